@@ -1,0 +1,1 @@
+//! The reference semantics of Kubernetes Services: objects in, promises out.

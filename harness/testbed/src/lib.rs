@@ -1,0 +1,1 @@
+//! The embedded cluster: a topology of nodes and swappable components.

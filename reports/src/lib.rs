@@ -1,0 +1,1 @@
+//! What a run found: data model, JSON, JUnit, terminal.

@@ -1,0 +1,1 @@
+//! The promises of Kubernetes Services, one check each.
