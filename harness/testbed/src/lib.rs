@@ -1,1 +1,10 @@
-//! The embedded cluster: a topology of nodes and swappable components.
+//! The embedded cluster: a Kubernetes small enough to start in a fraction of a second inside one
+//! process, and real enough that unmodified clients, and the kernel's own packet path, cannot tell.
+//!
+//! Topology (network namespaces, links, routes) and components (API server, controllers, scheduler,
+//! kubelets, proxies) are separate things; every component talks to the API server only.
+
+pub mod bugs;
+mod client;
+pub mod namespace;
+mod pki;

@@ -1,0 +1,76 @@
+//! Bugs on purpose: the built-in components can be told to be wrong, each in the way a real
+//! implementation once was, so that one can measure whether the checks notice.
+
+use std::collections::BTreeSet;
+
+/// One planted bug. The line where it lives asks [`Bugs::has`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bug {
+    /// No service implementation at all: API objects look right, nothing is programmed.
+    NoProxy,
+    /// The proxy keeps serving an endpoint that became unready or was removed.
+    StaleEndpoint,
+    /// The node port is open only on nodes that run a ready pod of the service.
+    NodePortOnlyWherePodRuns,
+}
+
+/// What is to be known about a bug: where it lives, where it was seen, and who must notice.
+#[derive(Clone, Copy, Debug)]
+pub struct BugCard {
+    pub bug: Bug,
+    /// The name `--bug` takes.
+    pub id: &'static str,
+    /// The component that is made wrong.
+    pub component: &'static str,
+    /// One line that says what goes wrong.
+    pub title: &'static str,
+    /// A real report of it.
+    pub seen_in: &'static str,
+    /// Ids of the checks that may fail because of it; at least one of them must.
+    pub caught_by: &'static [&'static str],
+}
+
+/// Every bug there is.
+pub const BUGS: &[BugCard] = &[
+    BugCard {
+        bug: Bug::NoProxy,
+        id: "no-proxy",
+        component: "proxy",
+        title: "no proxy at all: API objects look right, no packet is ever translated",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/101446",
+        caught_by: &[],
+    },
+    BugCard {
+        bug: Bug::StaleEndpoint,
+        id: "stale-endpoint",
+        component: "proxy",
+        title: "an endpoint that became unready or was removed is still served",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/67592",
+        caught_by: &[],
+    },
+    BugCard {
+        bug: Bug::NodePortOnlyWherePodRuns,
+        id: "node-port-only-where-pod-runs",
+        component: "proxy",
+        title: "a node port answers only on nodes that run a pod of the service",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/95216",
+        caught_by: &[],
+    },
+];
+
+/// The bugs a testbed is started with; none by default.
+#[derive(Clone, Debug, Default)]
+pub struct Bugs(BTreeSet<Bug>);
+
+impl Bugs {
+    /// Is this bug switched on?
+    pub fn has(&self, bug: Bug) -> bool {
+        self.0.contains(&bug)
+    }
+}
+
+impl FromIterator<Bug> for Bugs {
+    fn from_iter<T: IntoIterator<Item = Bug>>(bugs: T) -> Self {
+        Self(bugs.into_iter().collect())
+    }
+}
