@@ -1,1 +1,21 @@
-//! What a run found: data model, JSON, JUnit, terminal.
+//! What a run found: events as they happen, the journal that keeps them, and the reports that are
+//! read from it. Depends on nothing of the rest of the house; the runner knows reporters only as
+//! sinks of [`Event`]s.
+
+mod event;
+mod journal;
+mod json;
+mod report;
+mod terminal;
+
+pub use event::{Call, CheckCard, Class, ClusterCard, Event, Evidence, Finding, Record, Timing, Verdict};
+pub use journal::{Journal, JournalError, read_journal};
+pub use json::{ReportError, write_report};
+pub use report::{CheckReport, ClusterReport, Report, SCHEMA, Summary};
+pub use terminal::{progress, summary};
+
+/// Somebody who listens to a run.
+pub trait Reporter: Send {
+    /// Called once per event, in the order the events happened.
+    fn hear(&mut self, record: &Record);
+}

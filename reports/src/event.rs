@@ -1,0 +1,120 @@
+//! The events of a run: the only bridge between the runner and everything that reports.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// An event and when it happened, by the clock of the harness.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub at: Timestamp,
+    pub event: Event,
+}
+
+/// Something that happened during a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Event {
+    /// The first event of every run.
+    RunStarted { tool: String, suite: String, seed: u64, jobs: usize, checks: Vec<CheckCard> },
+    /// A cluster is up.
+    ClusterReady { cluster: ClusterCard },
+    /// A check began, in a namespace of its own.
+    CheckStarted { check: String, namespace: String },
+    /// A check changed the cluster: what a person would have typed.
+    Acted { check: String, action: String },
+    /// Calls made from one vantage to one destination; `outcomes` counts what was seen.
+    Called { check: String, call: Call },
+    /// A check ended.
+    CheckFinished {
+        check: String,
+        verdict: Verdict,
+        reason: Option<String>,
+        finding: Option<Finding>,
+        duration_ms: u64,
+        evidence: Vec<Evidence>,
+    },
+    /// Something went wrong that belongs to no check.
+    Trouble { message: String },
+    /// The last event of a run that could still write.
+    RunFinished { duration_ms: u64, interrupted: bool, timings: Vec<Timing> },
+}
+
+/// What is known of a check before it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckCard {
+    pub id: String,
+    pub title: String,
+    pub class: Class,
+}
+
+/// Is it promised, or only seen?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Upstream Kubernetes promises it; the check cites where.
+    Promise,
+    /// An implementation is free; reported, and red only where it is expected.
+    Observation,
+}
+
+/// The cluster a run looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterCard {
+    pub provider: String,
+    /// The API server's `gitVersion`.
+    pub version: String,
+    pub nodes: Vec<String>,
+    pub capabilities: Vec<String>,
+    /// Milliseconds from the start to all nodes Ready and a first answer by a cluster IP.
+    pub ready_ms: u64,
+    pub timings: Vec<Timing>,
+}
+
+/// How long one step took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    pub step: String,
+    pub us: u64,
+}
+
+/// Calls of one kind from one vantage to one destination.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    pub vantage: String,
+    pub destination: String,
+    /// Microseconds since the UNIX epoch: the first call's start, the last one's end.
+    pub started_us: u64,
+    pub finished_us: u64,
+    /// What was seen, and how often.
+    pub outcomes: BTreeMap<String, u64>,
+}
+
+/// How a check ended. Ordered by how bad it is: the worst one is the run's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Everything that was promised was seen.
+    Passed,
+    /// Not run; the reason names what is missing.
+    Skipped,
+    /// It could not be told; the reason says what went wrong. Never green.
+    Inconclusive,
+    /// A promise was broken.
+    Failed,
+}
+
+/// A broken promise, in two sentences.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    pub promised: String,
+    pub observed: String,
+}
+
+/// Something that was saved when a check did not pass: a name and its text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub name: String,
+    pub text: String,
+}

@@ -1,0 +1,283 @@
+//! The report: what the events of a run add up to. It is a fold over the journal and nothing else,
+//! so an old journal can be rendered again by today's code.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{Class, ClusterCard, Event, Evidence, Finding, Record, Reporter, Timing, Verdict};
+
+/// The version of the report's shape; it grows when a field changes its meaning or goes away.
+pub const SCHEMA: &str = "stickler.report/v1";
+
+/// `report.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub schema: String,
+    pub tool: String,
+    pub suite: String,
+    pub cluster: Option<ClusterReport>,
+    pub seed: u64,
+    pub started: Timestamp,
+    pub duration_ms: u64,
+    /// Stopped before its end, by a signal or a crash.
+    pub interrupted: bool,
+    pub checks: Vec<CheckReport>,
+    /// Trouble that belongs to no check, such as an agent that did not come up.
+    pub troubles: Vec<String>,
+    pub timings: Vec<Timing>,
+    pub summary: Summary,
+}
+
+/// The cluster, as the report shows it.
+pub type ClusterReport = ClusterCard;
+
+/// One check's result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckReport {
+    pub id: String,
+    pub title: String,
+    /// The part of the id before the slash.
+    pub chapter: String,
+    pub class: Class,
+    pub verdict: Verdict,
+    pub reason: Option<String>,
+    pub duration_ms: u64,
+    pub promised: Option<String>,
+    pub observed: Option<String>,
+    pub evidence: Vec<Evidence>,
+}
+
+/// How many checks ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    pub passed: usize,
+    pub failed: usize,
+    pub skipped: usize,
+    pub inconclusive: usize,
+}
+
+impl Report {
+    /// An empty report, to be filled by [`Reporter::hear`].
+    pub fn new() -> Self {
+        Self {
+            schema: SCHEMA.to_owned(),
+            tool: String::new(),
+            suite: String::new(),
+            cluster: None,
+            seed: 0,
+            started: Timestamp::UNIX_EPOCH,
+            duration_ms: 0,
+            // Until the last event says otherwise.
+            interrupted: true,
+            checks: Vec::new(),
+            troubles: Vec::new(),
+            timings: Vec::new(),
+            summary: Summary::default(),
+        }
+    }
+
+    /// What these events add up to.
+    pub fn of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let mut report = Self::new();
+        for record in records {
+            report.hear(record);
+        }
+        report
+    }
+
+    /// The worst verdict of all checks; an interrupted run and one with trouble is never better
+    /// than inconclusive.
+    pub fn verdict(&self) -> Verdict {
+        let floor = if self.interrupted || !self.troubles.is_empty() {
+            Verdict::Inconclusive
+        } else {
+            Verdict::Passed
+        };
+        self.checks
+            .iter()
+            .map(|check| check.verdict)
+            // A skipped check has its reason in the report and is no stain on the run.
+            .filter(|verdict| *verdict != Verdict::Skipped)
+            .fold(floor, Ord::max)
+    }
+
+    fn check_finished(&mut self, finished: CheckReport) {
+        let count = match finished.verdict {
+            Verdict::Passed => &mut self.summary.passed,
+            Verdict::Failed => &mut self.summary.failed,
+            Verdict::Skipped => &mut self.summary.skipped,
+            Verdict::Inconclusive => &mut self.summary.inconclusive,
+        };
+        *count += 1;
+        match self.checks.iter_mut().find(|check| check.id == finished.id) {
+            Some(check) => *check = finished,
+            None => self.checks.push(finished),
+        }
+    }
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Reporter for Report {
+    fn hear(&mut self, record: &Record) {
+        match &record.event {
+            Event::RunStarted { tool, suite, seed, jobs: _, checks } => {
+                self.tool.clone_from(tool);
+                self.suite.clone_from(suite);
+                self.seed = *seed;
+                self.started = record.at;
+                // Checks stand in the report in the suite's order, whatever order they end in.
+                self.checks = checks
+                    .iter()
+                    .map(|card| CheckReport {
+                        id: card.id.clone(),
+                        title: card.title.clone(),
+                        chapter: card.id.split('/').next().unwrap_or_default().to_owned(),
+                        class: card.class,
+                        verdict: Verdict::Inconclusive,
+                        reason: Some("it never ended".to_owned()),
+                        duration_ms: 0,
+                        promised: None,
+                        observed: None,
+                        evidence: Vec::new(),
+                    })
+                    .collect();
+                self.summary = Summary { inconclusive: checks.len(), ..Summary::default() };
+            }
+            Event::ClusterReady { cluster } => self.cluster = Some(cluster.clone()),
+            Event::CheckFinished { check, verdict, reason, finding, duration_ms, evidence } => {
+                let Some(known) = self.checks.iter().find(|known| known.id == *check) else { return };
+                let (promised, observed) = match finding {
+                    Some(Finding { promised, observed }) => (Some(promised.clone()), Some(observed.clone())),
+                    None => (None, None),
+                };
+                let finished = CheckReport {
+                    verdict: *verdict,
+                    reason: reason.clone(),
+                    duration_ms: *duration_ms,
+                    promised,
+                    observed,
+                    evidence: evidence.clone(),
+                    ..known.clone()
+                };
+                self.summary.inconclusive -= 1;
+                self.check_finished(finished);
+            }
+            Event::Trouble { message } => self.troubles.push(message.clone()),
+            Event::RunFinished { duration_ms, interrupted, timings } => {
+                self.duration_ms = *duration_ms;
+                self.interrupted = *interrupted;
+                self.timings.clone_from(timings);
+            }
+            Event::CheckStarted { .. } | Event::Acted { .. } | Event::Called { .. } => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CheckCard;
+
+    fn record(event: Event) -> Record {
+        Record { at: Timestamp::UNIX_EPOCH, event }
+    }
+
+    fn started(ids: &[&str]) -> Record {
+        let card = |id: &&str| CheckCard {
+            id: (*id).to_owned(),
+            title: "a title".to_owned(),
+            class: Class::Promise,
+        };
+        record(Event::RunStarted {
+            tool: "stickler test".to_owned(),
+            suite: "conformance".to_owned(),
+            seed: 7,
+            jobs: 1,
+            checks: ids.iter().map(card).collect(),
+        })
+    }
+
+    fn finished(id: &str, verdict: Verdict) -> Record {
+        record(Event::CheckFinished {
+            check: id.to_owned(),
+            verdict,
+            reason: None,
+            finding: None,
+            duration_ms: 1,
+            evidence: Vec::new(),
+        })
+    }
+
+    fn ended(interrupted: bool) -> Record {
+        record(Event::RunFinished { duration_ms: 5, interrupted, timings: Vec::new() })
+    }
+
+    #[test]
+    fn a_check_that_never_ended_is_inconclusive() {
+        let report = Report::of(&[started(&["a/one", "a/two"]), finished("a/one", Verdict::Passed)]);
+        assert_eq!(report.summary, Summary { passed: 1, inconclusive: 1, ..Summary::default() });
+        assert!(report.interrupted, "a journal without an end is a run that was cut off");
+        assert_eq!(report.verdict(), Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn the_worst_verdict_wins_and_a_skip_is_none() {
+        let verdict = |verdicts: &[Verdict]| {
+            let ids = ["a/0", "a/1", "a/2"];
+            let mut records = vec![started(&ids[..verdicts.len()])];
+            records.extend(ids.iter().zip(verdicts).map(|(id, verdict)| finished(id, *verdict)));
+            records.push(ended(false));
+            Report::of(&records).verdict()
+        };
+        assert_eq!(verdict(&[Verdict::Passed, Verdict::Skipped]), Verdict::Passed);
+        assert_eq!(verdict(&[Verdict::Passed, Verdict::Inconclusive]), Verdict::Inconclusive);
+        assert_eq!(verdict(&[Verdict::Inconclusive, Verdict::Failed, Verdict::Passed]), Verdict::Failed);
+    }
+
+    #[test]
+    fn trouble_and_interruption_are_never_green() {
+        let trouble = record(Event::Trouble { message: "an agent died".to_owned() });
+        let calm = [started(&["a/0"]), finished("a/0", Verdict::Passed), ended(false)];
+        assert_eq!(Report::of(&calm).verdict(), Verdict::Passed);
+        let troubled = [started(&["a/0"]), trouble, finished("a/0", Verdict::Passed), ended(false)];
+        assert_eq!(Report::of(&troubled).verdict(), Verdict::Inconclusive);
+        let cut = [started(&["a/0"]), finished("a/0", Verdict::Passed), ended(true)];
+        assert_eq!(Report::of(&cut).verdict(), Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn checks_keep_the_suites_order() {
+        let report = Report::of(&[
+            started(&["a/one", "b/two"]),
+            finished("b/two", Verdict::Passed),
+            finished("a/one", Verdict::Failed),
+        ]);
+        let ids: Vec<_> = report.checks.iter().map(|check| check.id.as_str()).collect();
+        assert_eq!(ids, ["a/one", "b/two"]);
+        assert_eq!(report.checks[1].chapter, "b");
+    }
+
+    #[test]
+    fn a_journal_survives_the_line_a_crash_cut_off() {
+        let dir = std::env::temp_dir().join(format!("stickler-journal-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a temporary folder");
+        let path = dir.join("journal.jsonl");
+        let mut journal = crate::Journal::create(&path).expect("a journal");
+        let records = [started(&["a/0"]), finished("a/0", Verdict::Passed)];
+        records.iter().for_each(|record| journal.hear(record));
+        journal.finish().expect("written whole");
+        let mut text = std::fs::read_to_string(&path).expect("the journal");
+        text.push_str("{\"at\":\"1970-01-01T00:00:00Z\",\"ev");
+        std::fs::write(&path, &text).expect("the cut journal");
+        assert_eq!(crate::read_journal(&path).expect("readable"), records);
+        std::fs::write(&path, text.replacen("run-started", "run-stranded", 1)).expect("the broken journal");
+        let error = crate::read_journal(&path).expect_err("an unknown event in the middle").to_string();
+        assert!(error.starts_with("line 1 of the journal"), "{error}");
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+}
