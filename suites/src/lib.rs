@@ -1,1 +1,48 @@
-//! The promises of Kubernetes Services, one check each.
+//! The promises of Kubernetes Services, one check each, one file per chapter. A suite names no
+//! provider and no component: it must not know what it talks to.
+
+mod endpoints;
+mod exec;
+mod goweb;
+mod node_port;
+mod ports;
+mod service;
+mod vip;
+
+use stickler::Check;
+
+/// Every chapter: the prefix of its checks' ids, and the checks.
+pub const CHAPTERS: &[(&str, &[Check])] = &[
+    ("goweb", goweb::CHECKS),
+    ("service", service::CHECKS),
+    ("exec", exec::CHECKS),
+    ("ports", ports::CHECKS),
+    ("vip", vip::CHECKS),
+    ("endpoints", endpoints::CHECKS),
+    ("node-port", node_port::CHECKS),
+];
+
+/// Every check, chapter by chapter.
+pub fn all() -> impl Iterator<Item = &'static Check> {
+    CHAPTERS.iter().flat_map(|(_, checks)| *checks)
+}
+
+/// What can be wrong with the catalogue itself, each with what to do about it; none if all is well.
+pub fn mistakes_in_the_catalogue() -> Vec<String> {
+    let mut mistakes = Vec::new();
+    let mut ids = std::collections::BTreeSet::new();
+    for (chapter, checks) in CHAPTERS {
+        for check in *checks {
+            if check.chapter() != *chapter {
+                mistakes.push(format!("check `{}` stands in chapter `{chapter}`; move it or rename it", check.id));
+            }
+            if !ids.insert(check.id) {
+                mistakes.push(format!("the id `{}` is used twice; rename one", check.id));
+            }
+            if check.promised_by.is_empty() {
+                mistakes.push(format!("check `{}` cites nothing; add to `promised_by`", check.id));
+            }
+        }
+    }
+    mistakes
+}

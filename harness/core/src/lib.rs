@@ -1,1 +1,35 @@
-//! Clusters, vantages, checks and histories: the conformance and chaos harness for Kubernetes Services.
+//! Clusters, vantages, checks and histories: the conformance and chaos harness for Kubernetes
+//! Services.
+//!
+//! One way through the house, for data: *provider → [`Cluster`] → check → [`Vantage`] → outcome →
+//! model says allowed or not → verdict → report*.
+
+pub mod action;
+mod agent;
+mod bounds;
+mod calls;
+mod check;
+mod cluster;
+mod destination;
+mod evidence;
+mod invariant;
+mod journal;
+pub mod manifest;
+pub mod providers;
+mod runner;
+mod scene;
+mod vantage;
+mod wait;
+
+pub use agent::{Agent, ClockOffset};
+pub use bounds::Bounds;
+pub use check::{Broken, Check, Class, Held, Source, Verdict, docs, kep, notes};
+pub use cluster::{AgentStream, Capability, Cluster, Outside, Provider};
+pub use destination::{To, cluster_ip, node_port};
+pub use invariant::{Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, that};
+pub use journal::Sink;
+pub use runner::Run;
+pub use calls::{http, in_words, udp};
+pub use scene::{ExecOutput, Scene};
+pub use stickler_pods::protocol;
+pub use vantage::{Vantage, Vantages};

@@ -1,0 +1,332 @@
+//! The harness' end of an agent: starts workloads, collects numbered results, and takes up again
+//! where it was when the stream between the two is cut. A probe costs no request to the cluster.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use futures::future::BoxFuture;
+use stickler_pods::protocol::{Event, Outcome, Request, Workload};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::cluster::AgentStream;
+
+/// The agent says something at least once a second; silence for this long means that the stream
+/// is dead even if nobody closed it.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Results are acknowledged in lots of this size, so that the agent's spool stays short.
+const ACKNOWLEDGE_EVERY: u64 = 512;
+
+/// How a stream to an agent is made, again and again if need be.
+pub(crate) trait Attach: Send + 'static {
+    fn attach(&mut self) -> BoxFuture<'_, anyhow::Result<AgentStream>>;
+}
+
+/// The estimated difference between an agent's clock and the harness'.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockOffset {
+    /// To be added to the agent's time to get the harness', in microseconds.
+    pub add_us: i64,
+    /// Half the round trip: how wrong `add_us` may be.
+    pub within_us: u64,
+}
+
+/// A running agent.
+pub struct Agent {
+    name: String,
+    commands: mpsc::UnboundedSender<Command>,
+    clock: Arc<Mutex<Option<ClockOffset>>>,
+    next_workload: AtomicU64,
+}
+
+enum Command {
+    Start { workload: u64, spec: Workload, done: Done },
+    Stop { workload: u64 },
+}
+
+type Done = oneshot::Sender<anyhow::Result<Vec<Outcome>>>;
+
+/// A workload under way.
+pub struct Running<'a> {
+    agent: &'a Agent,
+    workload: u64,
+    result: oneshot::Receiver<anyhow::Result<Vec<Outcome>>>,
+}
+
+impl Running<'_> {
+    /// Lets it end, if it has no end of its own: no more calls are begun.
+    pub fn stop(&self) {
+        // An agent that is gone has stopped already, and `outcomes` will say so.
+        let _ = self.agent.commands.send(Command::Stop { workload: self.workload });
+    }
+
+    /// Waits for its end and returns the outcomes in the order of its calls.
+    ///
+    /// # Errors
+    /// If the agent was lost before it was through.
+    pub async fn outcomes(self) -> anyhow::Result<Vec<Outcome>> {
+        self.result.await.map_err(|_| self.agent.lost())?
+    }
+}
+
+impl Agent {
+    /// Takes charge of an agent; `bound` is how long it may take to appear, and to come back.
+    pub(crate) fn start(name: String, attach: impl Attach, bound: Duration) -> Self {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let clock = Arc::default();
+        let link = Link {
+            name: name.clone(),
+            bound,
+            inbox,
+            clock: Arc::clone(&clock),
+            pending: BTreeMap::new(),
+            last_seq: 0,
+            acknowledged: 0,
+            incarnation: None,
+        };
+        tokio::spawn(link.run(attach));
+        Self { name, commands, clock, next_workload: AtomicU64::new(0) }
+    }
+
+    /// How the agent is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The clock's offset, once it was measured.
+    pub fn clock(&self) -> Option<ClockOffset> {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a workload to its end and returns its outcomes in the order of its calls.
+    ///
+    /// # Errors
+    /// If the workload has no end, or the agent was lost before it was through.
+    pub async fn run(&self, spec: Workload) -> anyhow::Result<Vec<Outcome>> {
+        if spec.count.is_none() {
+            bail!("a workload without a count never ends; give it one");
+        }
+        self.begin(spec)?.outcomes().await
+    }
+
+    /// Begins a workload; it runs by itself until its count is reached or it is stopped.
+    ///
+    /// # Errors
+    /// If the agent was lost.
+    pub fn begin(&self, spec: Workload) -> anyhow::Result<Running<'_>> {
+        let (done, result) = oneshot::channel();
+        let workload = self.next_workload.fetch_add(1, Ordering::Relaxed);
+        self.commands.send(Command::Start { workload, spec, done }).map_err(|_| self.lost())?;
+        Ok(Running { agent: self, workload, result })
+    }
+
+    fn lost(&self) -> anyhow::Error {
+        anyhow!("the agent of {} is gone", self.name)
+    }
+}
+
+/// The task that owns the stream.
+struct Link {
+    name: String,
+    bound: Duration,
+    inbox: mpsc::UnboundedReceiver<Command>,
+    clock: Arc<Mutex<Option<ClockOffset>>>,
+    pending: BTreeMap<u64, Pending>,
+    last_seq: u64,
+    acknowledged: u64,
+    incarnation: Option<u64>,
+}
+
+struct Pending {
+    spec: Workload,
+    stopped: bool,
+    outcomes: BTreeMap<u64, Outcome>,
+    done: Done,
+}
+
+/// Why a session on one stream ended.
+enum Ended {
+    /// Nobody needs the agent any more.
+    Unneeded,
+    /// The stream broke; another may do.
+    Cut(anyhow::Error),
+}
+
+impl Link {
+    async fn run(mut self, mut attach: impl Attach) {
+        let mut deadline = Instant::now() + self.bound;
+        let mut last = anyhow!("it was never asked");
+        loop {
+            let stream = match timeout_at(deadline, attach.attach()).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    last = error;
+                    if timeout_at(deadline, pause()).await.is_err() {
+                        return self.give_up(&last).await;
+                    }
+                    continue;
+                }
+                Err(_) => return self.give_up(&last).await,
+            };
+            match self.session(stream).await {
+                Ended::Unneeded => return,
+                Ended::Cut(error) => {
+                    tracing::debug!(agent = self.name, "the stream was cut: {error:#}");
+                    last = error;
+                    // A session that got as far as a greeting starts the clock anew.
+                    if self.incarnation.is_some() {
+                        deadline = deadline.max(Instant::now() + self.bound / 2);
+                    }
+                    if timeout_at(deadline, pause()).await.is_err() {
+                        return self.give_up(&last).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fails what is pending and everything that still comes, with the reason.
+    async fn give_up(mut self, error: &anyhow::Error) {
+        let reason = format!("the agent of {} did not answer within {:?}: {error:#}", self.name, self.bound);
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            let _ = pending.done.send(Err(anyhow!(reason.clone())));
+        }
+        while let Some(command) = self.inbox.recv().await {
+            if let Command::Start { done, .. } = command {
+                let _ = done.send(Err(anyhow!(reason.clone())));
+            }
+        }
+    }
+
+    async fn session(&mut self, stream: AgentStream) -> Ended {
+        let AgentStream { reader, mut writer, keep } = stream;
+        let mut lines = BufReader::new(reader).lines();
+        let result = self.talk(&mut lines, &mut writer).await;
+        drop(keep);
+        match result {
+            Ok(()) => Ended::Unneeded,
+            Err(error) => Ended::Cut(error),
+        }
+    }
+
+    async fn talk<R, W>(&mut self, lines: &mut tokio::io::Lines<BufReader<R>>, writer: &mut W) -> anyhow::Result<()>
+    where
+        R: tokio::io::AsyncRead + Unpin,
+        W: tokio::io::AsyncWrite + Unpin,
+    {
+        send(writer, &Request::Attach { after: self.last_seq }).await?;
+        let asked = Instant::now();
+        send(writer, &Request::Clock { id: 0 }).await?;
+        // Starting a workload twice is harmless: the agent knows it by its number.
+        for (workload, pending) in &self.pending {
+            send(writer, &Request::Start { workload: *workload, spec: pending.spec.clone() }).await?;
+            if pending.stopped {
+                send(writer, &Request::Stop { workload: *workload }).await?;
+            }
+        }
+        loop {
+            tokio::select! {
+                command = self.inbox.recv() => {
+                    let request = match command {
+                        None => return Ok(()),
+                        Some(Command::Start { workload, spec, done }) => {
+                            let request = Request::Start { workload, spec: spec.clone() };
+                            let pending = Pending { spec, stopped: false, outcomes: BTreeMap::new(), done };
+                            self.pending.insert(workload, pending);
+                            request
+                        }
+                        Some(Command::Stop { workload }) => {
+                            let Some(pending) = self.pending.get_mut(&workload) else { continue };
+                            pending.stopped = true;
+                            Request::Stop { workload }
+                        }
+                    };
+                    send(writer, &request).await?;
+                }
+                line = timeout(SILENCE, lines.next_line()) => {
+                    let line = line.map_err(|_| anyhow!("silent for {SILENCE:?}"))?.context("the stream broke")?;
+                    let line = line.context("the stream ended")?;
+                    let event = serde_json::from_str(&line)
+                        .with_context(|| format!("the agent said something else than an event: `{line}`"))?;
+                    self.hear(event, asked)?;
+                    if self.last_seq >= self.acknowledged + ACKNOWLEDGE_EVERY {
+                        send(writer, &Request::Ack { upto: self.last_seq }).await?;
+                        self.acknowledged = self.last_seq;
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, event: Event, clock_asked: Instant) -> anyhow::Result<()> {
+        match event {
+            Event::Hello { incarnation, .. } => {
+                if self.incarnation.is_some_and(|known| known != incarnation) {
+                    // It was restarted and knows nothing of what it was doing.
+                    self.fail_pending("the agent was restarted meanwhile");
+                    self.last_seq = 0;
+                    self.acknowledged = 0;
+                }
+                self.incarnation = Some(incarnation);
+            }
+            Event::Result { seq, workload, index, outcome } => {
+                self.last_seq = seq;
+                if let Some(pending) = self.pending.get_mut(&workload) {
+                    pending.outcomes.insert(index, outcome);
+                }
+            }
+            Event::Finished { seq, workload, calls } => {
+                self.last_seq = seq;
+                if let Some(pending) = self.pending.remove(&workload) {
+                    let seen = pending.outcomes.len() as u64;
+                    let result = if seen == calls {
+                        Ok(pending.outcomes.into_values().collect())
+                    } else {
+                        Err(anyhow!("{} made {calls} calls, but {seen} results arrived", self.name))
+                    };
+                    let _ = pending.done.send(result);
+                }
+            }
+            Event::Dropped { from, to } => {
+                self.fail_pending(&format!("the agent's spool overflowed: results {from} to {to} are lost"));
+            }
+            Event::Clock { now_us, .. } => {
+                let round_trip = clock_asked.elapsed();
+                let now = jiff::Timestamp::now().as_microsecond();
+                let half = (round_trip.as_micros() / 2) as i64;
+                let offset = ClockOffset {
+                    add_us: now - half - now_us as i64,
+                    within_us: half.unsigned_abs().max(1),
+                };
+                *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(offset);
+            }
+            Event::Heartbeat { .. } => {}
+            Event::Error { message } => bail!("the agent complains: {message}"),
+        }
+        Ok(())
+    }
+
+    fn fail_pending(&mut self, reason: &str) {
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            let _ = pending.done.send(Err(anyhow!("{}: {reason}", self.name)));
+        }
+    }
+}
+
+async fn send<W: tokio::io::AsyncWrite + Unpin>(writer: &mut W, request: &Request) -> anyhow::Result<()> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    writer.write_all(&line).await.context("could not write to the agent")?;
+    writer.flush().await.context("could not write to the agent")
+}
+
+/// Between two attempts to attach: the pod may still be starting.
+#[expect(clippy::disallowed_methods, reason = "nothing tells when an exec would succeed; the attempts are bounded")]
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}

@@ -1,0 +1,381 @@
+//! Invariants: what must hold, as values that *eventually*, *always* and *exactly* take.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, bail};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, try_join_all};
+use stickler_model::{
+    Backend, ObjectKey, Observed, Protocol, Route, endpoint_slices_match, endpoints, endpoints_object_matches, route,
+};
+use stickler_pods::protocol::{Outcome, Probe, Seen};
+use stickler_reports::Finding;
+
+use crate::Scene;
+use crate::destination::{Target, To};
+use crate::calls::{http, in_words, udp};
+use crate::vantage::Vantage;
+
+/// Something that must hold in a scene. Looking never fails because of what is seen; an error
+/// means that it could not look.
+pub trait Invariant: Sync {
+    /// What is promised, in one sentence.
+    fn promise(&self) -> String;
+
+    /// Looks once.
+    fn look<'a>(&'a self, scene: &'a Scene) -> BoxFuture<'a, anyhow::Result<Judgement>>;
+}
+
+impl<T: Invariant + ?Sized> Invariant for &T {
+    fn promise(&self) -> String {
+        (**self).promise()
+    }
+
+    fn look<'a>(&'a self, scene: &'a Scene) -> BoxFuture<'a, anyhow::Result<Judgement>> {
+        (**self).look(scene)
+    }
+}
+
+/// What one look found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    Holds,
+    Broken(Finding),
+}
+
+/// Calls from these vantages to these destinations are answered as the model promises for the
+/// objects as they are.
+pub fn as_promised(from: Vec<Vantage>, to: Vec<To>) -> AsPromised {
+    AsPromised { from, to, calls: 3 }
+}
+
+/// See [`as_promised`].
+pub struct AsPromised {
+    from: Vec<Vantage>,
+    to: Vec<To>,
+    calls: u64,
+}
+
+impl AsPromised {
+    /// How many calls are made in each cell of the table; 3 if it is not said.
+    #[must_use]
+    pub fn calls(self, calls: u64) -> Self {
+        Self { calls, ..self }
+    }
+}
+
+impl Invariant for AsPromised {
+    fn promise(&self) -> String {
+        let to: Vec<String> = self.to.iter().map(|to| format!("{to:?}")).collect();
+        format!("{} are answered as promised from {} places", to.join(", "), self.from.len())
+    }
+
+    fn look<'a>(&'a self, scene: &'a Scene) -> BoxFuture<'a, anyhow::Result<Judgement>> {
+        async move {
+            if self.from.is_empty() {
+                bail!("there is no place to look from");
+            }
+            scene.control(&self.from).await?;
+            let world = scene.world().await?;
+            let targets = match resolve(&self.to, &world, scene.namespace()) {
+                Ok(targets) => targets,
+                Err(missing) => return Ok(broken(self.promise(), missing)),
+            };
+            let cells = self.from.iter().flat_map(|from| targets.iter().map(move |target| (from, target)));
+            let looks = cells.map(|(from, target)| async {
+                let client = scene.vantages().to_model(from);
+                let route = route(&world, scene.cluster.promises(), &client, &target.destination);
+                if matches!(route, Route::NotPromised { .. }) {
+                    return Ok(None);
+                }
+                let workload = scene.workload(probe(target), self.calls);
+                let outcomes = scene.call(from, &target.label, workload).await?;
+                Ok::<_, anyhow::Error>(Some((from, target, route, outcomes)))
+            });
+            let cells: Vec<_> = try_join_all(looks).await?.into_iter().flatten().collect();
+            if cells.is_empty() {
+                bail!("nothing is promised from any of these places, so there is nothing to look at");
+            }
+            let mut differing = Vec::new();
+            for (from, target, route, outcomes) in &cells {
+                if let Some(finding) = judge(scene, from, target, route, outcomes)? {
+                    differing.push(finding);
+                }
+            }
+            let count = differing.len();
+            let Some(mut first) = differing.into_iter().next() else { return Ok(Judgement::Holds) };
+            if count > 1 {
+                first.observed = format!("{}; {count} of {} such pairs differ", first.observed, cells.len());
+            }
+            Ok(Judgement::Broken(first))
+        }
+        .boxed()
+    }
+}
+
+/// Compares what was seen in one cell with what is promised there.
+fn judge(
+    scene: &Scene,
+    from: &Vantage,
+    target: &Target,
+    route: &Route,
+    outcomes: &[Outcome],
+) -> anyhow::Result<Option<Finding>> {
+    let client = scene.vantages().to_model(from);
+    let finding = |observed: String| Finding {
+        promised: format!("from {from}, {} is {route}, promised by {}", target.label, route.rule()),
+        observed: format!("{from} calling {} {observed}", target.label),
+    };
+    for outcome in outcomes {
+        let observed = observed(&outcome.seen)?;
+        if let Err(why) = route.allows(&observed) {
+            return Ok(Some(finding(why)));
+        }
+        if let Some(why) = wrong_source(route, &client, outcome) {
+            return Ok(Some(finding(why)));
+        }
+    }
+    Ok(None)
+}
+
+/// The source the back end saw, where it is promised to be the client's own.
+fn wrong_source(route: &Route, client: &stickler_model::Vantage, outcome: &Outcome) -> Option<String> {
+    let Route::Answered { by, source, .. } = route else { return None };
+    let Seen::Answered(answer) = &outcome.seen else { return None };
+    let name = answer.hostname.as_deref()?;
+    let backend = by.iter().find(|backend| backend.is_called(name))?;
+    let (seen, own) = (answer.source?, outcome.from?);
+    (source.is_kept(client, backend) && seen != own)
+        .then(|| format!("was answered by {backend}, which saw the caller as {seen} instead of {own}"))
+}
+
+fn probe(target: &Target) -> Probe {
+    match target.destination.protocol {
+        Protocol::Udp => udp(target.destination.socket()),
+        _ => http(target.destination.socket()),
+    }
+}
+
+fn resolve(to: &[To], world: &stickler_model::World, namespace: &str) -> Result<Vec<Target>, String> {
+    let mut targets = Vec::new();
+    for to in to {
+        targets.extend(to.resolve(world, namespace)?);
+    }
+    Ok(targets)
+}
+
+/// The outcome in the model's words.
+fn observed(seen: &Seen) -> anyhow::Result<Observed> {
+    Ok(match seen {
+        Seen::Answered(answer) => {
+            let by = answer.hostname.clone().unwrap_or_else(|| "a stranger".to_owned());
+            Observed::Answered { by }
+        }
+        Seen::Connected => Observed::Answered { by: "somebody who says nothing".to_owned() },
+        Seen::Refused => Observed::Refused,
+        Seen::Reset | Seen::Closed => Observed::Reset,
+        Seen::TimedOut { .. } => Observed::Silent,
+        Seen::Unreachable { .. } => Observed::Unreachable,
+        Seen::Garbled { .. } => Observed::Answered { by: in_words(seen) },
+        Seen::CouldNotLook { error } => bail!("the agent could not look: {error}"),
+    })
+}
+
+/// Endpoints and EndpointSlices of a service show exactly what its pods make of it.
+pub fn endpoints_mirror_pods(service: &'static str) -> EndpointsMirrorPods {
+    EndpointsMirrorPods(service)
+}
+
+/// See [`endpoints_mirror_pods`].
+pub struct EndpointsMirrorPods(&'static str);
+
+impl Invariant for EndpointsMirrorPods {
+    fn promise(&self) -> String {
+        format!("Endpoints and EndpointSlices of `{}` list what its pods make of it", self.0)
+    }
+
+    fn look<'a>(&'a self, scene: &'a Scene) -> BoxFuture<'a, anyhow::Result<Judgement>> {
+        async move {
+            let world = scene.world().await?;
+            let key = ObjectKey { namespace: scene.namespace().to_owned(), name: self.0.to_owned() };
+            let expected = endpoints(&world, scene.cluster.promises(), &key);
+            let mut differences = endpoints_object_matches(&expected, world.endpoints.get(&key));
+            differences.extend(endpoint_slices_match(&expected, world.endpoint_slices.values()));
+            if differences.is_empty() {
+                return Ok(Judgement::Holds);
+            }
+            Ok(broken(self.promise(), differences.join("; ")))
+        }
+        .boxed()
+    }
+}
+
+/// Connections to a service's cluster IP from one place reach every ready endpoint.
+pub fn spreads(service: &'static str, from: Vantage) -> Spreads {
+    Spreads { service, from }
+}
+
+/// See [`spreads`].
+pub struct Spreads {
+    service: &'static str,
+    from: Vantage,
+}
+
+/// How often a check may cry wolf.
+const FALSE_ALARM: f64 = 1e-9;
+
+/// The smallest share of the connections that still counts as spreading, as a part of an even
+/// share. Nothing promises an even spread; a back end that gets less than half of one would go
+/// unnoticed by nobody.
+const PART_OF_AN_EVEN_SHARE: f64 = 0.5;
+
+/// How many connections are needed so that a back end that gets its least share of them is missed
+/// by all with a probability of at most [`FALSE_ALARM`], for all `backends` together.
+pub(crate) fn connections_to_see_all(backends: usize) -> u64 {
+    let backends = backends.max(1) as f64;
+    let share = PART_OF_AN_EVEN_SHARE / backends;
+    // backends * (1 - share)^n <= FALSE_ALARM
+    ((FALSE_ALARM / backends).ln() / (1.0 - share).ln()).ceil() as u64
+}
+
+impl Invariant for Spreads {
+    fn promise(&self) -> String {
+        format!("connections to `{}` are routed to any of its ready endpoints", self.service)
+    }
+
+    fn look<'a>(&'a self, scene: &'a Scene) -> BoxFuture<'a, anyhow::Result<Judgement>> {
+        async move {
+            scene.control(std::slice::from_ref(&self.from)).await?;
+            let world = scene.world().await?;
+            let targets = match To::ClusterIp(self.service).resolve(&world, scene.namespace()) {
+                Ok(targets) => targets,
+                Err(missing) => return Ok(broken(self.promise(), missing)),
+            };
+            for target in &targets {
+                let client = scene.vantages().to_model(&self.from);
+                let route = route(&world, scene.cluster.promises(), &client, &target.destination);
+                let Some(backends) = route.backends() else {
+                    return Ok(broken(self.promise(), format!("{} is {route}", target.label)));
+                };
+                let calls = connections_to_see_all(backends.len());
+                let workload = scene.workload(probe(target), calls);
+                let outcomes = scene.call(&self.from, &target.label, workload).await?;
+                if let Some(finding) = judge(scene, &self.from, target, &route, &outcomes)? {
+                    return Ok(Judgement::Broken(finding));
+                }
+                if let Some(observed) = unseen(backends, &outcomes) {
+                    return Ok(broken(self.promise(), format!("of {calls} connections to {}, {observed}", target.label)));
+                }
+            }
+            Ok(Judgement::Holds)
+        }
+        .boxed()
+    }
+}
+
+/// Which back ends answered nothing, and who answered how often.
+fn unseen(backends: &BTreeSet<Backend>, outcomes: &[Outcome]) -> Option<String> {
+    let mut answers: BTreeMap<&str, u64> = BTreeMap::new();
+    for outcome in outcomes {
+        if let Seen::Answered(answer) = &outcome.seen {
+            *answers.entry(answer.hostname.as_deref().unwrap_or_default()).or_default() += 1;
+        }
+    }
+    let missing: Vec<String> = backends
+        .iter()
+        .filter(|backend| !answers.keys().any(|name| backend.is_called(name)))
+        .map(ToString::to_string)
+        .collect();
+    (!missing.is_empty()).then(|| format!("{} got none; answers: {answers:?}", missing.join(", ")))
+}
+
+/// Every one of these addresses answers a call from a vantage in these words: the body of goweb.
+pub fn answers(from: Vantage, address: SocketAddr, body: String) -> Answers {
+    Answers { from, address, body }
+}
+
+/// See [`answers`].
+pub struct Answers {
+    from: Vantage,
+    address: SocketAddr,
+    body: String,
+}
+
+impl Invariant for Answers {
+    fn promise(&self) -> String {
+        format!("{} answers {:?}", self.address, self.body)
+    }
+
+    fn look<'a>(&'a self, scene: &'a Scene) -> BoxFuture<'a, anyhow::Result<Judgement>> {
+        async move {
+            scene.control(std::slice::from_ref(&self.from)).await?;
+            let workload = scene.workload(http(self.address), 1);
+            let outcomes = scene.call(&self.from, &self.address.to_string(), workload).await?;
+            let seen = &outcomes.first().context("no call was made")?.seen;
+            Ok(match seen {
+                Seen::Answered(answer) if answer.body == self.body && answer.status == Some(200) => Judgement::Holds,
+                Seen::Answered(answer) => {
+                    broken(self.promise(), format!("it answered {:?} with status {:?}", answer.body, answer.status))
+                }
+                Seen::CouldNotLook { error } => bail!("the agent could not look: {error}"),
+                other => broken(self.promise(), in_words(other)),
+            })
+        }
+        .boxed()
+    }
+}
+
+/// Anything else that must hold: a sentence, and a function that says what is otherwise.
+pub fn that<F>(promise: impl Into<String>, look: F) -> That<F>
+where
+    F: for<'a> Fn(&'a Scene) -> BoxFuture<'a, anyhow::Result<Result<(), String>>> + Sync,
+{
+    That { promise: promise.into(), look }
+}
+
+/// See [`that`].
+pub struct That<F> {
+    promise: String,
+    look: F,
+}
+
+impl<F> Invariant for That<F>
+where
+    F: for<'a> Fn(&'a Scene) -> BoxFuture<'a, anyhow::Result<Result<(), String>>> + Sync,
+{
+    fn promise(&self) -> String {
+        self.promise.clone()
+    }
+
+    fn look<'a>(&'a self, scene: &'a Scene) -> BoxFuture<'a, anyhow::Result<Judgement>> {
+        async move {
+            Ok(match (self.look)(scene).await? {
+                Ok(()) => Judgement::Holds,
+                Err(observed) => broken(self.promise.clone(), observed),
+            })
+        }
+        .boxed()
+    }
+}
+
+fn broken(promised: String, observed: String) -> Judgement {
+    Judgement::Broken(Finding { promised, observed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FALSE_ALARM, PART_OF_AN_EVEN_SHARE, connections_to_see_all};
+
+    #[test]
+    fn the_sample_is_as_large_as_the_false_alarm_demands_and_no_larger() {
+        for backends in 1..20 {
+            let calls = connections_to_see_all(backends) as f64;
+            let missed = |calls: f64| {
+                backends as f64 * (1.0 - PART_OF_AN_EVEN_SHARE / backends as f64).powf(calls)
+            };
+            assert!(missed(calls) <= FALSE_ALARM, "{backends} back ends");
+            assert!(missed(calls - 1.0) > FALSE_ALARM, "{backends} back ends");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Runs checks: each in a namespace of its own, several at once, those that need something of
+//! which the cluster has only one alone at the end.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures::{FutureExt as _, StreamExt as _};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, DeleteParams};
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use stickler_reports::{Class, Event, Timing};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::Scene;
+use crate::check::{Broken, Check, Verdict};
+use crate::cluster::Cluster;
+use crate::journal::Sink;
+use crate::vantage::{Vantages, create_namespace};
+
+/// What to run, and how.
+pub struct Run {
+    pub checks: Vec<&'static Check>,
+    /// Decides everything that is left to chance, such as the order of the checks.
+    pub seed: u64,
+    /// How many checks may run at once.
+    pub jobs: usize,
+    /// Cancelled when the run is to end early: what runs is given up, the report is still written.
+    pub cancel: CancellationToken,
+}
+
+impl Run {
+    /// Runs every check on a cluster and tells what happened. The cluster is left running.
+    pub async fn on(self, cluster: &Arc<dyn Cluster>, sink: &Sink) {
+        let started = Instant::now();
+        let id = format!("{:06x}", run_id());
+        let opened = tokio::select! {
+            opened = Vantages::open(cluster.as_ref(), &id) => opened,
+            () = self.cancel.cancelled() => return self.finish(sink, started, Vec::new()),
+        };
+        let vantages = match opened {
+            Ok(vantages) => Arc::new(vantages),
+            Err(error) => {
+                sink.tell(Event::Trouble { message: format!("no vantage could be opened: {error:#}") });
+                return self.finish(sink, started, Vec::new());
+            }
+        };
+        let opened_in = started.elapsed();
+        let stage = Stage { cluster: Arc::clone(cluster), vantages, sink: sink.clone(), run: id };
+
+        let mut checks: Vec<(usize, &'static Check)> = self.checks.iter().copied().enumerate().collect();
+        checks.shuffle(&mut rand::rngs::StdRng::seed_from_u64(self.seed));
+        let (alone, together): (Vec<_>, Vec<_>) = checks.into_iter().partition(|(_, check)| check.exclusive);
+
+        futures::stream::iter(together)
+            .for_each_concurrent(self.jobs.max(1), |(number, check)| self.one(&stage, number, check))
+            .await;
+        let together_in = started.elapsed();
+        for (number, check) in alone {
+            self.one(&stage, number, check).await;
+        }
+        let alone_in = started.elapsed();
+        stage.close().await;
+        let timing = |step: &str, from: std::time::Duration, to: std::time::Duration| Timing {
+            step: step.to_owned(),
+            us: u64::try_from((to - from).as_micros()).unwrap_or(u64::MAX),
+        };
+        let timings = vec![
+            timing("agents asked for", std::time::Duration::ZERO, opened_in),
+            timing("checks, several at once", opened_in, together_in),
+            timing("checks, one at a time", together_in, alone_in),
+            timing("namespaces given back", alone_in, started.elapsed()),
+        ];
+        self.finish(sink, started, timings);
+    }
+
+    fn finish(&self, sink: &Sink, started: Instant, timings: Vec<Timing>) {
+        sink.tell(Event::RunFinished {
+            duration_ms: millis(started),
+            interrupted: self.cancel.is_cancelled(),
+            timings,
+        });
+    }
+
+    async fn one(&self, stage: &Stage, number: usize, check: &'static Check) {
+        if self.cancel.is_cancelled() {
+            return stage.not_run(check, Verdict::Inconclusive, "the run was interrupted before it started");
+        }
+        let lacking = check.needs.iter().find(|need| !stage.cluster.capabilities().contains(need));
+        if let Some(lacking) = lacking {
+            return stage.not_run(check, Verdict::Skipped, lacking.lacking());
+        }
+        stage.perform(check, number, &self.cancel).await;
+    }
+}
+
+/// What all checks of a run share.
+struct Stage {
+    cluster: Arc<dyn Cluster>,
+    vantages: Arc<Vantages>,
+    sink: Sink,
+    run: String,
+}
+
+impl Stage {
+    fn not_run(&self, check: &Check, verdict: Verdict, reason: &str) {
+        self.sink.tell(Event::CheckFinished {
+            check: check.id.to_owned(),
+            verdict,
+            reason: Some(reason.to_owned()),
+            finding: None,
+            duration_ms: 0,
+            evidence: Vec::new(),
+        });
+    }
+
+    async fn perform(&self, check: &'static Check, number: usize, cancel: &CancellationToken) {
+        let started = Instant::now();
+        let namespace = format!("stickler-{}-{}-{number}", self.run, check.chapter());
+        self.sink.tell(Event::CheckStarted { check: check.id.to_owned(), namespace: namespace.clone() });
+        let waiting_for = Arc::new(Mutex::new("its namespace".to_owned()));
+        let mut scene = Scene {
+            check: check.id,
+            namespace: namespace.clone(),
+            cluster: Arc::clone(&self.cluster),
+            vantages: Arc::clone(&self.vantages),
+            sink: self.sink.clone(),
+            waiting_for: Arc::clone(&waiting_for),
+            calls: Mutex::new(VecDeque::new()),
+            controlled: Mutex::default(),
+        };
+        let bounds = self.cluster.bounds();
+        let body = async {
+            create_namespace(&self.cluster.client(), &namespace, &self.run, bounds.request).await?;
+            (check.run)(&mut scene).await
+        };
+        let body = AssertUnwindSafe(timeout(bounds.check, body)).catch_unwind();
+        let held = tokio::select! {
+            held = body => match held {
+                Ok(Ok(held)) => held,
+                Ok(Err(_)) => {
+                    let waiting_for = waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    Err(Broken::CouldNotTell(format!(
+                        "not done within {:?}; it was waiting for: {waiting_for}",
+                        bounds.check
+                    )))
+                }
+                Err(panic) => Err(Broken::CouldNotTell(format!("the check panicked: {}", words_of(&*panic)))),
+            },
+            () = cancel.cancelled() => Err(Broken::CouldNotTell("the run was interrupted".to_owned())),
+        };
+        let duration_ms = millis(started);
+        let evidence = if held.is_err() && !cancel.is_cancelled() { scene.evidence().await } else { Vec::new() };
+        let (verdict, reason, finding) = match held {
+            Ok(()) => (Verdict::Passed, None, None),
+            Err(Broken::CouldNotTell(reason)) => (Verdict::Inconclusive, Some(reason), None),
+            // What nobody promised is told, but breaks nothing, except where we built it ourselves.
+            Err(Broken::Promise(finding)) if check.class == Class::Observation && !self.cluster.is_ephemeral() => {
+                let reason = format!("otherwise than in the notes: {}", finding.observed);
+                (Verdict::Passed, Some(reason), Some(*finding))
+            }
+            Err(Broken::Promise(finding)) => {
+                (Verdict::Failed, Some(format!("namespace {namespace}")), Some(*finding))
+            }
+        };
+        self.sink.tell(Event::CheckFinished {
+            check: check.id.to_owned(),
+            verdict,
+            reason,
+            finding,
+            duration_ms,
+            evidence,
+        });
+        self.vantages.forget(&namespace);
+        if !self.cluster.is_ephemeral() {
+            self.delete(&namespace).await;
+        }
+    }
+
+    async fn delete(&self, namespace: &str) {
+        let api = Api::<Namespace>::all(self.cluster.client());
+        if let Err(error) = api.delete(namespace, &DeleteParams::default()).await {
+            let message = format!("could not delete the namespace `{namespace}`: {error}");
+            self.sink.tell(Event::Trouble { message });
+        }
+    }
+
+    async fn close(&self) {
+        if self.cluster.is_ephemeral() {
+            return;
+        }
+        if let Err(error) = self.vantages.close().await {
+            self.sink.tell(Event::Trouble { message: format!("{error:#}") });
+        }
+    }
+}
+
+/// A number that keeps runs on one cluster apart; not from the seed, which may be the same.
+fn run_id() -> u32 {
+    rand::random::<u32>() & 0x00ff_ffff
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without words".to_owned())
+}

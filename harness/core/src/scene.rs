@@ -1,0 +1,448 @@
+//! The scene of one check: a namespace of its own, and the verbs *given*, *when*, *eventually*,
+//! *always*, *exactly*.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, AttachParams, DynamicObject, ListParams, PostParams};
+use kube::core::Status;
+use kube::runtime::watcher::Config;
+use serde::de::DeserializeOwned;
+use stickler_model::{Part, World};
+use stickler_reports::Event;
+use tokio::io::AsyncReadExt as _;
+use tokio::time::{Instant, timeout};
+
+use crate::action::Action;
+use crate::bounds::Bounds;
+use crate::check::{Broken, Held};
+use crate::cluster::Cluster;
+use crate::invariant::{Invariant, Judgement};
+use crate::journal::Sink;
+use crate::manifest::{Fixture, parse};
+use crate::vantage::{Vantage, Vantages};
+use crate::wait;
+
+/// Between two looks of an `eventually`: short beside every bound, long beside one look.
+const LOOK_AGAIN: Duration = Duration::from_millis(15);
+
+/// How many of the last calls are kept as evidence.
+const CALLS_KEPT: usize = 200;
+
+/// What a check acts on and looks at.
+pub struct Scene {
+    pub(crate) check: &'static str,
+    pub(crate) namespace: String,
+    pub(crate) cluster: Arc<dyn Cluster>,
+    pub(crate) vantages: Arc<Vantages>,
+    pub(crate) sink: Sink,
+    /// What the check is waiting for just now, for the message if its time is up.
+    pub(crate) waiting_for: Arc<Mutex<String>>,
+    pub(crate) calls: Mutex<VecDeque<String>>,
+    /// Vantages whose controls were seen to hold in this check.
+    pub(crate) controlled: Mutex<Vec<Vantage>>,
+}
+
+/// What a command in a pod gave back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecOutput {
+    pub stdout: String,
+    pub stderr: String,
+    pub code: i32,
+}
+
+impl Scene {
+    /// The namespace of the check.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The places calls can start from.
+    pub fn vantages(&self) -> &Vantages {
+        &self.vantages
+    }
+
+    /// The cluster's bounds.
+    pub fn bounds(&self) -> Bounds {
+        self.cluster.bounds()
+    }
+
+    /// A client with the rights of an administrator.
+    pub fn client(&self) -> kube::Client {
+        self.cluster.client()
+    }
+
+    /// The objects of one kind in the check's namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client(), &self.namespace)
+    }
+
+    /// Creates the objects of a manifest and waits until every pod they ask for is Ready.
+    ///
+    /// # Errors
+    /// What was refused, or which pod is not Ready and why.
+    pub async fn given(&self, fixture: Fixture) -> Result<(), Broken> {
+        self.when(Action::Create(fixture)).await?;
+        self.pods_are(fixture, "ready", wait::pod_ready).await
+    }
+
+    /// Like [`Scene::given`], for pods that are not to become Ready by themselves: waits until
+    /// their containers run.
+    ///
+    /// # Errors
+    /// What was refused, or which pod does not run and why.
+    pub async fn given_running(&self, fixture: Fixture) -> Result<(), Broken> {
+        self.when(Action::Create(fixture)).await?;
+        self.pods_are(fixture, "running", wait::pod_running).await
+    }
+
+    /// Does something to the cluster.
+    ///
+    /// # Errors
+    /// If the API server refuses or does not answer.
+    pub async fn when(&self, action: Action) -> Result<(), Broken> {
+        let words = format!("{action}").replacen("kubectl ", &format!("kubectl -n {} ", self.namespace), 1);
+        self.sink.tell(Event::Acted { check: self.check.to_owned(), action: words.clone() });
+        self.note(&words);
+        let bound = self.bounds().request;
+        let performed = async {
+            timeout(bound, action.perform(&self.client(), &self.namespace, self.cluster.image()))
+                .await
+                .with_context(|| format!("no answer from the API server within {bound:?}"))?
+        };
+        performed.await.with_context(|| format!("`{words}` failed"))?;
+        Ok(())
+    }
+
+    /// Holds at some time within the convergence bound, and from then on is true at least once.
+    pub async fn eventually(&self, invariant: impl Invariant) -> Held {
+        let bound = self.bounds().convergence;
+        let deadline = Instant::now() + bound;
+        loop {
+            match self.look(&invariant).await? {
+                Judgement::Holds => return Ok(()),
+                Judgement::Broken(finding) => {
+                    if Instant::now() >= deadline {
+                        let observed = format!("{} (still so after {bound:?})", finding.observed);
+                        return Err(Broken::promise(finding.promised, observed));
+                    }
+                }
+            }
+            look_again().await;
+        }
+    }
+
+    /// Holds at every look during the stability window, however often it is looked at.
+    pub async fn always(&self, invariant: impl Invariant) -> Held {
+        let deadline = Instant::now() + self.bounds().stability;
+        loop {
+            self.exactly(&invariant).await?;
+            if Instant::now() >= deadline {
+                return Ok(());
+            }
+            look_again().await;
+        }
+    }
+
+    /// Holds now.
+    pub async fn exactly(&self, invariant: impl Invariant) -> Held {
+        match self.look(&invariant).await? {
+            Judgement::Holds => Ok(()),
+            Judgement::Broken(finding) => Err(Broken::Promise(Box::new(finding))),
+        }
+    }
+
+    async fn look(&self, invariant: &impl Invariant) -> Result<Judgement, Broken> {
+        let promise = invariant.promise();
+        self.is_waiting_for(&promise);
+        let judgement = invariant.look(self).await.with_context(|| format!("could not look whether {promise}"))?;
+        if let Judgement::Broken(finding) = &judgement {
+            self.is_waiting_for(&format!("{promise}; last seen: {}", finding.observed));
+        }
+        Ok(judgement)
+    }
+
+    /// Tries to create an object and returns what the API server says to it.
+    ///
+    /// # Errors
+    /// If the answer is neither the object nor a refusal.
+    pub async fn try_create(&self, fixture: Fixture) -> anyhow::Result<Result<DynamicObject, Status>> {
+        self.sink.tell(Event::Acted {
+            check: self.check.to_owned(),
+            action: format!("kubectl -n {} create -f fixtures/{}", self.namespace, fixture.path),
+        });
+        let mut answer = None;
+        for manifest in parse(fixture.path, fixture.yaml)? {
+            let api = Api::namespaced_with(self.client(), &self.namespace, &manifest.resource);
+            answer = Some(match api.create(&PostParams::default(), &manifest.object).await {
+                Ok(created) => Ok(created),
+                Err(kube::Error::Api(status)) => return Ok(Err(*status)),
+                Err(error) => return Err(error).context("the API server gave no answer"),
+            });
+        }
+        answer.context("the manifest is empty")
+    }
+
+    /// An object is refused as upstream refuses it: with this code, and a cause with this reason at
+    /// this field.
+    ///
+    /// # Errors
+    /// If it was accepted, or refused for something else.
+    pub async fn refused(&self, fixture: Fixture, code: u16, reason: &str, field: &str) -> Held {
+        let promised = format!("`{}` is refused with {code} and `{reason}` at `{field}`", fixture.path);
+        let status = match self.try_create(fixture).await? {
+            Ok(_) => return Err(Broken::promise(promised, "it was accepted")),
+            Err(status) => status,
+        };
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        let mut named = causes.filter(|cause| cause.field == field && cause.reason.contains(reason));
+        if status.code == code && named.next().is_some() {
+            return Ok(());
+        }
+        Err(Broken::promise(promised, format!("it was refused with {}: {}", status.code, status.message)))
+    }
+
+    /// What was seen is what was promised, to the letter.
+    ///
+    /// # Errors
+    /// With both, if it is not.
+    pub fn same<P: PartialEq + std::fmt::Debug + ?Sized, S: AsRef<P> + ?Sized>(
+        &self,
+        promise: &str,
+        promised: &P,
+        seen: &S,
+    ) -> Held {
+        let seen = seen.as_ref();
+        if promised == seen {
+            return Ok(());
+        }
+        Err(Broken::promise(format!("{promise}: {promised:?}"), format!("{seen:?}")))
+    }
+
+    /// The cluster IP of a service of the check's namespace.
+    ///
+    /// # Errors
+    /// If there is no such service, or it has none.
+    pub async fn cluster_ip(&self, service: &str) -> anyhow::Result<IpAddr> {
+        crate::destination::service_ip(service, &self.service(service).await?).map_err(anyhow::Error::msg)
+    }
+
+    /// Every place inside the cluster: a pod on each node, and each node.
+    pub fn inside(&self) -> Vec<Vantage> {
+        self.vantages.pods().into_iter().chain(self.vantages.hosts()).collect()
+    }
+
+    /// Sets the readiness gate `stickler.dev/ready` of a pod, which makes it ready or unready at
+    /// once.
+    ///
+    /// # Errors
+    /// If the API server refuses.
+    pub async fn set_gate(&self, pod: &str, ready: bool) -> Result<(), Broken> {
+        self.when(Action::SetGate { pod: pod.to_owned(), ready }).await
+    }
+
+    /// One row of a table as the API server prints it for `kubectl get`, these columns of it.
+    ///
+    /// # Errors
+    /// If there is no such row or column.
+    pub async fn table_row(&self, plural: &str, name: &str, columns: &[&str]) -> anyhow::Result<Vec<String>> {
+        let path = format!("/api/v1/namespaces/{}/{plural}/{name}", self.namespace);
+        let request = http::Request::get(path)
+            .header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+            .body(Vec::new())?;
+        let client = self.client();
+        let what = format!("get the table of {plural}");
+        let table: serde_json::Value =
+            wait::within(self.bounds().request, &what, client.request(request)).await?;
+        let definitions = table["columnDefinitions"].as_array().context("the answer is no table")?;
+        let cells = table["rows"][0]["cells"].as_array().context("the table has no row")?;
+        let cell = |column: &&str| {
+            let place = definitions.iter().position(|definition| definition["name"] == **column);
+            let cell = &cells[place.with_context(|| format!("the table has no column `{column}`"))?];
+            Ok(cell.as_str().map_or_else(|| cell.to_string(), str::to_owned))
+        };
+        columns.iter().map(cell).collect()
+    }
+
+    /// Waits until a Deployment has rolled out what it asks for, as `kubectl rollout status` does.
+    ///
+    /// # Errors
+    /// How far it came within the bound.
+    pub async fn rolled_out(&self, deployment: &str) -> Result<(), Broken> {
+        let what = format!("deployment `{deployment}` to be rolled out");
+        self.is_waiting_for(&what);
+        let config = Config::default().fields(&format!("metadata.name={deployment}"));
+        let done = |deployments: &[Deployment]| {
+            let deployment = deployments.first().ok_or_else(|| "no such deployment".to_owned())?;
+            let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+            let status = deployment.status.clone().unwrap_or_default();
+            let (updated, available) =
+                (status.updated_replicas.unwrap_or(0), status.available_replicas.unwrap_or(0));
+            let replicas = status.replicas.unwrap_or(0);
+            let observed = status.observed_generation >= deployment.metadata.generation;
+            if observed && updated == wanted && available == wanted && replicas == wanted {
+                return Ok(());
+            }
+            Err(format!("{updated} of {wanted} updated, {available} available, {replicas} in all"))
+        };
+        Ok(wait::until(self.api(), config, &what, self.bounds().pods_ready, done).await?)
+    }
+
+    /// A service of the check's namespace.
+    pub async fn service(&self, name: &str) -> anyhow::Result<Service> {
+        let api = self.api::<Service>();
+        wait::within(self.bounds().request, &format!("get service `{name}`"), api.get(name)).await
+    }
+
+    /// The pods of the check's namespace that a selector finds, by name.
+    pub async fn pods(&self, selector: &str) -> anyhow::Result<Vec<Pod>> {
+        let api = self.api::<Pod>();
+        let list = api.list(&ListParams::default().labels(selector)).await;
+        Ok(list.with_context(|| format!("could not list the pods `{selector}`"))?.items)
+    }
+
+    /// Waits until exactly `count` pods that a selector finds are there, all of them Ready.
+    pub async fn pods_become(&self, selector: &str, count: usize) -> Result<Vec<Pod>, Broken> {
+        let what = format!("{count} ready pods `{selector}`");
+        self.is_waiting_for(&what);
+        let config = Config::default().labels(selector);
+        let ready = |pods: &[Pod]| {
+            for pod in pods {
+                wait::pod_ready(pod)?;
+            }
+            if pods.len() == count { Ok(pods.to_vec()) } else { Err(format!("{} pods", pods.len())) }
+        };
+        Ok(wait::until(self.api::<Pod>(), config, &what, self.bounds().pods_ready, ready).await?)
+    }
+
+    /// Runs a command in a pod of the check.
+    ///
+    /// # Errors
+    /// If it could not be run; that it failed is an output.
+    pub async fn exec(&self, pod: &str, command: &[&str]) -> anyhow::Result<ExecOutput> {
+        let what = format!("exec `{}` in pod `{pod}`", command.join(" "));
+        self.note(&what);
+        let run = async {
+            let params = AttachParams::default().stdout(true).stderr(true);
+            let mut process = self.api::<Pod>().exec(pod, command.iter().copied(), &params).await?;
+            let mut stdout = process.stdout().context("no standard output")?;
+            let mut stderr = process.stderr().context("no standard error")?;
+            let status = process.take_status().context("no status")?;
+            let (mut out, mut err) = (String::new(), String::new());
+            let (a, b, status) =
+                tokio::join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err), status);
+            a?;
+            b?;
+            let status = status.context("the stream ended without a status")?;
+            Ok::<_, anyhow::Error>(ExecOutput { stdout: out, stderr: err, code: exit_code(&status)? })
+        };
+        match timeout(self.bounds().request, run).await {
+            Ok(output) => output.with_context(|| format!("could not {what}")),
+            Err(_) => Err(anyhow::anyhow!("could not {what} within {:?}", self.bounds().request)),
+        }
+    }
+
+    /// The objects that decide what is promised here, as they are now.
+    pub async fn world(&self) -> anyhow::Result<World> {
+        let client = self.client();
+        let listing = async {
+            let mut world = World::new();
+            let all = ListParams::default();
+            let nodes = Api::<Node>::all(client.clone()).list(&all).await?;
+            world.extend(nodes.items);
+            for namespace in [self.namespace.as_str(), self.vantages.namespace()] {
+                let (pods, services, endpoints, slices) = tokio::try_join!(
+                    list::<Pod>(&client, namespace),
+                    list::<Service>(&client, namespace),
+                    list::<Endpoints>(&client, namespace),
+                    list::<EndpointSlice>(&client, namespace),
+                )?;
+                world.extend(pods);
+                world.extend(services);
+                world.extend(endpoints);
+                world.extend(slices);
+            }
+            Ok::<_, kube::Error>(world)
+        };
+        wait::within(self.bounds().request, "list the objects of the check", listing).await
+    }
+
+    async fn pods_are(
+        &self,
+        fixture: Fixture,
+        state: &str,
+        is: fn(&Pod) -> Result<(), String>,
+    ) -> Result<(), Broken> {
+        let mut wanted = 0;
+        for manifest in parse(fixture.path, fixture.yaml)? {
+            let data = &manifest.object.data;
+            wanted += match manifest.resource.kind.as_str() {
+                "Pod" => 1,
+                "ReplicaSet" | "Deployment" => {
+                    data["spec"]["replicas"].as_u64().map_or(1, |count| usize::try_from(count).unwrap_or(0))
+                }
+                _ => 0,
+            };
+        }
+        if wanted == 0 {
+            return Ok(());
+        }
+        let what = format!("{wanted} {state} pods of `{}`", fixture.path);
+        self.is_waiting_for(&what);
+        let ready = |pods: &[Pod]| {
+            let ready = pods.iter().filter(|pod| is(pod).is_ok()).count();
+            if ready >= wanted {
+                return Ok(());
+            }
+            let why = pods.iter().find_map(|pod| is(pod).err());
+            Err(why.unwrap_or_else(|| format!("{} pods", pods.len())))
+        };
+        Ok(wait::until(self.api::<Pod>(), Config::default(), &what, self.bounds().pods_ready, ready).await?)
+    }
+
+    pub(crate) fn is_waiting_for(&self, what: &str) {
+        what.clone_into(&mut self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn note(&self, line: &str) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if calls.len() == CALLS_KEPT {
+            calls.pop_front();
+        }
+        calls.push_back(line.to_owned());
+    }
+}
+
+async fn list<K>(client: &kube::Client, namespace: &str) -> kube::Result<Vec<K>>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug + Part,
+    K::DynamicType: Default,
+{
+    Ok(Api::<K>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?.items)
+}
+
+/// The exit code a status tells: 0 for success, else the cause named `ExitCode`.
+fn exit_code(status: &Status) -> anyhow::Result<i32> {
+    if status.is_success() {
+        return Ok(0);
+    }
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let code = causes.into_iter().find(|cause| cause.reason == "ExitCode").map(|cause| cause.message.clone());
+    let code = code.with_context(|| format!("the command did not run: {}", status.message))?;
+    code.parse().with_context(|| format!("`{code}` is no exit code"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "looks are repeated until a state is seen, and `eventually` bounds them")]
+pub(crate) async fn look_again() {
+    tokio::time::sleep(LOOK_AGAIN).await;
+}

@@ -1,0 +1,309 @@
+//! Vantages: the places traffic starts from, each an agent that looks from there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use kube::api::{Api, AttachParams, DeleteParams, ListParams, PostParams};
+use serde_json::json;
+use stickler_model::ObjectKey;
+use stickler_pods::protocol::{Outcome, Workload};
+
+use crate::agent::{Agent, Attach};
+use crate::cluster::{AgentStream, Capability, Cluster};
+use crate::wait;
+
+/// Where traffic starts from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Vantage {
+    /// A pod of the harness on this node, in the pod network.
+    PodOn(String),
+    /// The node itself: a pod of the harness in the node's own network.
+    Node(String),
+    /// A host that is no part of the cluster.
+    Outside,
+    /// A pod of the check's own that runs the agent, for calls from a back end to its own service.
+    Backend(ObjectKey),
+}
+
+impl fmt::Display for Vantage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PodOn(node) => write!(f, "a pod on {node}"),
+            Self::Node(node) => write!(f, "node {node}"),
+            Self::Outside => f.write_str("outside"),
+            Self::Backend(pod) => write!(f, "pod `{}`", pod.name),
+        }
+    }
+}
+
+/// The port agents in the pod network serve `goweb` on; the target of the positive control.
+pub(crate) const POD_CONTROL_PORT: u16 = 8000;
+/// The port agents on nodes serve it on.
+pub(crate) const NODE_CONTROL_PORT: u16 = 18000;
+/// A port where nothing listens, in agents' pods: the target of the negative control.
+pub(crate) const CLOSED_PORT: u16 = 8001;
+
+/// The standing agents of a run: on every node one in the pod network and one in the node's, and
+/// one outside. They stay for the whole run; checks share them.
+pub struct Vantages {
+    client: kube::Client,
+    namespace: String,
+    nodes: Vec<String>,
+    agents: Mutex<BTreeMap<Vantage, Arc<Agent>>>,
+    bound: Duration,
+    on_nodes: bool,
+    outside: bool,
+}
+
+impl Vantages {
+    /// Creates the agents' pods and attaches to each; returns as soon as they are asked for, not
+    /// when they answer: a check that needs one waits for that one.
+    ///
+    /// # Errors
+    /// If the namespace or a pod is refused.
+    pub async fn open(cluster: &dyn Cluster, run: &str) -> anyhow::Result<Self> {
+        let client = cluster.client();
+        let namespace = format!("stickler-{run}-agents");
+        let nodes: Vec<String> = Api::<Node>::all(client.clone())
+            .list(&ListParams::default())
+            .await
+            .context("could not list the nodes")?
+            .items
+            .into_iter()
+            .filter_map(|node| node.metadata.name)
+            .collect();
+        create_namespace(&client, &namespace, run, cluster.bounds().request).await?;
+        let on_nodes = cluster.capabilities().contains(&Capability::HostNetwork);
+        let vantages = Self {
+            client,
+            namespace,
+            nodes,
+            agents: Mutex::default(),
+            bound: cluster.bounds().agent,
+            on_nodes,
+            outside: cluster.outside().is_some(),
+        };
+        vantages.create_pods(cluster.image(), run).await?;
+        if let Some(outside) = cluster.outside() {
+            let stream = outside.agent().context("could not start the agent outside the cluster")?;
+            vantages.keep(Vantage::Outside, OnlyOnce(Some(stream)));
+        }
+        Ok(vantages)
+    }
+
+    /// The namespace of the standing agents.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The names of the cluster's nodes.
+    pub fn nodes(&self) -> &[String] {
+        &self.nodes
+    }
+
+    /// Every standing vantage: a pod on each node, each node, outside, as far as the cluster has them.
+    pub fn everywhere(&self) -> Vec<Vantage> {
+        let mut all = self.pods();
+        all.extend(self.hosts());
+        all.extend(self.outsides());
+        all
+    }
+
+    /// A pod on every node.
+    pub fn pods(&self) -> Vec<Vantage> {
+        self.nodes.iter().cloned().map(Vantage::PodOn).collect()
+    }
+
+    /// Every node itself; none if pods may not use their node's network.
+    pub fn hosts(&self) -> Vec<Vantage> {
+        if self.on_nodes { self.nodes.iter().cloned().map(Vantage::Node).collect() } else { Vec::new() }
+    }
+
+    /// Outside, if there is one.
+    pub fn outsides(&self) -> Vec<Vantage> {
+        if self.outside { vec![Vantage::Outside] } else { Vec::new() }
+    }
+
+    /// The vantage as the model calls it.
+    pub fn to_model(&self, vantage: &Vantage) -> stickler_model::Vantage {
+        match vantage {
+            Vantage::PodOn(node) => stickler_model::Vantage::Pod(ObjectKey {
+                namespace: self.namespace.clone(),
+                name: pod_name(node),
+            }),
+            Vantage::Node(node) => stickler_model::Vantage::Node(node.clone()),
+            Vantage::Outside => stickler_model::Vantage::Outside,
+            Vantage::Backend(pod) => stickler_model::Vantage::Pod(pod.clone()),
+        }
+    }
+
+    /// The pod of a standing vantage in the pod network.
+    pub(crate) fn pod_of(&self, node: &str) -> ObjectKey {
+        ObjectKey { namespace: self.namespace.clone(), name: pod_name(node) }
+    }
+
+    /// Makes calls from a vantage and returns what came of each.
+    ///
+    /// # Errors
+    /// If the agent there was lost.
+    pub async fn call(&self, from: &Vantage, workload: Workload) -> anyhow::Result<Vec<Outcome>> {
+        self.agent(from)?.run(workload).await.with_context(|| format!("could not look from {from}"))
+    }
+
+    /// The agent of a vantage. One that is a back end of a check is attached to when it is first
+    /// asked for.
+    pub(crate) fn agent(&self, vantage: &Vantage) -> anyhow::Result<Arc<Agent>> {
+        let known = self.agents.lock().unwrap_or_else(PoisonError::into_inner).get(vantage).cloned();
+        match (known, vantage) {
+            (Some(agent), _) => Ok(agent),
+            (None, Vantage::Backend(pod)) => {
+                Ok(self.keep(vantage.clone(), self.exec(&pod.namespace, &pod.name)))
+            }
+            (None, _) => Err(anyhow!("the cluster has no vantage `{vantage}`")),
+        }
+    }
+
+    /// Lets go of the agents of a check's own pods.
+    pub(crate) fn forget(&self, namespace: &str) {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner).retain(
+            |vantage, _| !matches!(vantage, Vantage::Backend(pod) if pod.namespace == namespace),
+        );
+    }
+
+    fn keep(&self, vantage: Vantage, attach: impl Attach) -> Arc<Agent> {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = || Arc::new(Agent::start(vantage.to_string(), attach, self.bound));
+        Arc::clone(agents.entry(vantage.clone()).or_insert_with(start))
+    }
+
+    fn exec(&self, namespace: &str, pod: &str) -> ThroughExec {
+        ThroughExec { api: Api::namespaced(self.client.clone(), namespace), pod: pod.to_owned() }
+    }
+
+    async fn create_pods(&self, image: &str, run: &str) -> anyhow::Result<()> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut wanted = Vec::new();
+        for node in &self.nodes {
+            wanted.push((Vantage::PodOn(node.clone()), agent_pod(node, image, run, false)));
+            if self.on_nodes {
+                wanted.push((Vantage::Node(node.clone()), agent_pod(node, image, run, true)));
+            }
+        }
+        let params = PostParams::default();
+        let created = wanted.iter().map(|(_, pod)| api.create(&params, pod));
+        for (result, (vantage, pod)) in futures::future::join_all(created).await.into_iter().zip(&wanted) {
+            result.with_context(|| format!("could not create the agent of {vantage}"))?;
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            self.keep(vantage.clone(), self.exec(&self.namespace, name));
+        }
+        Ok(())
+    }
+
+    /// Deletes the agents' namespace.
+    pub(crate) async fn close(&self) -> anyhow::Result<()> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Api::<Namespace>::all(self.client.clone())
+            .delete(&self.namespace, &DeleteParams::default())
+            .await
+            .with_context(|| format!("could not delete the namespace `{}`", self.namespace))?;
+        Ok(())
+    }
+}
+
+fn pod_name(node: &str) -> String {
+    format!("agent-{}", node.replace('.', "-"))
+}
+
+fn agent_pod(node: &str, image: &str, run: &str, on_node: bool) -> Pod {
+    let (name, port) = if on_node {
+        (format!("{}-host", pod_name(node)), NODE_CONTROL_PORT)
+    } else {
+        (pod_name(node), POD_CONTROL_PORT)
+    };
+    let pod = json!({
+        "metadata": { "name": name, "labels": { RUN_LABEL: run } },
+        "spec": {
+            // Straight to the node: the scheduler is not what is looked at, and a tainted node has
+            // clients too.
+            "nodeName": node,
+            "hostNetwork": on_node,
+            "tolerations": [{ "operator": "Exists" }],
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "agent",
+                "image": image,
+                "command": ["agent", "serve", "--goweb", port.to_string()],
+                "env": [{ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
+            }],
+        },
+    });
+    serde_json::from_value(pod).expect("the agent's pod is a pod")
+}
+
+/// The label every namespace and pod of a run carries.
+pub(crate) const RUN_LABEL: &str = "stickler.dev/run";
+
+/// Creates a namespace of ours, and waits until pods may be created in it.
+pub(crate) async fn create_namespace(
+    client: &kube::Client,
+    name: &str,
+    run: &str,
+    bound: Duration,
+) -> anyhow::Result<()> {
+    let namespace = serde_json::from_value(json!({
+        "metadata": {
+            "name": name,
+            "labels": {
+                "app.kubernetes.io/managed-by": "stickler",
+                RUN_LABEL: run,
+                // Agents on nodes use the host's network, which the baseline standard forbids.
+                "pod-security.kubernetes.io/enforce": "privileged",
+            },
+        },
+    }))?;
+    Api::<Namespace>::all(client.clone())
+        .create(&PostParams::default(), &namespace)
+        .await
+        .with_context(|| format!("could not create the namespace `{name}`"))?;
+    wait::for_service_account(client, name, bound).await
+}
+
+/// Attaches through the exec subresource, as often as needed.
+struct ThroughExec {
+    api: Api<Pod>,
+    pod: String,
+}
+
+impl Attach for ThroughExec {
+    fn attach(&mut self) -> BoxFuture<'_, anyhow::Result<AgentStream>> {
+        async move {
+            wait::for_running(&self.api, &self.pod).await?;
+            let params = AttachParams::default().stdin(true).stdout(true).stderr(false);
+            let mut process = self
+                .api
+                .exec(&self.pod, ["agent", "attach"], &params)
+                .await
+                .with_context(|| format!("could not exec in pod `{}`", self.pod))?;
+            let reader = process.stdout().context("exec gave no standard output")?;
+            let writer = process.stdin().context("exec gave no standard input")?;
+            Ok(AgentStream { reader: Box::new(reader), writer: Box::new(writer), keep: Box::new(process) })
+        }
+        .boxed()
+    }
+}
+
+/// A stream that cannot be had again: the agent outside lives and dies with it.
+struct OnlyOnce(Option<AgentStream>);
+
+impl Attach for OnlyOnce {
+    fn attach(&mut self) -> BoxFuture<'_, anyhow::Result<AgentStream>> {
+        let stream = self.0.take().context("it ended, and there is no way back to it");
+        async move { stream }.boxed()
+    }
+}

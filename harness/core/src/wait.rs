@@ -1,0 +1,150 @@
+//! Waiting for a state of the API objects. A wait knows what it waits for and keeps the last thing
+//! it saw; when its bound is reached, it says both.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use futures::TryStreamExt as _;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use kube::Api;
+use kube::runtime::watcher::{self, Config, Event};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+/// Watches one set of objects until `done` answers; `what` is how the message calls it.
+///
+/// # Errors
+/// When `bound` is reached: what was waited for, and what `done` last complained about.
+pub(crate) async fn until<K, T>(
+    api: Api<K>,
+    config: Config,
+    what: &str,
+    bound: Duration,
+    mut done: impl FnMut(&[K]) -> Result<T, String>,
+) -> anyhow::Result<T>
+where
+    K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K::DynamicType: Clone,
+{
+    let mut last = "nothing".to_owned();
+    let watching = async {
+        let mut objects: Vec<K> = Vec::new();
+        let mut listing: Vec<K> = Vec::new();
+        let mut events = Box::pin(watcher::watcher(api, config));
+        loop {
+            let event = match events.try_next().await {
+                Ok(Some(event)) => event,
+                Ok(None) => bail!("the watch ended"),
+                Err(error) => {
+                    last = format!("the watch failed: {error}");
+                    // The next poll of the stream tries again.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            };
+            match event {
+                Event::Init => listing.clear(),
+                Event::InitApply(object) => {
+                    listing.push(object);
+                    continue;
+                }
+                Event::InitDone => objects = std::mem::take(&mut listing),
+                Event::Apply(object) => {
+                    objects.retain(|known| known.meta().uid != object.meta().uid);
+                    objects.push(object);
+                }
+                Event::Delete(object) => objects.retain(|known| known.meta().uid != object.meta().uid),
+            }
+            match done(&objects) {
+                Ok(found) => return Ok(found),
+                Err(seen) => last = seen,
+            }
+        }
+    };
+    match timeout(bound, watching).await {
+        Ok(result) => result,
+        Err(_) => Err(anyhow!("waited {bound:?} for {what}; last seen: {last}")),
+    }
+}
+
+/// Waits until a namespace has its `default` service account: before, pods are refused there.
+pub(crate) async fn for_service_account(
+    client: &kube::Client,
+    namespace: &str,
+    bound: Duration,
+) -> anyhow::Result<()> {
+    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let what = format!("the service account `default` of namespace `{namespace}`");
+    until(api, Config::default().fields("metadata.name=default"), &what, bound, |accounts| {
+        if accounts.is_empty() { Err("no such service account".to_owned()) } else { Ok(()) }
+    })
+    .await
+}
+
+/// Waits until a pod's containers run; the caller bounds it.
+pub(crate) async fn for_running(api: &Api<Pod>, name: &str) -> anyhow::Result<()> {
+    let config = Config::default().fields(&format!("metadata.name={name}"));
+    let what = format!("pod `{name}` to run");
+    until(api.clone(), config, &what, Duration::from_secs(3600), |pods| {
+        let pod = pods.first().ok_or_else(|| "no such pod".to_owned())?;
+        let running = |pod: &Pod| pod.status.as_ref()?.phase.clone();
+        match running(pod).as_deref() {
+            Some("Running") => Ok(()),
+            phase => Err(format!("its phase is {}", phase.unwrap_or("unknown"))),
+        }
+    })
+    .await
+}
+
+/// Do a pod's containers run? If not, why not, as far as it can be told.
+pub(crate) fn pod_running(pod: &Pod) -> Result<(), String> {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let running = statuses.is_some_and(|statuses| {
+        !statuses.is_empty()
+            && statuses
+                .iter()
+                .all(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
+    });
+    if running { Ok(()) } else { Err(pod_ready(pod).err().unwrap_or_else(|| "it is not known".to_owned())) }
+}
+
+/// Is a pod Ready, and not on its way out? If not, why not, as far as it can be told.
+pub(crate) fn pod_ready(pod: &Pod) -> Result<(), String> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Err(format!("pod `{name}` is terminating"));
+    }
+    let status = pod.status.as_ref();
+    let ready = status
+        .and_then(|status| status.conditions.as_ref())
+        .and_then(|conditions| conditions.iter().find(|condition| condition.type_ == "Ready"))
+        .is_some_and(|condition| condition.status == "True");
+    if ready {
+        return Ok(());
+    }
+    let waiting = status.and_then(|status| status.container_statuses.as_ref()).and_then(|containers| {
+        containers.iter().find_map(|container| {
+            let waiting = container.state.as_ref()?.waiting.as_ref()?;
+            Some(format!(
+                "{}: {}",
+                waiting.reason.as_deref().unwrap_or("waiting"),
+                waiting.message.as_deref().unwrap_or_default()
+            ))
+        })
+    });
+    let phase = status.and_then(|status| status.phase.clone()).unwrap_or_else(|| "Unknown".to_owned());
+    Err(format!("pod `{name}` is {}", waiting.unwrap_or(phase)))
+}
+
+/// The error of a request that took longer than it may.
+pub(crate) async fn within<T>(
+    bound: Duration,
+    what: &str,
+    request: impl Future<Output = kube::Result<T>>,
+) -> anyhow::Result<T> {
+    match timeout(bound, request).await {
+        Ok(result) => result.with_context(|| format!("could not {what}")),
+        Err(_) => Err(anyhow!("could not {what}: no answer from the API server within {bound:?}")),
+    }
+}

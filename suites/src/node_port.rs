@@ -1,0 +1,87 @@
+//! Node ports: the same port on every node.
+
+use stickler::action::{Resource, create, scale};
+use stickler::{Capability, Check, Class, Held, Scene, as_promised, cluster_ip, docs, fixture, node_port,
+};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check {
+        id: "node-port/every-node",
+        title: "every node opens the same port and forwards it to the service",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#type-nodeport")],
+        needs: &[Capability::SeveralNodes],
+        // The notes' port is 31234, and a cluster has it once.
+        exclusive: true,
+        run: |scene| Box::pin(every_node(scene)),
+    },
+    Check {
+        id: "node-port/from-outside",
+        title: "a host outside the cluster reaches the service at every node's address",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#type-nodeport")],
+        needs: &[Capability::NodesReachable],
+        exclusive: false,
+        run: |scene| Box::pin(from_outside(scene)),
+    },
+    Check {
+        id: "node-port/cluster-ip-too",
+        title: "a node port service also has its cluster IP and port",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#publishing-services-service-types")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(cluster_ip_too(scene)),
+    },
+    Check {
+        id: "node-port/refused-without-endpoints",
+        title: "a node port without endpoints is refused on every node",
+        class: Class::Promise,
+        promised_by: &[docs("reference/networking/virtual-ips/")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(refused_without_endpoints(scene)),
+    },
+];
+
+/// "Every node in the cluster configures itself to listen on that assigned port and to forward
+/// traffic to one of the ready endpoints associated with that Service"
+async fn every_node(scene: &mut Scene) -> Held {
+    scene.given(fixture!("notes/goweb-rs.yaml")).await?;
+    scene.when(create(fixture!("notes/goweb-nodeport.yaml"))).await?;
+    let service = scene.service("goweb-nodeport").await?;
+    let port = service.spec.and_then(|spec| spec.ports?.first()?.node_port);
+    scene.same("the node port asked for is the one that is given", &Some(31234), &port)?;
+    let from = scene.vantages().everywhere();
+    scene.eventually(as_promised(from.clone(), vec![node_port("goweb-nodeport")])).await?;
+    scene.always(as_promised(from, vec![node_port("goweb-nodeport")])).await
+}
+
+async fn from_outside(scene: &mut Scene) -> Held {
+    scene.given(fixture!("node-port/web.yaml")).await?;
+    let from = scene.vantages().outsides();
+    scene.eventually(as_promised(from.clone(), vec![node_port("web")])).await?;
+    scene.when(scale(Resource::ReplicaSet, "web", 1)).await?;
+    scene.pods_become("app=web", 1).await?;
+    // One pod on one node: the others forward.
+    scene.eventually(as_promised(from.clone(), vec![node_port("web")])).await?;
+    scene.always(as_promised(from, vec![node_port("web")])).await
+}
+
+/// "To make the node port available, Kubernetes sets up a cluster IP address, the same as if you
+/// had requested a Service of `type: ClusterIP`"
+async fn cluster_ip_too(scene: &mut Scene) -> Held {
+    scene.given(fixture!("node-port/web.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("web"), node_port("web")])).await?;
+    scene.always(as_promised(from, vec![cluster_ip("web")])).await
+}
+
+async fn refused_without_endpoints(scene: &mut Scene) -> Held {
+    scene.given(fixture!("node-port/web.yaml")).await?;
+    let from = scene.vantages().everywhere();
+    scene.eventually(as_promised(from.clone(), vec![node_port("web")])).await?;
+    scene.when(scale(Resource::ReplicaSet, "web", 0)).await?;
+    scene.pods_become("app=web", 0).await?;
+    scene.eventually(as_promised(from, vec![node_port("web")])).await
+}

@@ -1,0 +1,112 @@
+//! Ports: one service, several of them, by number or by name.
+
+use stickler::{Check, Class, Held, Scene, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture, that};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check {
+        id: "ports/several",
+        title: "one service exposes several ports, and each reaches its own target",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#multi-port-services")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(several(scene)),
+    },
+    Check {
+        id: "ports/names-required",
+        title: "every port of a service with several must have a name",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#multi-port-services")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(names_required(scene)),
+    },
+    Check {
+        id: "ports/named-target",
+        title: "targetPort may name a container port",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#field-spec-ports")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(named_target(scene)),
+    },
+    Check {
+        id: "ports/renumber-freely",
+        title: "a pod may change the number behind a port's name without touching the service",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#field-spec-ports")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(renumber_freely(scene)),
+    },
+    Check {
+        id: "ports/same-number-tcp-udp",
+        title: "TCP and UDP may have the same port number, each with its own traffic",
+        class: Class::Promise,
+        promised_by: &[docs("reference/networking/service-protocols/")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(same_number_tcp_udp(scene)),
+    },
+];
+
+async fn several(scene: &mut Scene) -> Held {
+    scene.given(fixture!("ports/several.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from, vec![cluster_ip("several")])).await?;
+    reaches_target(scene, "several", &[(80, 8000), (443, 8443)]).await
+}
+
+/// "When using multiple ports for a Service, you must give all of your ports names"
+async fn names_required(scene: &mut Scene) -> Held {
+    scene.refused(fixture!("ports/unnamed.yaml"), 422, "Required", "spec.ports[1].name").await
+}
+
+/// "Port definitions in Pods have names, and you can reference these names in the `targetPort`
+/// attribute of a Service"
+async fn named_target(scene: &mut Scene) -> Held {
+    scene.given(fixture!("ports/named.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from, vec![cluster_ip("named")])).await?;
+    reaches_target(scene, "named", &[(80, 8000), (443, 8443)]).await
+}
+
+/// "you can change the port numbers that Pods expose in the next version of your backend software,
+/// without breaking clients": two pods, one name, two numbers, both served.
+async fn renumber_freely(scene: &mut Scene) -> Held {
+    scene.given(fixture!("ports/renumbered.yaml")).await?;
+    scene.eventually(endpoints_mirror_pods("renumbered")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("renumbered")])).await?;
+    for from in from {
+        scene.eventually(stickler::spreads("renumbered", from)).await?;
+    }
+    Ok(())
+}
+
+async fn same_number_tcp_udp(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/udp.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from, vec![cluster_ip("udp")])).await
+}
+
+/// Each port of a service arrives at its own port of the pod, as the pod tells it.
+pub(crate) async fn reaches_target(scene: &mut Scene, service: &'static str, ports: &'static [(u16, u16)]) -> Held {
+    scene
+        .exactly(that(format!("each port of `{service}` reaches its own target port"), move |scene| {
+            Box::pin(async move {
+                for from in scene.inside() {
+                    for (port, target) in ports {
+                        let reached = scene.ports_reached(&from, service, *port).await?;
+                        if reached.iter().any(|reached| reached != target) || reached.is_empty() {
+                            return Ok(Err(format!(
+                                "from {from}, port {port} should reach {target}, but reached {reached:?}"
+                            )));
+                        }
+                    }
+                }
+                Ok(Ok(()))
+            })
+        }))
+        .await
+}

@@ -1,0 +1,311 @@
+//! Services: one stable address for a changing set of pods.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::{Endpoints, Pod};
+use serde_json::json;
+use stickler::action::{Resource, create, delete, delete_pods, edit, label, scale};
+use stickler::{
+    Broken, Check, Class, Held, Scene, To, Vantage, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture,
+    spreads,
+};
+use stickler_model::ObjectKey;
+
+use crate::ports::reaches_target;
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check {
+        id: "service/selects-by-label",
+        title: "a service picks its pods by label selector",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#services-in-kubernetes")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(selects_by_label(scene)),
+    },
+    Check {
+        id: "service/address-never-changes",
+        title: "IP and port stay while the service lives, whatever its pods do",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#services-in-kubernetes")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(address_never_changes(scene)),
+    },
+    Check {
+        id: "service/pods-come-and-go",
+        title: "pods may be created and removed at any time; clients need not know them",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/"),
+            docs("concepts/workloads/pods/pod-lifecycle/#pod-termination"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(pods_come_and_go(scene)),
+    },
+    Check {
+        id: "service/spreads-connections",
+        title: "connections are routed to any of the ready pods",
+        class: Class::Promise,
+        promised_by: &[docs("reference/networking/virtual-ips/")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(spreads_connections(scene)),
+    },
+    Check {
+        id: "service/port-maps-to-target-port",
+        title: "80 on the service reaches 8000 on the pod",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#defining-a-service")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(port_maps_to_target_port(scene)),
+    },
+    Check {
+        id: "service/target-port-defaults",
+        title: "targetPort defaults to port",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#field-spec-ports")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(target_port_defaults(scene)),
+    },
+    Check {
+        id: "service/from-node",
+        title: "every node can reach the service by its cluster IP",
+        class: Class::Promise,
+        promised_by: &[docs("reference/networking/virtual-ips/")],
+        needs: &[stickler::Capability::HostNetwork],
+        exclusive: false,
+        run: |scene| Box::pin(from_node(scene)),
+    },
+    Check {
+        id: "service/from-pod",
+        title: "a pod on every node can reach the service, its own back end included",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/#type-clusterip"),
+            docs("tasks/debug/debug-application/debug-service/#a-pod-fails-to-reach-itself-via-the-service-ip"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(from_pod(scene)),
+    },
+    Check {
+        id: "service/only-ready-pods-answer",
+        title: "a pod that is not ready gets no connection",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/workloads/pods/probes/#readiness-probe"),
+            docs("concepts/workloads/pods/pod-lifecycle/#pod-readiness-gate"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(only_ready_pods_answer(scene)),
+    },
+    Check {
+        id: "service/refused-without-endpoints",
+        title: "a service without endpoints refuses connections",
+        class: Class::Promise,
+        promised_by: &[docs("reference/networking/virtual-ips/")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(refused_without_endpoints(scene)),
+    },
+    Check {
+        id: "service/deleted-is-gone",
+        title: "the address of a deleted service leads nowhere",
+        class: Class::Promise,
+        promised_by: &[docs("reference/networking/virtual-ips/")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(deleted_is_gone(scene)),
+    },
+    Check {
+        id: "service/udp",
+        title: "a UDP service reaches its ready pods, also after they were replaced",
+        class: Class::Promise,
+        promised_by: &[docs("reference/networking/service-protocols/#protocol-udp")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(udp(scene)),
+    },
+    Check {
+        id: "service/listed",
+        title: "`get svc` shows TYPE ClusterIP, EXTERNAL-IP <none>, 80/TCP",
+        class: Class::Promise,
+        promised_by: &[docs("reference/using-api/api-concepts/#receiving-resources-as-tables")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(listed(scene)),
+    },
+];
+
+/// "The set of Pods targeted by a Service is usually determined by a selector that you define"
+async fn selects_by_label(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/web.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+
+    let out = name_of(scene.pods("app=web").await?.first())?;
+    scene.when(label(&out, "app", "other")).await?;
+    // Its ReplicaSet lets go of it and makes another one.
+    scene.pods_become("app=web", 3).await?;
+    scene.eventually(endpoints_mirror_pods("web")).await?;
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+
+    scene.when(edit(Resource::Service, "web", json!({ "spec": { "selector": { "app": "other" } } }))).await?;
+    scene.eventually(endpoints_mirror_pods("web")).await?;
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+    scene.always(as_promised(from, vec![cluster_ip("web")])).await
+}
+
+/// "each Service object defines a logical set of endpoints ... along with a policy about how to
+/// make those pods accessible": the address is the Service's, not the pods'.
+async fn address_never_changes(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/web.yaml")).await?;
+    let address = scene.cluster_ip("web").await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+
+    scene.when(delete_pods("app=web")).await?;
+    scene.pods_become("app=web", 3).await?;
+    scene.when(scale(Resource::ReplicaSet, "web", 0)).await?;
+    scene.pods_become("app=web", 0).await?;
+    scene.when(scale(Resource::ReplicaSet, "web", 2)).await?;
+    scene.pods_become("app=web", 2).await?;
+
+    scene.same("the cluster IP stays while the service lives", &address, &scene.cluster_ip("web").await?)?;
+    scene.eventually(as_promised(from, vec![cluster_ip("web")])).await
+}
+
+/// Pods are ephemeral; the Service is there so that "clients ... do not need to be aware" of it. The
+/// pods go on serving for two seconds after they were told to end, longer than a change takes to be
+/// everywhere, so no failure can be put down to staleness.
+async fn pods_come_and_go(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/rolling.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("rolling")])).await?;
+    scene.served_throughout(from, "rolling", async |scene: &Scene| {
+        let restart = json!({ "spec": { "template": { "metadata": { "annotations": { "restarted": "once" } } } } });
+        scene.when(edit(Resource::Deployment, "rolling", restart)).await?;
+        scene.rolled_out("rolling").await
+    })
+    .await
+}
+
+/// "selects a backend" for each connection, "by default ... at random": every ready one gets some.
+async fn spreads_connections(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/web.yaml")).await?;
+    for from in scene.inside() {
+        scene.eventually(spreads("web", from)).await?;
+    }
+    Ok(())
+}
+
+async fn port_maps_to_target_port(scene: &mut Scene) -> Held {
+    scene.given(fixture!("notes/goweb-rs.yaml")).await?;
+    scene.when(create(fixture!("notes/goweb-svc.yaml"))).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from, vec![cluster_ip("goweb-svc")])).await?;
+    reaches_target(scene, "goweb-svc", &[(80, 8000)]).await
+}
+
+/// "By default and for convenience, the `targetPort` is set to the same value as the `port` field."
+async fn target_port_defaults(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/target-port-defaults.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from, vec![cluster_ip("direct")])).await?;
+    reaches_target(scene, "direct", &[(8000, 8000)]).await
+}
+
+async fn from_node(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/web.yaml")).await?;
+    let from = scene.vantages().hosts();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+    scene.always(as_promised(from, vec![cluster_ip("web")])).await
+}
+
+async fn from_pod(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/hairpin.yaml")).await?;
+    let pods = scene.pods("app=mirror").await?;
+    let name = name_of(pods.first())?;
+    let backend = Vantage::Backend(ObjectKey { namespace: scene.namespace().to_owned(), name });
+    let mut from = scene.vantages().pods();
+    from.push(backend);
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("mirror")])).await?;
+    scene.always(as_promised(from, vec![cluster_ip("mirror")])).await
+}
+
+/// "The EndpointSlice controller removes the Pod's IP address from the EndpointSlices of all
+/// Services that match the Pod" when it is not ready.
+async fn only_ready_pods_answer(scene: &mut Scene) -> Held {
+    scene.given_running(fixture!("service/readiness-gates.yaml")).await?;
+    let from = scene.inside();
+    // Nobody is ready, then one, then both, then the other one only.
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("gated")])).await?;
+    for (pod, ready) in [("gated-0", true), ("gated-1", true), ("gated-0", false)] {
+        scene.set_gate(pod, ready).await?;
+        scene.eventually(as_promised(from.clone(), vec![cluster_ip("gated")]).calls(12)).await?;
+        scene.always(as_promised(from.clone(), vec![cluster_ip("gated")]).calls(12)).await?;
+    }
+    Ok(())
+}
+
+async fn refused_without_endpoints(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/web.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+    scene.when(scale(Resource::ReplicaSet, "web", 0)).await?;
+    scene.pods_become("app=web", 0).await?;
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+    scene.always(as_promised(from, vec![cluster_ip("web")])).await
+}
+
+async fn deleted_is_gone(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/web.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+    let ip = scene.cluster_ip("web").await?;
+    let gone = To::Address("the deleted `web`".to_owned(), stickler_model::Destination::tcp(ip, 80));
+    scene.when(delete(Resource::Service, "web")).await?;
+    scene.eventually(as_promised(from, vec![gone])).await
+}
+
+async fn udp(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/udp.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("udp")])).await?;
+    scene.when(delete_pods("app=udp")).await?;
+    scene.pods_become("app=udp", 2).await?;
+    scene.eventually(as_promised(from, vec![cluster_ip("udp")])).await
+}
+
+async fn listed(scene: &mut Scene) -> Held {
+    scene.when(create(fixture!("notes/goweb-svc.yaml"))).await?;
+    let ip = scene.cluster_ip("goweb-svc").await?.to_string();
+    let row = scene.table_row("services", "goweb-svc", &["Name", "Type", "Cluster-IP", "External-IP", "Port(s)"]).await?;
+    let expected = ["goweb-svc", "ClusterIP", &ip, "<none>", "80/TCP"].map(str::to_owned).to_vec();
+    scene.same("the table shows the service as `kubectl get svc` prints it", &expected, &row)
+}
+
+/// The name of an object that has to be there.
+pub(crate) fn name_of(pod: Option<&Pod>) -> Result<String, Broken> {
+    Ok(pod.and_then(|pod| pod.metadata.name.clone()).context("there is no such pod")?)
+}
+
+/// Every address of an Endpoints object with every port.
+pub(crate) fn sockets(endpoints: &Endpoints) -> Vec<SocketAddr> {
+    let mut sockets = Vec::new();
+    for subset in endpoints.subsets.iter().flatten() {
+        for address in subset.addresses.iter().flatten() {
+            for port in subset.ports.iter().flatten() {
+                let (Ok(ip), Ok(port)) = (address.ip.parse(), u16::try_from(port.port)) else { continue };
+                sockets.push(SocketAddr::new(ip, port));
+            }
+        }
+    }
+    sockets
+}
