@@ -1,0 +1,4 @@
+//! The model's own tests: what it says of given worlds, and laws that hold for every world.
+
+mod listings;
+mod routes;
