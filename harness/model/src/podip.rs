@@ -49,7 +49,7 @@ pub(crate) fn route(scene: &Scene<'_>) -> Option<Route> {
             // Of a node's several addresses any may be used.
             source: if scene.client.pod.is_some() { Source::Kept } else { Source::NotPromised },
             affinity: None,
-            why: format!("the one at `{}`", destination.address),
+            why: format!("the pods at `{}`", destination.address),
             rule,
         },
     })

@@ -90,7 +90,7 @@ impl Route {
             Self::Dropped { .. } if *seen == Observed::Silent => Ok(()),
             Self::Refused { .. } if *seen == Observed::Refused => Ok(()),
             Self::Refused { protocol: Protocol::Udp, .. } if *seen == Observed::Silent => Ok(()),
-            Self::Answered { by, why, .. } => Err(format!("{seen}; {why} {}", are(by))),
+            Self::Answered { by, why, .. } => Err(format!("{seen}; {why} are {}", list(by, "and"))),
             Self::AtMost { by, why, .. } => {
                 Err(format!("{seen}; nobody but {} may answer: {why}", list(by, "or")))
             }
@@ -383,10 +383,6 @@ pub(crate) fn pod_at(world: &World, address: SocketAddr) -> Option<&ObjectKey> {
             && pod_addresses(pod).contains(&address.ip())
     };
     world.pods.iter().find(|(_, pod)| lives_at(pod)).map(|(key, _)| key)
-}
-
-fn are(by: &BTreeSet<Backend>) -> String {
-    format!("{} {}", if by.len() == 1 { "is" } else { "are" }, list(by, "and"))
 }
 
 fn list(by: &BTreeSet<Backend>, last: &str) -> String {

@@ -516,7 +516,7 @@ fn a_judgement_says_what_was_seen_and_what_was_promised() {
     assert_eq!(
         judge("outside", "kube1.vm:30080", Observed::Silent).unwrap_err(),
         "a host outside connecting to `192.168.199.231:30080/TCP` got no answer; \
-         ready endpoints of `web` on node `kube1.vm` is `web-0`"
+         ready endpoints of `web` on node `kube1.vm` are `web-0`"
     );
     assert_eq!(judge("outside", "kube0.vm:30080", Observed::Silent), Ok(()));
     assert!(judge("outside", "kube0.vm:30080", Observed::Refused).is_err());
