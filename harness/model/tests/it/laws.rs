@@ -227,7 +227,7 @@ fn slices_yaml(groups: &[Vec<(u8, bool)>]) -> String {
 }
 
 proptest! {
-    // Enough to find each of the model's mutants tried so far, and seconds in a debug build.
+    // Seconds in a debug build; the rare cases come up over many runs.
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     /// A service's backends are its ready endpoints, or, with nobody ready within the policy's
@@ -447,10 +447,13 @@ proptest! {
         let slices = slices_of(&expected);
         prop_assert_eq!(endpoint_slices_match(&expected, &slices), Vec::<String>::new());
         prop_assert_eq!(endpoints_object_matches(&expected, Some(&object_of(&expected))), Vec::<String>::new());
-        if !slices.is_empty() && expected.port("", plan.service.protocol).unwrap().not_ready().is_empty() {
+        if !slices.is_empty() {
             let mut fewer = slices.clone();
-            fewer.remove(left_out.index(slices.len()));
-            prop_assert_eq!(endpoint_slices_match(&expected, &fewer).len(), 1);
+            let lost = fewer.remove(left_out.index(slices.len()));
+            let conditions = lost.endpoints.unwrap().remove(0).conditions.unwrap();
+            // Before 1.22 who terminates may be left out.
+            let is_free = plan.minor < 22 && conditions.terminating == Some(true) && !plan.service.publish;
+            prop_assert_eq!(endpoint_slices_match(&expected, &fewer).len(), usize::from(!is_free));
         }
     }
 }

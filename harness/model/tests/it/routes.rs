@@ -400,6 +400,14 @@ subsets:
   notReadyAddresses: [{ip: 33.33.33.33}]
   ports: [{port: 80}]
 ---
+# A copy that has not caught up: the Endpoints decide, not their mirror.
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: external-svc-1, labels: {kubernetes.io/service-name: external-svc, endpointslice.kubernetes.io/managed-by: endpointslicemirroring-controller.k8s.io}}
+addressType: IPv4
+ports: [{name: '', port: 80}]
+endpoints: [{addresses: [44.44.44.44]}]
+---
 apiVersion: v1
 kind: Service
 metadata: {name: sliced}
