@@ -40,7 +40,7 @@ pub(crate) const EXTERNAL_POLICY_FIELD: Citation = Citation {
     url: "https://kubernetes.io/docs/reference/kubernetes-api/service-resources/service-v1/#ServiceSpec",
 };
 
-/// "If all of them are terminating, then kube-proxy will forward traffic to those"
+/// "will forward traffic to those terminating endpoints"
 pub(crate) const TERMINATING: Citation = Citation {
     title: "KEP-1669, proxy terminating endpoints",
     url: "https://kubernetes.io/docs/reference/networking/virtual-ips/#traffic-to-terminating-endpoints",
@@ -58,7 +58,7 @@ pub(crate) const NODE_PORT: Citation = Citation {
     url: "https://kubernetes.io/docs/concepts/services-networking/service/#type-nodeport",
 };
 
-/// "will be routed to one of the Service endpoints"
+/// "the traffic is routed to one of the endpoints for that Service"
 pub(crate) const EXTERNAL_IPS: Citation = Citation {
     title: "Service, \"External IPs\"",
     url: "https://kubernetes.io/docs/concepts/services-networking/service/#external-ips",

@@ -63,7 +63,7 @@ pub struct Expected {
     pub service: ObjectKey,
     /// The service has a selector, so the endpoints are its pods.
     pub selected: bool,
-    /// `publishNotReadyAddresses`: "deal with them as if they were ready".
+    /// `publishNotReadyAddresses`: "disregard any indications of ready/not-ready".
     pub publish_not_ready: bool,
     /// One entry per service port, the same address in each. A headless service without ports
     /// has one entry whose endpoints have no port.

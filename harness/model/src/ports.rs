@@ -18,7 +18,7 @@ pub enum Protocol {
 impl Protocol {
     /// The protocol of a port field, where nothing means TCP
     /// ([Protocols for Services](https://kubernetes.io/docs/reference/networking/service-protocols/):
-    /// "the default protocol"). A name no Kubernetes knows is no protocol.
+    /// "the default network protocol"). A name no Kubernetes knows is no protocol.
     pub(crate) fn of_field(field: Option<&str>) -> Option<Self> {
         field.map_or(Some(Self::Tcp), |name| name.parse().ok())
     }
