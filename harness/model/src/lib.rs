@@ -1,1 +1,36 @@
 //! The reference semantics of Kubernetes Services: objects in, promises out.
+//!
+//! Pure functions of a [`World`] (API objects at one instant) and [`Promises`] (the version and
+//! features held to) say what is promised:
+//!
+//! - [`endpoints`]: what Endpoints and EndpointSlices must show for one service;
+//!   [`endpoints_object_matches`] and [`endpoint_slices_match`] compare it with what they do show;
+//! - [`route`]: who may answer a connection from a [`Vantage`] to a [`Destination`];
+//!   [`Route::allows`] compares it with what was [`Observed`].
+//!
+//! The answers are *sets* of what is allowed. Where upstream leaves an implementation free, the
+//! answer says so ([`Route::NotPromised`], [`Route::AtMost`], [`Route::Nobody`]) and why; every
+//! answer carries the [`Citation`] it rests on. No I/O, no clock, no async, no randomness.
+
+mod citation;
+mod clusterip;
+mod endpoints;
+mod externalip;
+mod listing;
+mod nodeport;
+mod podip;
+mod ports;
+mod promises;
+mod route;
+mod selector;
+mod vantage;
+mod world;
+
+pub use citation::Citation;
+pub use endpoints::{Conditions, Endpoint, Expected, ExpectedPort, endpoints};
+pub use listing::{endpoint_slices_match, endpoints_object_matches};
+pub use ports::{Protocol, UnknownProtocol};
+pub use promises::{Promises, VersionError};
+pub use route::{Affinity, Backend, Observed, Route, Source, judge, route};
+pub use vantage::{Destination, DestinationError, Vantage};
+pub use world::{ObjectKey, Part, World, WorldError};
