@@ -3,9 +3,11 @@
 
 mod conntrack;
 mod links;
+mod tables;
 
 pub(crate) use conntrack::{Conntrack, Flows};
 pub(crate) use links::{Links, Mac, Route, Veth, set_sysctls};
+pub(crate) use tables::{Balance, Change, Element, Field, Map, Masquerade, Rows, Tables, Value};
 
 use anyhow::Context as _;
 use nlink::Connection;

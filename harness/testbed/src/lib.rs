@@ -10,4 +10,5 @@ pub mod enter;
 mod kernel;
 pub mod namespace;
 mod pki;
+pub mod proxy;
 pub mod topology;

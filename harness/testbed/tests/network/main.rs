@@ -2,6 +2,7 @@
 //! must live in the lab, hence a main of its own.
 
 mod lab;
+mod proxy;
 mod topology;
 
 use std::future::Future;
@@ -15,7 +16,7 @@ fn main() {
     {
         panic!("{error}");
     }
-    let trials = topology::trials();
+    let trials = [topology::trials(), proxy::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
 
