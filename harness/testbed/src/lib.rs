@@ -6,5 +6,9 @@
 
 pub mod bugs;
 mod client;
+pub mod enter;
+mod kernel;
 pub mod namespace;
 mod pki;
+pub mod proxy;
+pub mod topology;

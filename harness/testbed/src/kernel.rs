@@ -1,0 +1,21 @@
+//! The kernel's side of the network: the one module that knows the netlink library, so that it can
+//! be replaced without anybody else noticing.
+
+mod conntrack;
+mod links;
+mod tables;
+
+pub(crate) use conntrack::{Conntrack, Flows};
+pub(crate) use links::{Links, Mac, Route, Veth, set_sysctls};
+pub(crate) use tables::{Balance, Change, Element, Field, Map, Masquerade, Rows, Tables, Value};
+
+use anyhow::Context as _;
+use nlink::Connection;
+use nlink::netlink::construction::SyncConstructible;
+
+use crate::namespace::NetNamespace;
+
+/// A netlink socket inside `namespace`; it keeps the namespace alive.
+fn connect<P: SyncConstructible + Default>(namespace: &NetNamespace) -> anyhow::Result<Connection<P>> {
+    namespace.run(Connection::<P>::new)?.context("open a netlink socket")
+}

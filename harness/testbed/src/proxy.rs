@@ -1,0 +1,204 @@
+//! The built-in service proxy of one node: what services and endpoint slices say, as packet rules.
+
+mod dataplane;
+mod desired;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _};
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::Api;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Resource, ResourceExt as _};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, warn};
+
+pub use dataplane::{At, Backends, Dataplane, Desired, Endpoint, Frontend, Protocol};
+
+use crate::bugs::{Bug, Bugs};
+use crate::topology::NodeNet;
+use desired::{Memory, desired};
+
+/// How soon a failed change of the kernel's rules is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+pub(crate) struct ProxyConfig {
+    /// As which, and from where, the proxy reads the API.
+    pub(crate) client: kube::Client,
+    pub(crate) node: NodeNet,
+    /// Callers from here keep their source address at cluster IPs.
+    pub(crate) cluster_cidr: Ipv4Net,
+    pub(crate) bugs: Bugs,
+}
+
+/// A running proxy. Dropping it stops it; as with kube-proxy, its rules stay.
+pub(crate) struct Proxy {
+    synced: watch::Receiver<bool>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Proxy {
+    /// Writes the rules of a node without services, then follows the API in the background.
+    pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<Self> {
+        let mut dataplane = Dataplane::open(&config.node.namespace, config.cluster_cidr)?;
+        if !config.bugs.has(Bug::NoProxy) {
+            dataplane.apply(&Desired::default()).await?;
+        }
+        let (announce, synced) = watch::channel(false);
+        let task = tokio::spawn(follow(config, dataplane, announce));
+        Ok(Self { synced, _task: AbortOnDropHandle::new(task) })
+    }
+
+    /// Waits until the rules are those of a complete reading of the API, once.
+    pub(crate) async fn synced(&self) {
+        // The sender lives as long as the task, and the task as long as `self`, unless it panicked:
+        // then there is nothing left to wait for.
+        let _ = self.synced.clone().wait_for(|synced| *synced).await;
+    }
+}
+
+async fn follow(config: ProxyConfig, mut dataplane: Dataplane, announce: watch::Sender<bool>) {
+    let mut services = Mirror::<Service>::new(&config.client);
+    let mut slices = Mirror::<EndpointSlice>::new(&config.client);
+    let mut memory = Memory::new();
+    let mut retry = tokio::time::interval(RETRY);
+    retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut outdated = false;
+    loop {
+        tokio::select! {
+            changed = services.next() => outdated |= changed,
+            changed = slices.next() => outdated |= changed,
+            _ = retry.tick(), if outdated => {}
+        }
+        // Whatever has arrived already belongs to the same change.
+        while let Some(changed) = services.next().now_or_never() {
+            outdated |= changed;
+        }
+        while let Some(changed) = slices.next().now_or_never() {
+            outdated |= changed;
+        }
+        if !(outdated && services.complete && slices.complete) {
+            continue;
+        }
+        if config.bugs.has(Bug::NoProxy) {
+            outdated = false;
+            announce.send_replace(true);
+            continue;
+        }
+        let wanted = desired(
+            services.objects.values(),
+            slices.objects.values(),
+            &config.node.name,
+            &config.bugs,
+            &mut memory,
+        );
+        match dataplane.apply(&wanted).await {
+            Ok(()) => {
+                debug!(node = config.node.name, frontends = wanted.frontends.len(), "proxy rules applied");
+                outdated = false;
+                announce.send_replace(true);
+            }
+            Err(error) => {
+                warn!(node = config.node.name, "proxy rules not applied, will write all anew: {error:#}");
+                retry.reset();
+            }
+        }
+    }
+}
+
+/// All objects of a kind, kept current by a watch.
+struct Mirror<K> {
+    events: BoxStream<'static, watcher::Result<Event<K>>>,
+    objects: BTreeMap<(String, String), K>,
+    /// A listing that is not complete yet.
+    listing: BTreeMap<(String, String), K>,
+    complete: bool,
+}
+
+impl<K> Mirror<K>
+where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    fn new(client: &kube::Client) -> Self {
+        let events =
+            watcher(Api::<K>::all(client.clone()), watcher::Config::default()).backoff(Patience::default());
+        Self { events: events.boxed(), objects: BTreeMap::new(), listing: BTreeMap::new(), complete: false }
+    }
+
+    /// Takes one event in; answers whether the objects changed.
+    async fn next(&mut self) -> bool {
+        let Some(event) = self.events.next().await else {
+            // A watch never ends by itself; without this arm its end would be a busy loop.
+            return std::future::pending().await;
+        };
+        match event {
+            Ok(Event::Init) => self.listing.clear(),
+            Ok(Event::InitApply(object)) => {
+                self.listing.insert(name_of(&object), object);
+            }
+            Ok(Event::InitDone) => {
+                self.objects = std::mem::take(&mut self.listing);
+                self.complete = true;
+                return true;
+            }
+            Ok(Event::Apply(object)) => {
+                self.objects.insert(name_of(&object), object);
+                return true;
+            }
+            Ok(Event::Delete(object)) => return self.objects.remove(&name_of(&object)).is_some(),
+            Err(error) => warn!("the proxy's watch of {} was interrupted: {error}", K::plural(&())),
+        }
+        false
+    }
+}
+
+/// How long to wait before an interrupted watch is tried again: a client's default would leave the
+/// node without news for the better part of a second after the first failure.
+#[derive(Default)]
+struct Patience {
+    failures: u32,
+}
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        const FIRST: Duration = Duration::from_millis(50);
+        const MOST_DOUBLINGS: u32 = 5;
+        let wait = FIRST * 2_u32.pow(self.failures.min(MOST_DOUBLINGS));
+        self.failures = self.failures.saturating_add(1);
+        Some(wait)
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+fn name_of<K: Resource<DynamicType = ()>>(object: &K) -> (String, String) {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_grows_to_a_bound_and_starts_anew_after_success() {
+        let mut patience = Patience::default();
+        let waits: Vec<u128> = patience.by_ref().take(8).map(|wait| wait.as_millis()).collect();
+        assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 1600, 1600]);
+        patience.reset();
+        assert_eq!(patience.next(), Some(Duration::from_millis(50)));
+    }
+}

@@ -1,0 +1,304 @@
+//! The proxy's rules, without an API: what was asked for is what connections meet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, PermissionDenied, TimedOut};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use libtest_mimic::Trial;
+use stickler_testbed::proxy::{At, Backends, Dataplane, Desired, Endpoint, Frontend, Protocol};
+use stickler_testbed::topology::CLUSTER_CIDR;
+
+use crate::lab::{Answer, Lab, PORT, ask, ask_udp, call, connect, must_fail, pod_ip, udp};
+use crate::trial;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("proxy::a_cluster_ip_answers_pods_and_nodes", a_cluster_ip_answers_pods_and_nodes),
+        trial("proxy::a_cluster_ip_spreads_over_all_endpoints", a_cluster_ip_spreads),
+        trial("proxy::a_node_port_answers_everywhere", a_node_port_answers_everywhere),
+        trial("proxy::a_pod_reaches_itself_through_its_service", a_pod_reaches_itself),
+        trial("proxy::without_endpoints_calls_are_refused", without_endpoints_calls_are_refused),
+        trial("proxy::an_unserved_cluster_ip_is_no_host", an_unserved_cluster_ip_is_no_host),
+        trial("proxy::udp_follows_the_endpoints", udp_follows_the_endpoints),
+        trial("proxy::connections_outlive_changes", connections_outlive_changes),
+        trial("proxy::no_new_connection_is_lost_while_endpoints_flap", no_new_connection_is_lost),
+        trial("proxy::policy_local_keeps_traffic_and_source", policy_local_keeps_traffic_and_source),
+        trial("proxy::thousands_of_services_fit", thousands_of_services_fit),
+    ]
+}
+
+const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const CLUSTER_IP: Frontend = Frontend { at: At::ClusterIp(SERVICE), protocol: Protocol::Tcp, port: 80 };
+const NODE_PORT: Frontend = Frontend { at: At::NodePort, protocol: Protocol::Tcp, port: 31234 };
+
+fn over_udp(frontend: Frontend) -> Frontend {
+    Frontend { protocol: Protocol::Udp, ..frontend }
+}
+
+fn backends(pods: &[[u8; 2]]) -> Backends {
+    Backends::anywhere(pods.iter().map(|[node, pod]| Endpoint { ip: pod_ip(*node, *pod), port: PORT }))
+}
+
+fn desired(frontends: &[Frontend], pods: &[[u8; 2]]) -> Desired {
+    Desired { frontends: frontends.iter().map(|frontend| (*frontend, backends(pods))).collect() }
+}
+
+/// The proxies of all nodes.
+struct Proxies(Vec<Dataplane>);
+
+impl Proxies {
+    fn of(lab: &Lab) -> anyhow::Result<Self> {
+        let nodes = lab.topology.nodes().iter();
+        Ok(Self(nodes.map(|node| Dataplane::open(&node.namespace, CLUSTER_CIDR)).collect::<Result<_, _>>()?))
+    }
+
+    async fn apply(&mut self, desired: &Desired) -> anyhow::Result<()> {
+        for proxy in &mut self.0 {
+            proxy.apply(desired).await?;
+        }
+        Ok(())
+    }
+}
+
+const PODS: [[u8; 2]; 3] = [[0, 2], [1, 2], [2, 2]];
+
+async fn a_cluster_ip_answers_pods_and_nodes() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&[[0, 2], [0, 9], [1, 2]]).await?;
+    let mut proxies = Proxies::of(&lab)?;
+    for backend in [[0, 2], [1, 2]] {
+        proxies.apply(&desired(&[CLUSTER_IP, over_udp(CLUSTER_IP)], &[backend])).await?;
+        let by = pod_ip(backend[0], backend[1]);
+        let kept = Answer { by, saw: pod_ip(0, 9) };
+        let seen = call(lab.pod(0, 9), SERVICE, 80).await?;
+        ensure!(seen == kept, "tcp from a pod: {seen:?}");
+        let seen = ask_udp(&udp(lab.pod(0, 9), SERVICE, 80).await?).await?;
+        ensure!(seen == kept, "udp from a pod: {seen:?}");
+        for node in 0..3 {
+            // A node's pods see their gateway, pods of others the node.
+            let here = &lab.topology.nodes()[node];
+            let saw = if node == usize::from(backend[0]) { here.pod_gateway() } else { here.ip };
+            let seen = call(lab.node(node), SERVICE, 80).await?;
+            ensure!(seen == Answer { by, saw }, "tcp from node {node}: {seen:?}");
+            let seen = ask_udp(&udp(lab.node(node), SERVICE, 80).await?).await?;
+            ensure!(seen == Answer { by, saw }, "udp from node {node}: {seen:?}");
+        }
+    }
+    Ok(())
+}
+
+/// 300 calls over 3 endpoints: fewer than 40 at one of them has a chance of less than 1e-12.
+async fn a_cluster_ip_spreads() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&PODS).await?;
+    Proxies::of(&lab)?.apply(&desired(&[CLUSTER_IP], &PODS)).await?;
+    let mut calls = BTreeMap::new();
+    for _ in 0..300 {
+        *calls.entry(call(lab.pod(0, 2), SERVICE, 80).await?.by).or_insert(0) += 1;
+    }
+    ensure!(calls.len() == 3 && calls.values().all(|count| *count >= 40), "{calls:?}");
+    Ok(())
+}
+
+async fn a_node_port_answers_everywhere() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&[[0, 2], [1, 2]]).await?;
+    let both = [NODE_PORT, over_udp(NODE_PORT)];
+    Proxies::of(&lab)?.apply(&desired(&both, &[[0, 2]])).await?;
+    let places = [lab.topology.client_host(), lab.node(0), lab.node(1), lab.pod(0, 2), lab.pod(1, 2)];
+    for (place, from) in places.into_iter().enumerate() {
+        for node in 0..3 {
+            let here = &lab.topology.nodes()[node];
+            let saw = if node == 0 { here.pod_gateway() } else { here.ip };
+            let promised = Answer { by: pod_ip(0, 2), saw };
+            let seen = call(from, here.ip, NODE_PORT.port).await?;
+            ensure!(seen.by == promised.by, "tcp from place {place} to node {node}: {seen:?}");
+            let datagram = ask_udp(&udp(from, here.ip, NODE_PORT.port).await?).await?;
+            ensure!(datagram.by == promised.by, "udp from place {place} to node {node}: {datagram:?}");
+            if place == 0 {
+                ensure!(seen == promised && datagram == promised, "source at node {node}: {seen:?}");
+            }
+        }
+    }
+    must_fail(lab.node(0), Ipv4Addr::LOCALHOST, NODE_PORT.port, &[ConnectionRefused]).await
+}
+
+async fn a_pod_reaches_itself() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&PODS).await?;
+    let all = [CLUSTER_IP, over_udp(CLUSTER_IP), NODE_PORT];
+    let mut proxies = Proxies::of(&lab)?;
+    for pod @ [node, number] in PODS {
+        proxies.apply(&desired(&all, &[pod])).await?;
+        let itself = lab.pod(node, number);
+        for _ in 0..5 {
+            let seen = call(itself, SERVICE, 80).await?;
+            ensure!(seen.by == pod_ip(node, number) && seen.saw == pod_ip(node, 1), "{seen:?}");
+            ask_udp(&udp(itself, SERVICE, 80).await?).await?;
+            call(itself, lab.node_ip(0), NODE_PORT.port).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn without_endpoints_calls_are_refused() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&[[0, 2]]).await?;
+    let all = [CLUSTER_IP, over_udp(CLUSTER_IP), NODE_PORT, over_udp(NODE_PORT)];
+    let mut proxies = Proxies::of(&lab)?;
+    proxies.apply(&desired(&all, &[])).await?;
+    // More often than ICMP errors are rationed by default.
+    for _ in 0..20 {
+        for place in [lab.pod(0, 2), lab.node(0), lab.node(1)] {
+            must_fail(place, SERVICE, 80, &[ConnectionRefused]).await?;
+            must_fail(place, lab.node_ip(1), NODE_PORT.port, &[ConnectionRefused]).await?;
+            let datagram = ask_udp(&udp(place, SERVICE, 80).await?).await;
+            let error = datagram.err().and_then(|error| error.downcast::<std::io::Error>().ok());
+            // On the node itself the call that sends already fails, as with kube-proxy.
+            let kind = error.map(|error| error.kind());
+            ensure!([Some(ConnectionRefused), Some(PermissionDenied)].contains(&kind), "udp: {kind:?}");
+        }
+        must_fail(lab.topology.client_host(), lab.node_ip(2), NODE_PORT.port, &[ConnectionRefused]).await?;
+    }
+    // A port the service does not have.
+    must_fail(lab.pod(0, 2), SERVICE, 81, &[ConnectionRefused]).await?;
+    must_fail(lab.node(0), SERVICE, 81, &[ConnectionRefused]).await?;
+
+    proxies.apply(&desired(&all, &[[0, 2]])).await?;
+    call(lab.pod(0, 2), SERVICE, 80).await?;
+    call(lab.topology.client_host(), lab.node_ip(2), NODE_PORT.port).await?;
+    proxies.apply(&desired(&all, &[])).await?;
+    must_fail(lab.node(2), SERVICE, 80, &[ConnectionRefused]).await
+}
+
+async fn an_unserved_cluster_ip_is_no_host() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&[[0, 2]]).await?;
+    let mut proxies = Proxies::of(&lab)?;
+    proxies.apply(&desired(&[CLUSTER_IP], &[[0, 2]])).await?;
+    proxies.apply(&Desired::default()).await?;
+    for place in [lab.pod(0, 2), lab.node(0)] {
+        must_fail(place, SERVICE, 80, &[HostUnreachable]).await?;
+    }
+    Ok(())
+}
+
+/// One socket, whose flow the kernel remembers.
+async fn udp_follows_the_endpoints() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&PODS).await?;
+    let both = [over_udp(CLUSTER_IP), over_udp(NODE_PORT)];
+    let mut proxies = Proxies::of(&lab)?;
+    proxies.apply(&Desired::default()).await?;
+    let inside = udp(lab.pod(0, 2), SERVICE, 80).await?;
+    let outside = udp(lab.topology.client_host(), lab.node_ip(1), NODE_PORT.port).await?;
+    // Before the service exists, a datagram leaves an untranslated flow behind.
+    let (a, b) = (ask_udp(&inside).await, ask_udp(&outside).await);
+    ensure!(a.is_err() && b.is_err(), "somebody answered: {a:?} {b:?}");
+    for pod @ [node, number] in [PODS[1], PODS[2], PODS[1]] {
+        proxies.apply(&desired(&both, &[pod])).await?;
+        for _ in 0..3 {
+            let (a, b) = (ask_udp(&inside).await?, ask_udp(&outside).await?);
+            ensure!(a.by == pod_ip(node, number) && b.by == a.by, "{a:?} {b:?}");
+        }
+    }
+    // A flow to an endpoint that stays is not moved.
+    proxies.apply(&desired(&both, &PODS)).await?;
+    for _ in 0..10 {
+        ensure!(ask_udp(&inside).await?.by == pod_ip(1, 2), "the flow was moved");
+    }
+    Ok(())
+}
+
+async fn connections_outlive_changes() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&PODS).await?;
+    let both = [CLUSTER_IP, NODE_PORT];
+    let mut proxies = Proxies::of(&lab)?;
+    proxies.apply(&desired(&both, &PODS[1..2])).await?;
+    let mut inside = connect(lab.pod(0, 2), SERVICE, 80).await?;
+    let mut outside = connect(lab.topology.client_host(), lab.node_ip(0), NODE_PORT.port).await?;
+    for round in [&PODS[1..2], &PODS[2..3], &[], &PODS[..]] {
+        proxies.apply(&desired(&both, round)).await?;
+        ensure!(ask(&mut inside).await?.by == pod_ip(1, 2));
+        ensure!(ask(&mut outside).await?.by == pod_ip(1, 2));
+    }
+    Ok(())
+}
+
+/// Endpoints come and go as fast as the kernel takes it; each is alive whenever it is an endpoint.
+async fn no_new_connection_is_lost() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&PODS).await?;
+    let both = [CLUSTER_IP, NODE_PORT];
+    let mut proxies = Proxies::of(&lab)?;
+    proxies.apply(&desired(&both, &PODS)).await?;
+    let flapping = async {
+        let mut changes = 0;
+        loop {
+            for some in [&PODS[..1], &PODS[..], &PODS[1..], &PODS[..2], &PODS[2..]] {
+                if let Err(error) = proxies.apply(&desired(&both, some)).await {
+                    return (changes, error);
+                }
+                changes += 1;
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let calling = async {
+        for round in 0..1000 {
+            call(lab.pod(0, 2), SERVICE, 80).await.map_err(|error| error.context(format!("call {round}")))?;
+            let node = lab.node_ip(round % 3);
+            call(lab.topology.client_host(), node, NODE_PORT.port)
+                .await
+                .map_err(|error| error.context(format!("call {round} from outside")))?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        (changes, error) = flapping => Err(error.context(format!("change {changes}"))),
+        done = calling => done,
+    }
+}
+
+async fn policy_local_keeps_traffic_and_source() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&PODS).await?;
+    let far = Endpoint { ip: pod_ip(1, 2), port: PORT };
+    let near = Endpoint { ip: pod_ip(0, 2), port: PORT };
+    let mut proxies = Proxies::of(&lab)?;
+    for (node, proxy) in proxies.0.iter_mut().enumerate() {
+        let mut all = backends(&PODS[..2]);
+        all.local =
+            Some([near, far].into_iter().filter(|endpoint| endpoint.ip == pod_ip(node as u8, 2)).collect());
+        let frontends = [(NODE_PORT, all.clone()), (CLUSTER_IP, all)];
+        proxy.apply(&Desired { frontends: frontends.into() }).await?;
+    }
+    let client = lab.topology.client_host();
+    for node in 0..2 {
+        let seen = call(client, lab.node_ip(node), NODE_PORT.port).await?;
+        ensure!(
+            seen.by == pod_ip(node as u8, 2) && seen.saw == stickler_testbed::topology::CLIENT_HOST,
+            "{seen:?}"
+        );
+        let seen = call(lab.pod(node as u8, 2), SERVICE, 80).await?;
+        ensure!(seen.by == pod_ip(node as u8, 2), "{seen:?}");
+    }
+    must_fail(client, lab.node_ip(2), NODE_PORT.port, &[TimedOut]).await?;
+    must_fail(lab.pod(2, 2), SERVICE, 80, &[TimedOut]).await?;
+    let anywhere: BTreeSet<Ipv4Addr> = [pod_ip(0, 2), pod_ip(1, 2)].into();
+    let seen = call(lab.pod(2, 2), lab.node_ip(2), NODE_PORT.port).await?;
+    ensure!(anywhere.contains(&seen.by), "{seen:?}");
+    let seen = call(lab.node(2), lab.node_ip(2), NODE_PORT.port).await?;
+    ensure!(anywhere.contains(&seen.by), "{seen:?}");
+    Ok(())
+}
+
+async fn thousands_of_services_fit() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&PODS).await?;
+    let mut many = desired(&[CLUSTER_IP], &PODS);
+    for number in 0..3000_u32 {
+        let ip = Ipv4Addr::from_bits(Ipv4Addr::new(10, 97, 0, 1).to_bits() + number);
+        many.frontends.insert(Frontend { at: At::ClusterIp(ip), ..CLUSTER_IP }, backends(&PODS));
+    }
+    let mut proxy = Dataplane::open(lab.node(0), CLUSTER_CIDR)?;
+    let begun = Instant::now();
+    proxy.apply(&many).await?;
+    ensure!(begun.elapsed() < Duration::from_secs(20), "took {:?}", begun.elapsed());
+    call(lab.pod(0, 2), Ipv4Addr::new(10, 97, 3, 7), 80).await?;
+    proxy.apply(&desired(&[CLUSTER_IP], &PODS)).await?;
+    call(lab.pod(0, 2), SERVICE, 80).await?;
+    must_fail(lab.pod(0, 2), Ipv4Addr::new(10, 97, 3, 7), 80, &[HostUnreachable]).await
+}

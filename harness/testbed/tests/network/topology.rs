@@ -1,0 +1,133 @@
+//! Machines, wires and routes.
+
+use std::io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use libtest_mimic::Trial;
+use stickler_testbed::enter::host_listener;
+use stickler_testbed::namespace::NetNamespace;
+use stickler_testbed::topology::{CLIENT_HOST, Topology, TopologySpec};
+
+use crate::lab::{Lab, PATIENCE, PORT, ask_udp, call, must_fail, pod_ip, udp};
+use crate::trial;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("topology::pods_reach_each_other_with_their_own_address", pods_reach_each_other),
+        trial("topology::nodes_reach_pods_and_each_other", nodes_reach_pods_and_each_other),
+        trial("topology::the_client_host_reaches_nodes_only", the_client_host_reaches_nodes_only),
+        trial("topology::there_is_no_way_out", there_is_no_way_out),
+        trial("topology::a_detached_address_can_be_used_again", a_detached_address_can_be_used_again),
+        trial("topology::a_dropped_lab_is_gone", a_dropped_lab_is_gone),
+        trial("topology::fifty_nodes", fifty_nodes),
+        trial("enter::the_host_can_be_listened_on", the_host_can_be_listened_on),
+    ]
+}
+
+async fn pods_reach_each_other() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&[[0, 2], [0, 3], [1, 2]]).await?;
+    for [node, pod] in [[0, 2], [0, 3], [1, 2]] {
+        let seen = call(lab.pod(0, 2), pod_ip(node, pod), PORT).await?;
+        ensure!((seen.by, seen.saw) == (pod_ip(node, pod), pod_ip(0, 2)), "{seen:?}");
+    }
+    let seen = ask_udp(&udp(lab.pod(0, 2), pod_ip(1, 2), PORT).await?).await?;
+    ensure!(seen.saw == pod_ip(0, 2), "{seen:?}");
+    must_fail(lab.pod(0, 2), pod_ip(1, 2), 1, &[ConnectionRefused]).await?;
+    must_fail(lab.pod(0, 2), pod_ip(0, 1), PORT, &[ConnectionRefused]).await
+}
+
+async fn nodes_reach_pods_and_each_other() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&[[0, 2], [1, 2]]).await?;
+    let local = call(lab.node(0), pod_ip(0, 2), PORT).await?;
+    ensure!(local.saw == lab.topology.nodes()[0].pod_gateway(), "{local:?}");
+    let remote = call(lab.node(0), pod_ip(1, 2), PORT).await?;
+    ensure!(remote.saw == lab.node_ip(0), "{remote:?}");
+    // A refusal proves that the other node was reached.
+    must_fail(lab.node(0), lab.node_ip(2), PORT, &[ConnectionRefused]).await?;
+    must_fail(lab.pod(0, 2), lab.node_ip(2), PORT, &[ConnectionRefused]).await
+}
+
+async fn the_client_host_reaches_nodes_only() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&[[0, 2]]).await?;
+    let client = lab.topology.client_host();
+    for node in 0..3 {
+        must_fail(client, lab.node_ip(node), PORT, &[ConnectionRefused]).await?;
+    }
+    must_fail(client, pod_ip(0, 2), PORT, &[NetworkUnreachable]).await?;
+    must_fail(client, Ipv4Addr::new(10, 96, 0, 1), 443, &[NetworkUnreachable]).await
+}
+
+/// Not even to loopback of the machine: each namespace has its own.
+async fn there_is_no_way_out() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&[[0, 2]]).await?;
+    let nobody = [Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(10, 96, 0, 1), Ipv4Addr::new(10, 244, 200, 2)];
+    for ip in nobody {
+        must_fail(lab.node(1), ip, 80, &[HostUnreachable, NetworkUnreachable]).await?;
+        must_fail(lab.pod(0, 2), ip, 80, &[HostUnreachable, NetworkUnreachable]).await?;
+        must_fail(lab.topology.client_host(), ip, 80, &[NetworkUnreachable]).await?;
+    }
+    let host = host_listener(([127, 0, 0, 1], 0).into())?;
+    let port = host.local_addr()?.port();
+    for place in [lab.node(0), lab.pod(0, 2), lab.topology.client_host()] {
+        must_fail(place, Ipv4Addr::LOCALHOST, port, &[ConnectionRefused]).await?;
+    }
+    let home = NetNamespace::home()?;
+    let out = [NetworkUnreachable, AddrNotAvailable];
+    must_fail(home, Ipv4Addr::new(1, 1, 1, 1), 80, &out).await?;
+    must_fail(home, CLIENT_HOST, 80, &out).await
+}
+
+async fn a_detached_address_can_be_used_again() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&[[0, 2], [1, 2]]).await?;
+    let node = &lab.topology.nodes()[1];
+    let other = NetNamespace::new()?;
+    ensure!(node.attach_pod(&other, pod_ip(1, 2)).await.is_err(), "an address was given to two pods");
+    node.detach_pod(pod_ip(1, 2)).await?;
+    node.detach_pod(pod_ip(1, 2)).await?;
+    must_fail(lab.pod(0, 2), pod_ip(1, 2), PORT, &[HostUnreachable]).await?;
+    let other = NetNamespace::new()?;
+    node.attach_pod(&other, pod_ip(1, 2)).await?;
+    must_fail(lab.pod(0, 2), pod_ip(1, 2), PORT, &[ConnectionRefused]).await?;
+    let foreign = node.attach_pod(&other, pod_ip(2, 2)).await;
+    ensure!(foreign.is_err(), "a node took an address of another one's network");
+    Ok(())
+}
+
+/// The far end of a pod's link vanishes with the node, and so does the near one.
+async fn a_dropped_lab_is_gone() -> anyhow::Result<()> {
+    let mut lab = Lab::with_pods(&[[0, 2]]).await?;
+    let pod = lab.pods.remove(&pod_ip(0, 2)).context("the pod is there")?;
+    let links = || pod.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
+    ensure!(links()??.contains("eth0"), "the pod has no link");
+    drop(lab);
+    let mut again = tokio::time::interval(Duration::from_millis(10));
+    tokio::time::timeout(PATIENCE, async {
+        while links()??.contains("eth0") {
+            again.tick().await;
+        }
+        anyhow::Ok(())
+    })
+    .await
+    .context("the pod's link is still there")?
+}
+
+async fn fifty_nodes() -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let topology = Topology::build(&TopologySpec { nodes: 50 }).await?;
+    ensure!(begun.elapsed() < Duration::from_secs(30), "took {:?}", begun.elapsed());
+    let nodes = topology.nodes();
+    must_fail(&nodes[49].namespace, nodes[0].ip, PORT, &[ConnectionRefused]).await?;
+    must_fail(&nodes[3].namespace, nodes[40].ip, PORT, &[ConnectionRefused]).await
+}
+
+async fn the_host_can_be_listened_on() -> anyhow::Result<()> {
+    let listener = host_listener(([127, 0, 0, 1], 0).into())?;
+    let address = listener.local_addr()?;
+    // Home is the lab by now, where nobody listens.
+    let refused = NetNamespace::home()?.connect(address).await;
+    ensure!(refused.is_err_and(|error| error.kind() == ConnectionRefused), "home is the host");
+    ensure!(host_listener(address).is_err(), "one address was bound twice");
+    Ok(())
+}
