@@ -74,23 +74,26 @@ async fn follow_readiness(scene: &mut Scene) -> Held {
 /// its cluster IP reaches the API.
 async fn kubernetes(scene: &mut Scene) -> Held {
     scene
-        .eventually(that("the Endpoints `kubernetes` list an address and the port of the API server", |scene| {
-            Box::pin(async move {
-                let api: Api<Endpoints> = Api::namespaced(scene.client(), "default");
-                let endpoints = api.get("kubernetes").await?;
-                let sockets = crate::service::sockets(&endpoints);
-                if sockets.is_empty() {
-                    return Ok(Err("they list none".to_owned()));
-                }
-                for socket in sockets {
-                    for from in scene.vantages().pods() {
-                        if let Err(seen) = scene.connects(&from, socket).await? {
-                            return Ok(Err(format!("{socket}, called from {from}, was {seen}")));
+        .eventually(that(
+            "the Endpoints `kubernetes` list an address and the port of the API server",
+            |scene| {
+                Box::pin(async move {
+                    let api: Api<Endpoints> = Api::namespaced(scene.client(), "default");
+                    let endpoints = api.get("kubernetes").await?;
+                    let sockets = crate::service::sockets(&endpoints);
+                    if sockets.is_empty() {
+                        return Ok(Err("they list none".to_owned()));
+                    }
+                    for socket in sockets {
+                        for from in scene.vantages().pods() {
+                            if let Err(seen) = scene.connects(&from, socket).await? {
+                                return Ok(Err(format!("{socket}, called from {from}, was {seen}")));
+                            }
                         }
                     }
-                }
-                Ok(Ok(()))
-            })
-        }))
+                    Ok(Ok(()))
+                })
+            },
+        ))
         .await
 }

@@ -34,7 +34,10 @@ pub fn mistakes_in_the_catalogue() -> Vec<String> {
     for (chapter, checks) in CHAPTERS {
         for check in *checks {
             if check.chapter() != *chapter {
-                mistakes.push(format!("check `{}` stands in chapter `{chapter}`; move it or rename it", check.id));
+                mistakes.push(format!(
+                    "check `{}` stands in chapter `{chapter}`; move it or rename it",
+                    check.id
+                ));
             }
             if !ids.insert(check.id) {
                 mistakes.push(format!("the id `{}` is used twice; rename one", check.id));

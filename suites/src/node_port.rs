@@ -1,8 +1,7 @@
 //! Node ports: the same port on every node.
 
 use stickler::action::{Resource, create, scale};
-use stickler::{Capability, Check, Class, Held, Scene, as_promised, cluster_ip, docs, fixture, node_port,
-};
+use stickler::{Capability, Check, Class, Held, Scene, as_promised, cluster_ip, docs, fixture, node_port};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check {

@@ -1,6 +1,8 @@
 //! Ports: one service, several of them, by number or by name.
 
-use stickler::{Check, Class, Held, Scene, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture, that};
+use stickler::{
+    Check, Class, Held, Scene, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture, that,
+};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check {
@@ -91,7 +93,11 @@ async fn same_number_tcp_udp(scene: &mut Scene) -> Held {
 }
 
 /// Each port of a service arrives at its own port of the pod, as the pod tells it.
-pub(crate) async fn reaches_target(scene: &mut Scene, service: &'static str, ports: &'static [(u16, u16)]) -> Held {
+pub(crate) async fn reaches_target(
+    scene: &mut Scene,
+    service: &'static str,
+    ports: &'static [(u16, u16)],
+) -> Held {
     scene
         .exactly(that(format!("each port of `{service}` reaches its own target port"), move |scene| {
             Box::pin(async move {

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{Endpoints, Pod};
 use serde_json::json;
 use stickler::action::{Resource, create, delete, delete_pods, edit, label, scale};
 use stickler::{
-    Broken, Check, Class, Held, Scene, To, Vantage, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture,
-    spreads,
+    Broken, Check, Class, Held, Scene, To, Vantage, as_promised, cluster_ip, docs, endpoints_mirror_pods,
+    fixture, spreads,
 };
 use stickler_model::ObjectKey;
 
@@ -87,7 +87,9 @@ pub(crate) const CHECKS: &[Check] = &[
         class: Class::Promise,
         promised_by: &[
             docs("concepts/services-networking/service/#type-clusterip"),
-            docs("tasks/debug/debug-application/debug-service/#a-pod-fails-to-reach-itself-via-the-service-ip"),
+            docs(
+                "tasks/debug/debug-application/debug-service/#a-pod-fails-to-reach-itself-via-the-service-ip",
+            ),
         ],
         needs: &[],
         exclusive: false,
@@ -188,12 +190,14 @@ async fn pods_come_and_go(scene: &mut Scene) -> Held {
     scene.given(fixture!("service/rolling.yaml")).await?;
     let from = scene.inside();
     scene.eventually(as_promised(from.clone(), vec![cluster_ip("rolling")])).await?;
-    scene.served_throughout(from, "rolling", async |scene: &Scene| {
-        let restart = json!({ "spec": { "template": { "metadata": { "annotations": { "restarted": "once" } } } } });
-        scene.when(edit(Resource::Deployment, "rolling", restart)).await?;
-        scene.rolled_out("rolling").await
-    })
-    .await
+    scene
+        .served_throughout(from, "rolling", async |scene: &Scene| {
+            let restart =
+                json!({ "spec": { "template": { "metadata": { "annotations": { "restarted": "once" } } } } });
+            scene.when(edit(Resource::Deployment, "rolling", restart)).await?;
+            scene.rolled_out("rolling").await
+        })
+        .await
 }
 
 /// "selects a backend" for each connection, "by default ... at random": every ready one gets some.
@@ -286,7 +290,9 @@ async fn udp(scene: &mut Scene) -> Held {
 async fn listed(scene: &mut Scene) -> Held {
     scene.when(create(fixture!("notes/goweb-svc.yaml"))).await?;
     let ip = scene.cluster_ip("goweb-svc").await?.to_string();
-    let row = scene.table_row("services", "goweb-svc", &["Name", "Type", "Cluster-IP", "External-IP", "Port(s)"]).await?;
+    let row = scene
+        .table_row("services", "goweb-svc", &["Name", "Type", "Cluster-IP", "External-IP", "Port(s)"])
+        .await?;
     let expected = ["goweb-svc", "ClusterIP", &ip, "<none>", "80/TCP"].map(str::to_owned).to_vec();
     scene.same("the table shows the service as `kubectl get svc` prints it", &expected, &row)
 }

@@ -38,7 +38,9 @@ async fn no_ping(scene: &mut Scene) -> Held {
                     let ping = Probe::Ping { address: (ip, 0).into() };
                     for outcome in scene.call(&from, &format!("ping {ip}"), scene.workload(ping, 1)).await? {
                         match outcome.seen {
-                            seen @ Seen::Answered(_) => return Ok(Err(format!("from {from} it was {}", in_words(&seen)))),
+                            seen @ Seen::Answered(_) => {
+                                return Ok(Err(format!("from {from} it was {}", in_words(&seen))));
+                            }
                             Seen::CouldNotLook { error } => anyhow::bail!("{from} could not ping: {error}"),
                             _ => {}
                         }

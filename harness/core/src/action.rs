@@ -96,7 +96,12 @@ pub fn delete_pods(selector: &'static str) -> Action {
 
 impl Action {
     /// Does it, in a namespace. `image` stands where a manifest says `stickler`.
-    pub(crate) async fn perform(&self, client: &kube::Client, namespace: &str, image: &str) -> anyhow::Result<()> {
+    pub(crate) async fn perform(
+        &self,
+        client: &kube::Client,
+        namespace: &str,
+        image: &str,
+    ) -> anyhow::Result<()> {
         let dynamic = |resource: &Resource| -> Api<DynamicObject> {
             Api::namespaced_with(client.clone(), namespace, &resource.api())
         };
@@ -130,7 +135,8 @@ impl Action {
             }
             Self::DeletePods { selector } => {
                 let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-                pods.delete_collection(&DeleteParams::default(), &ListParams::default().labels(selector)).await?;
+                pods.delete_collection(&DeleteParams::default(), &ListParams::default().labels(selector))
+                    .await?;
             }
         }
         Ok(())

@@ -214,7 +214,11 @@ impl Link {
         }
     }
 
-    async fn talk<R, W>(&mut self, lines: &mut tokio::io::Lines<BufReader<R>>, writer: &mut W) -> anyhow::Result<()>
+    async fn talk<R, W>(
+        &mut self,
+        lines: &mut tokio::io::Lines<BufReader<R>>,
+        writer: &mut W,
+    ) -> anyhow::Result<()>
     where
         R: tokio::io::AsyncRead + Unpin,
         W: tokio::io::AsyncWrite + Unpin,
@@ -299,10 +303,8 @@ impl Link {
                 let round_trip = clock_asked.elapsed();
                 let now = jiff::Timestamp::now().as_microsecond();
                 let half = (round_trip.as_micros() / 2) as i64;
-                let offset = ClockOffset {
-                    add_us: now - half - now_us as i64,
-                    within_us: half.unsigned_abs().max(1),
-                };
+                let offset =
+                    ClockOffset { add_us: now - half - now_us as i64, within_us: half.unsigned_abs().max(1) };
                 *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(offset);
             }
             Event::Heartbeat { .. } => {}
@@ -326,7 +328,10 @@ async fn send<W: tokio::io::AsyncWrite + Unpin>(writer: &mut W, request: &Reques
 }
 
 /// Between two attempts to attach: the pod may still be starting.
-#[expect(clippy::disallowed_methods, reason = "nothing tells when an exec would succeed; the attempts are bounded")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing tells when an exec would succeed; the attempts are bounded"
+)]
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }

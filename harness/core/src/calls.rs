@@ -29,7 +29,12 @@ impl Scene {
     ///
     /// # Errors
     /// If the vantage's agent was lost.
-    pub async fn call(&self, from: &Vantage, label: &str, workload: Workload) -> anyhow::Result<Vec<Outcome>> {
+    pub async fn call(
+        &self,
+        from: &Vantage,
+        label: &str,
+        workload: Workload,
+    ) -> anyhow::Result<Vec<Outcome>> {
         let outcomes = self.vantages.call(from, workload).await?;
         self.tell_calls(from, label, &outcomes);
         Ok(outcomes)
@@ -73,10 +78,7 @@ impl Scene {
             vantages.iter().filter(|vantage| !controlled.contains(vantage)).collect()
         };
         try_join_all(open.iter().map(|vantage| self.control_one(vantage))).await?;
-        self.controlled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(open.into_iter().cloned());
+        self.controlled.lock().unwrap_or_else(PoisonError::into_inner).extend(open.into_iter().cloned());
         Ok(())
     }
 
@@ -121,7 +123,8 @@ impl Scene {
             Vantage::PodOn(node) | Vantage::Node(node) => Some(node),
             Vantage::Outside | Vantage::Backend(_) => None,
         };
-        let node = nodes.iter().find(|node| Some(*node) != own).or(nodes.first()).context("there is no node")?;
+        let node =
+            nodes.iter().find(|node| Some(*node) != own).or(nodes.first()).context("there is no node")?;
         let pod = self.vantages.pod_of(node);
         let api: Api<Pod> = Api::namespaced(self.client(), &pod.namespace);
         let config = Config::default().fields(&format!("metadata.name={}", pod.name));
@@ -157,7 +160,12 @@ impl Scene {
     ///
     /// # Errors
     /// If it could not look, or somebody did not answer.
-    pub async fn ports_reached(&self, from: &Vantage, service: &str, port: u16) -> anyhow::Result<BTreeSet<u16>> {
+    pub async fn ports_reached(
+        &self,
+        from: &Vantage,
+        service: &str,
+        port: u16,
+    ) -> anyhow::Result<BTreeSet<u16>> {
         self.control(std::slice::from_ref(from)).await?;
         let address = SocketAddr::new(self.cluster_ip(service).await?, port);
         let label = format!("port {port} of `{service}`");
@@ -224,7 +232,8 @@ impl Scene {
             let members = members.lock().unwrap_or_else(PoisonError::into_inner);
             for outcome in outcomes {
                 match &outcome.seen {
-                    Seen::Answered(answer) if answer.hostname.as_ref().is_some_and(|name| members.contains(name)) => {}
+                    Seen::Answered(answer)
+                        if answer.hostname.as_ref().is_some_and(|name| members.contains(name)) => {}
                     Seen::CouldNotLook { error } => {
                         return Err(Broken::CouldNotTell(format!("{vantage} could not look: {error}")));
                     }
@@ -242,16 +251,21 @@ impl Scene {
 
     /// Writes down the name of every pod that is behind a service at any time; ends only if it can
     /// not go on.
-    async fn record_members(&self, service: &ObjectKey, members: Arc<Mutex<BTreeSet<String>>>) -> anyhow::Error {
+    async fn record_members(
+        &self,
+        service: &ObjectKey,
+        members: Arc<Mutex<BTreeSet<String>>>,
+    ) -> anyhow::Error {
         let config = Config::default().labels(&format!("kubernetes.io/service-name={}", service.name));
         let what = format!("the end of the check, recording the endpoints of `{}`", service.name);
-        let recording = wait::until(self.api::<EndpointSlice>(), config, &what, self.bounds().check, |slices| {
-            let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
-            for endpoint in slices.iter().flat_map(|slice| &slice.endpoints) {
-                members.extend(endpoint.target_ref.as_ref().and_then(|target| target.name.clone()));
-            }
-            Err::<(), _>(format!("{} endpoints so far", members.len()))
-        });
+        let recording =
+            wait::until(self.api::<EndpointSlice>(), config, &what, self.bounds().check, |slices| {
+                let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
+                for endpoint in slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()) {
+                    members.extend(endpoint.target_ref.as_ref().and_then(|target| target.name.clone()));
+                }
+                Err::<(), _>(format!("{} endpoints so far", members.len()))
+            });
         match recording.await {
             Ok(()) => anyhow!("the recording ended by itself"),
             Err(error) => error,

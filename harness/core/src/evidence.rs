@@ -55,7 +55,8 @@ where
         + std::fmt::Debug,
     K::DynamicType: Default,
 {
-    let mut objects = Api::<K>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?.items;
+    let mut objects =
+        Api::<K>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?.items;
     let mut text = String::new();
     for object in &mut objects {
         object.meta_mut().managed_fields = None;

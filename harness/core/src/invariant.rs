@@ -7,14 +7,15 @@ use anyhow::{Context as _, bail};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use stickler_model::{
-    Backend, ObjectKey, Observed, Protocol, Route, endpoint_slices_match, endpoints, endpoints_object_matches, route,
+    Backend, ObjectKey, Observed, Protocol, Route, endpoint_slices_match, endpoints,
+    endpoints_object_matches, route,
 };
 use stickler_pods::protocol::{Outcome, Probe, Seen};
 use stickler_reports::Finding;
 
 use crate::Scene;
-use crate::destination::{Target, To};
 use crate::calls::{http, in_words, udp};
+use crate::destination::{Target, To};
 use crate::vantage::Vantage;
 
 /// Something that must hold in a scene. Looking never fails because of what is seen; an error
@@ -83,9 +84,10 @@ impl Invariant for AsPromised {
                 Err(missing) => return Ok(broken(self.promise(), missing)),
             };
             let cells = self.from.iter().flat_map(|from| targets.iter().map(move |target| (from, target)));
-            let looks = cells.map(|(from, target)| async {
+            let world = &world;
+            let looks = cells.map(|(from, target)| async move {
                 let client = scene.vantages().to_model(from);
-                let route = route(&world, scene.cluster.promises(), &client, &target.destination);
+                let route = route(world, scene.cluster.promises(), &client, &target.destination);
                 if matches!(route, Route::NotPromised { .. }) {
                     return Ok(None);
                 }
@@ -265,7 +267,10 @@ impl Invariant for Spreads {
                     return Ok(Judgement::Broken(finding));
                 }
                 if let Some(observed) = unseen(backends, &outcomes) {
-                    return Ok(broken(self.promise(), format!("of {calls} connections to {}, {observed}", target.label)));
+                    return Ok(broken(
+                        self.promise(),
+                        format!("of {calls} connections to {}, {observed}", target.label),
+                    ));
                 }
             }
             Ok(Judgement::Holds)
@@ -314,10 +319,13 @@ impl Invariant for Answers {
             let outcomes = scene.call(&self.from, &self.address.to_string(), workload).await?;
             let seen = &outcomes.first().context("no call was made")?.seen;
             Ok(match seen {
-                Seen::Answered(answer) if answer.body == self.body && answer.status == Some(200) => Judgement::Holds,
-                Seen::Answered(answer) => {
-                    broken(self.promise(), format!("it answered {:?} with status {:?}", answer.body, answer.status))
+                Seen::Answered(answer) if answer.body == self.body && answer.status == Some(200) => {
+                    Judgement::Holds
                 }
+                Seen::Answered(answer) => broken(
+                    self.promise(),
+                    format!("it answered {:?} with status {:?}", answer.body, answer.status),
+                ),
                 Seen::CouldNotLook { error } => bail!("the agent could not look: {error}"),
                 other => broken(self.promise(), in_words(other)),
             })
@@ -371,9 +379,8 @@ mod tests {
     fn the_sample_is_as_large_as_the_false_alarm_demands_and_no_larger() {
         for backends in 1..20 {
             let calls = connections_to_see_all(backends) as f64;
-            let missed = |calls: f64| {
-                backends as f64 * (1.0 - PART_OF_AN_EVEN_SHARE / backends as f64).powf(calls)
-            };
+            let missed =
+                |calls: f64| backends as f64 * (1.0 - PART_OF_AN_EVEN_SHARE / backends as f64).powf(calls);
             assert!(missed(calls) <= FALSE_ALARM, "{backends} back ends");
             assert!(missed(calls - 1.0) > FALSE_ALARM, "{backends} back ends");
         }

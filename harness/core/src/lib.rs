@@ -23,13 +23,13 @@ mod wait;
 
 pub use agent::{Agent, ClockOffset};
 pub use bounds::Bounds;
+pub use calls::{http, in_words, udp};
 pub use check::{Broken, Check, Class, Held, Source, Verdict, docs, kep, notes};
 pub use cluster::{AgentStream, Capability, Cluster, Outside, Provider};
 pub use destination::{To, cluster_ip, node_port};
 pub use invariant::{Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, that};
 pub use journal::Sink;
 pub use runner::Run;
-pub use calls::{http, in_words, udp};
 pub use scene::{ExecOutput, Scene};
 pub use stickler_pods::protocol;
 pub use vantage::{Vantage, Vantages};

@@ -83,7 +83,10 @@ mod tests {
     fn a_mistake_is_told_with_its_place() {
         for (yaml, told) in [
             ("kind: Service\nmetadata: {name: a}", "document 1 of `x.yaml`: `apiVersion` is missing"),
-            ("apiVersion: v1\nkind: Service\nmetadata: {}", "document 1 of `x.yaml`: `metadata.name` is missing"),
+            (
+                "apiVersion: v1\nkind: Service\nmetadata: {}",
+                "document 1 of `x.yaml`: `metadata.name` is missing",
+            ),
             ("apiVersion: [\n", "`x.yaml` is not valid YAML"),
             ("", "`x.yaml` holds no object"),
         ] {

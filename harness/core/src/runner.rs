@@ -153,12 +153,15 @@ impl Stage {
             () = cancel.cancelled() => Err(Broken::CouldNotTell("the run was interrupted".to_owned())),
         };
         let duration_ms = millis(started);
-        let evidence = if held.is_err() && !cancel.is_cancelled() { scene.evidence().await } else { Vec::new() };
+        let evidence =
+            if held.is_err() && !cancel.is_cancelled() { scene.evidence().await } else { Vec::new() };
         let (verdict, reason, finding) = match held {
             Ok(()) => (Verdict::Passed, None, None),
             Err(Broken::CouldNotTell(reason)) => (Verdict::Inconclusive, Some(reason), None),
             // What nobody promised is told, but breaks nothing, except where we built it ourselves.
-            Err(Broken::Promise(finding)) if check.class == Class::Observation && !self.cluster.is_ephemeral() => {
+            Err(Broken::Promise(finding))
+                if check.class == Class::Observation && !self.cluster.is_ephemeral() =>
+            {
                 let reason = format!("otherwise than in the notes: {}", finding.observed);
                 (Verdict::Passed, Some(reason), Some(*finding))
             }

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status as ExecStatus;
 use kube::api::{Api, AttachParams, DynamicObject, ListParams, PostParams};
 use kube::core::Status;
 use kube::runtime::watcher::Config;
@@ -165,7 +166,8 @@ impl Scene {
     async fn look(&self, invariant: &impl Invariant) -> Result<Judgement, Broken> {
         let promise = invariant.promise();
         self.is_waiting_for(&promise);
-        let judgement = invariant.look(self).await.with_context(|| format!("could not look whether {promise}"))?;
+        let judgement =
+            invariant.look(self).await.with_context(|| format!("could not look whether {promise}"))?;
         if let Judgement::Broken(finding) = &judgement {
             self.is_waiting_for(&format!("{promise}; last seen: {}", finding.observed));
         }
@@ -216,13 +218,12 @@ impl Scene {
     ///
     /// # Errors
     /// With both, if it is not.
-    pub fn same<P: PartialEq + std::fmt::Debug + ?Sized, S: AsRef<P> + ?Sized>(
+    pub fn same<P: PartialEq<S> + std::fmt::Debug + ?Sized, S: std::fmt::Debug + ?Sized>(
         &self,
         promise: &str,
         promised: &P,
         seen: &S,
     ) -> Held {
-        let seen = seen.as_ref();
         if promised == seen {
             return Ok(());
         }
@@ -284,7 +285,7 @@ impl Scene {
         let config = Config::default().fields(&format!("metadata.name={deployment}"));
         let done = |deployments: &[Deployment]| {
             let deployment = deployments.first().ok_or_else(|| "no such deployment".to_owned())?;
-            let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+            let wanted = deployment.spec.replicas.unwrap_or(1);
             let status = deployment.status.clone().unwrap_or_default();
             let (updated, available) =
                 (status.updated_replicas.unwrap_or(0), status.available_replicas.unwrap_or(0));
@@ -425,24 +426,33 @@ impl Scene {
 
 async fn list<K>(client: &kube::Client, namespace: &str) -> kube::Result<Vec<K>>
 where
-    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug + Part,
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Part,
     K::DynamicType: Default,
 {
     Ok(Api::<K>::namespaced(client.clone(), namespace).list(&ListParams::default()).await?.items)
 }
 
 /// The exit code a status tells: 0 for success, else the cause named `ExitCode`.
-fn exit_code(status: &Status) -> anyhow::Result<i32> {
-    if status.is_success() {
+fn exit_code(status: &ExecStatus) -> anyhow::Result<i32> {
+    if status.status.as_deref() == Some("Success") {
         return Ok(0);
     }
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    let code = causes.into_iter().find(|cause| cause.reason == "ExitCode").map(|cause| cause.message.clone());
-    let code = code.with_context(|| format!("the command did not run: {}", status.message))?;
+    let causes = status.details.iter().flat_map(|details| details.causes.iter().flatten());
+    let code = causes.into_iter().find(|cause| cause.reason.as_deref() == Some("ExitCode"));
+    let code = code.and_then(|cause| cause.message.as_deref()).with_context(|| {
+        format!("the command did not run: {}", status.message.as_deref().unwrap_or("no message"))
+    })?;
     code.parse().with_context(|| format!("`{code}` is no exit code"))
 }
 
-#[expect(clippy::disallowed_methods, reason = "looks are repeated until a state is seen, and `eventually` bounds them")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "looks are repeated until a state is seen, and `eventually` bounds them"
+)]
 pub(crate) async fn look_again() {
     tokio::time::sleep(LOOK_AGAIN).await;
 }

@@ -171,9 +171,10 @@ impl Vantages {
 
     /// Lets go of the agents of a check's own pods.
     pub(crate) fn forget(&self, namespace: &str) {
-        self.agents.lock().unwrap_or_else(PoisonError::into_inner).retain(
-            |vantage, _| !matches!(vantage, Vantage::Backend(pod) if pod.namespace == namespace),
-        );
+        self.agents
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|vantage, _| !matches!(vantage, Vantage::Backend(pod) if pod.namespace == namespace));
     }
 
     fn keep(&self, vantage: Vantage, attach: impl Attach) -> Arc<Agent> {
