@@ -6,5 +6,6 @@
 
 pub mod bugs;
 mod client;
+pub mod kubelet;
 pub mod namespace;
 mod pki;
