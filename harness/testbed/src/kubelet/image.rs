@@ -29,6 +29,13 @@ pub(crate) struct Image {
     pub(crate) command: &'static [&'static str],
 }
 
+impl Image {
+    /// What a status calls it.
+    pub(crate) fn id(self) -> String {
+        format!("stickler://{}", self.name)
+    }
+}
+
 /// Finds the image a manifest means: registry, repository, tag and digest do not matter, the last
 /// path element does.
 pub(crate) fn find(reference: &str) -> Option<Image> {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -126,7 +127,10 @@ impl AsRawFd for Ended {
 
 /// The processes of one owner: they end, and are reaped, with it.
 #[derive(Debug, Default)]
-pub struct Children(Arc<Mutex<BTreeMap<i32, Child>>>);
+pub struct Children {
+    alive: Arc<Mutex<BTreeMap<i32, Child>>>,
+    closed: AtomicBool,
+}
 
 impl Children {
     /// Starts the first process of a new pid and mount namespace.
@@ -140,7 +144,11 @@ impl Children {
     }
 
     fn adopt(&self, child: Child) -> io::Result<Child> {
-        lock(&self.0).insert(child.pid(), child.clone());
+        lock(&self.alive).insert(child.pid(), child.clone());
+        if self.closed.load(Ordering::SeqCst) {
+            // The owner ended them all while this one was being made.
+            self.kill_all();
+        }
         let ended = match AsyncFd::with_interest(Ended(child.clone()), tokio::io::Interest::READABLE) {
             Ok(ended) => ended,
             Err(error) => {
@@ -149,7 +157,7 @@ impl Children {
                 return Err(error);
             }
         };
-        let children = Arc::clone(&self.0);
+        let children = Arc::clone(&self.alive);
         tokio::spawn(async move {
             while !ended.get_ref().0.reap() {
                 match ended.readable().await {
@@ -164,16 +172,18 @@ impl Children {
 
     /// How many have not been reaped yet.
     pub fn alive(&self) -> usize {
-        lock(&self.0).values().filter(|child| child.exit().is_none()).count()
+        lock(&self.alive).values().filter(|child| child.exit().is_none()).count()
     }
 
-    /// Kills all of them and returns when all are reaped, which takes milliseconds.
+    /// Kills all of them and returns when all are reaped, which takes milliseconds. There can be no
+    /// new ones afterwards.
     #[expect(unsafe_code, reason = "poll has no wrapper in std")]
     pub(crate) fn kill_all(&self) {
         let deadline = Instant::now() + Duration::from_secs(5);
+        self.closed.store(true, Ordering::SeqCst);
         loop {
             let left: Vec<Child> = {
-                let mut children = lock(&self.0);
+                let mut children = lock(&self.alive);
                 children.retain(|_, child| !child.reap());
                 children.values().cloned().collect()
             };
