@@ -8,6 +8,7 @@ pub mod bugs;
 mod client;
 pub mod enter;
 mod kernel;
+pub mod kubelet;
 pub mod namespace;
 mod pki;
 pub mod proxy;

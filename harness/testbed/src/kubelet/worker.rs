@@ -1,0 +1,624 @@
+//! One pod: brings its containers to what the API says, and the API to what the containers are.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{self as core, Pod, PodStatus};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, ResourceExt as _};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::container::{Container, ContainerSpec, ExecSpec};
+use super::environment::{self, Place};
+use super::image;
+use super::node::Node;
+use super::sandbox::Sandbox;
+use super::spawn::Exit;
+use super::status::{self, ContainerView, Ended, PodView, Role, State};
+
+/// The first pause before a restart that is not the first, and the longest one
+/// ([Pod Lifecycle, "Container restart policy"](https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-policy)).
+const FIRST_BACK_OFF: Duration = Duration::from_secs(10);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
+/// "Once a container has executed for 10 minutes without any problems, the kubelet resets" it.
+const GOOD_RUN: Duration = Duration::from_secs(600);
+/// How soon something is tried again that failed outside the pod.
+const RETRY: Duration = Duration::from_secs(1);
+/// What a pod is granted unless it says otherwise.
+const GRACE: i64 = 30;
+
+/// What the API says about a pod.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// It is there, perhaps being deleted.
+    Present(Arc<Pod>),
+    /// It was removed without waiting for us.
+    Gone,
+}
+
+/// Runs one pod until it is gone.
+pub(crate) async fn run(node: Arc<Node>, wanted: watch::Receiver<Wanted>) {
+    let first = wanted.borrow().clone();
+    let Wanted::Present(pod) = first else { return };
+    let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
+    let mut worker = Worker::new(node, pod);
+    worker.work(wanted).await;
+    worker.clear().await;
+    tracing::debug!(pod = name, "pod is gone");
+}
+
+struct Worker {
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    started: Timestamp,
+    sandbox: Option<Sandbox>,
+    ip: Option<Ipv4Addr>,
+    /// When to try again what failed outside the pod.
+    retry: Option<Instant>,
+    slots: Vec<Slot>,
+    /// The status the API server has confirmed.
+    reported: Option<PodStatus>,
+    /// The pod had ended before we saw it.
+    final_already: bool,
+    terminating: Option<Terminating>,
+    exits: mpsc::UnboundedReceiver<(usize, Exit)>,
+    exited: mpsc::UnboundedSender<(usize, Exit)>,
+}
+
+struct Terminating {
+    deadline: Instant,
+    grace: i64,
+    killed: bool,
+}
+
+/// One container of the pod.
+struct Slot {
+    spec: core::Container,
+    view: ContainerView,
+    running: Option<Container>,
+    /// The pause before the next restart; none before the first.
+    back_off: Option<Duration>,
+    /// When to start; none while it runs or when it shall not.
+    due: Option<Instant>,
+}
+
+impl Worker {
+    fn new(node: Arc<Node>, pod: Arc<Pod>) -> Self {
+        let (exited, exits) = mpsc::unbounded_channel();
+        let spec = pod.spec.clone().unwrap_or_default();
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let final_already = matches!(phase, Some("Succeeded" | "Failed"));
+        let inits = spec.init_containers.unwrap_or_default();
+        let waiting = if inits.is_empty() { "ContainerCreating" } else { "PodInitializing" };
+        let inits = inits.into_iter().map(|container| {
+            let stays = container.restart_policy.as_deref() == Some("Always");
+            (if stays { Role::Sidecar } else { Role::Init }, container)
+        });
+        let apps = spec.containers.into_iter().map(|container| (Role::App, container));
+        let slots = inits.chain(apps).map(|(role, spec)| Slot::new(role, spec, waiting)).collect();
+        Self {
+            started: Timestamp::now(),
+            sandbox: None,
+            ip: None,
+            retry: None,
+            slots,
+            reported: pod.status.clone().filter(|status| status.start_time.is_some()),
+            final_already,
+            terminating: None,
+            exits,
+            exited,
+            node,
+            pod,
+        }
+    }
+
+    async fn work(&mut self, mut wanted: watch::Receiver<Wanted>) {
+        loop {
+            self.retry = self.retry.filter(|retry| *retry > Instant::now());
+            if self.pod.metadata.deletion_timestamp.is_some() {
+                self.terminate();
+                if self.all_ended() && self.remove().await {
+                    // The watch will say so too.
+                    return;
+                }
+            } else if !self.final_already {
+                self.advance().await;
+            }
+            self.report().await;
+            let timer = self.next_timer();
+            tokio::select! {
+                changed = wanted.changed() => {
+                    let now = wanted.borrow_and_update().clone();
+                    match now {
+                        Wanted::Present(pod) if changed.is_ok() => self.pod = pod,
+                        _ => return,
+                    }
+                }
+                Some((slot, exit)) = self.exits.recv() => self.ended(slot, exit),
+                () = until(timer) => {}
+            }
+        }
+    }
+
+    /// Starts what shall run and may.
+    async fn advance(&mut self) {
+        if self.sandbox.is_none() {
+            if self.retry.is_some() {
+                return;
+            }
+            let make = make_sandbox(Arc::clone(&self.node), Arc::clone(&self.pod));
+            let (made, ()) = tokio::join!(make, self.report());
+            match made {
+                Ok((sandbox, ip)) => {
+                    self.sandbox = Some(sandbox);
+                    self.ip = Some(ip);
+                }
+                Err(error) => {
+                    self.retry = Some(Instant::now() + RETRY);
+                    for slot in &mut self.slots {
+                        slot.wait("ContainerCreating", Some(format!("{error:#}")));
+                    }
+                    return;
+                }
+            }
+        }
+        for index in 0..self.slots.len() {
+            if self.slots[index].due.is_some_and(|due| due <= Instant::now()) {
+                self.start(index).await;
+            }
+            // Init containers go one after the other, and all before the others.
+            if !self.slots[index].view.lets_others_start() {
+                return;
+            }
+        }
+    }
+
+    async fn start(&mut self, index: usize) {
+        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
+        let (Some(sandbox), slot) = (&self.sandbox, &mut self.slots[index]) else { return };
+        let Some(image) = image::find(&slot.view.image) else {
+            return slot.miss_image();
+        };
+        let place = node.place(sandbox, self.ip);
+        let spec = match container_spec(&node, &pod, &slot.spec, image, &place).await {
+            Ok(spec) => spec,
+            Err(error) => {
+                slot.due = Some(Instant::now() + RETRY);
+                return slot.wait("CreateContainerConfigError", Some(format!("{error:#}")));
+            }
+        };
+        if !matches!(slot.view.state, State::Waiting { .. }) || slot.view.last.is_some() {
+            slot.view.restarts += 1;
+            let longer = slot.back_off.map(|pause| (pause * 2).min(LONGEST_BACK_OFF));
+            slot.back_off = Some(longer.unwrap_or(FIRST_BACK_OFF));
+        }
+        if let State::Terminated(ended) = &slot.view.state {
+            slot.view.last = Some(ended.clone());
+        }
+        let id = format!("stickler://{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+        slot.view.id = Some(id.clone());
+        slot.due = None;
+        match node.runtime.start(sandbox, spec).await {
+            Ok(container) => {
+                slot.view.state = State::Running { since: Timestamp::now() };
+                slot.running = Some(container.clone());
+                node.records.started(&pod, &slot.view.name, container.clone());
+                let exited = self.exited.clone();
+                tokio::spawn(async move {
+                    // The worker may have gone, and then nobody wants to know.
+                    let _ = exited.send((index, container.wait().await));
+                });
+            }
+            Err(failure) => {
+                slot.view.state = State::Terminated(Ended {
+                    code: 128,
+                    reason: "StartError",
+                    message: Some(failure.to_string()),
+                    started: None,
+                    finished: Timestamp::now(),
+                    id: Some(id),
+                });
+                self.restart_or_not(index);
+            }
+        }
+    }
+
+    fn ended(&mut self, index: usize, exit: Exit) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let finished = Timestamp::now();
+        let started = match slot.view.state {
+            State::Running { since } => Some(since),
+            _ => None,
+        };
+        let ran = started.and_then(|since| Duration::try_from(finished.duration_since(since)).ok());
+        if ran.is_some_and(|ran| ran >= GOOD_RUN) {
+            slot.back_off = None;
+        }
+        slot.running = None;
+        self.node.records.ended(&self.pod, &slot.view.name);
+        slot.view.state = State::Terminated(Ended {
+            code: exit.code(),
+            reason: if exit.code() == 0 { "Completed" } else { "Error" },
+            message: None,
+            started,
+            finished,
+            id: slot.view.id.clone(),
+        });
+        self.restart_or_not(index);
+    }
+
+    /// Decides about a container that has just ended.
+    fn restart_or_not(&mut self, index: usize) {
+        let policy = status::restart_policy(&self.pod);
+        let slot = &mut self.slots[index];
+        let State::Terminated(ended) = &slot.view.state else { return };
+        let again = match (slot.view.role, policy) {
+            (Role::Sidecar, _) => true,
+            (Role::App, "Always") => true,
+            (_, "Never") => false,
+            (Role::Init, _) | (_, "OnFailure") => ended.code != 0,
+            _ => true,
+        };
+        if !again || self.terminating.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        match slot.back_off {
+            None => slot.due = Some(now),
+            Some(pause) => {
+                let ended = ended.clone();
+                slot.due = Some(now + pause);
+                let (name, pod) = (&slot.view.name, &self.pod);
+                let message = format!(
+                    "back-off {} restarting failed container={name} pod={}_{}({})",
+                    go_duration(pause),
+                    pod.name_any(),
+                    pod.namespace().unwrap_or_default(),
+                    pod.uid().unwrap_or_default()
+                );
+                slot.view.last = Some(ended);
+                slot.view.state = State::Waiting { reason: "CrashLoopBackOff", message: Some(message) };
+            }
+        }
+    }
+
+    /// Asks the containers to end, and makes them when the time is over
+    /// ([Pod Lifecycle, "Pod termination flow"](https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-termination-flow)).
+    fn terminate(&mut self) {
+        let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(GRACE).max(0);
+        let deadline = Instant::now() + Duration::from_secs(grace.unsigned_abs());
+        match &mut self.terminating {
+            // A second request may shorten the time, never lengthen it.
+            Some(terminating) if grace < terminating.grace => {
+                terminating.grace = grace;
+                terminating.deadline = terminating.deadline.min(deadline);
+            }
+            Some(_) => {}
+            None => {
+                self.terminating = Some(Terminating { deadline, grace, killed: false });
+                for slot in &mut self.slots {
+                    slot.due = None;
+                    match (&slot.running, &slot.view.last) {
+                        (Some(container), _) => {
+                            tokio::spawn(stop(
+                                Arc::clone(&self.node),
+                                container.clone(),
+                                slot.spec.clone(),
+                                deadline,
+                            ));
+                        }
+                        // What waits for its next run has ended.
+                        (None, Some(ended)) if matches!(slot.view.state, State::Waiting { .. }) => {
+                            slot.view.state = State::Terminated(ended.clone());
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        if let Some(terminating) = &mut self.terminating
+            && !terminating.killed
+            && Instant::now() >= terminating.deadline
+        {
+            terminating.killed = true;
+            self.kill();
+        }
+    }
+
+    fn kill(&self) {
+        for container in self.slots.iter().filter_map(|slot| slot.running.as_ref()) {
+            if let Err(error) = container.process().signal(libc::SIGKILL) {
+                tracing::warn!(%error, pod = self.pod.name_any(), "cannot kill a container");
+            }
+        }
+    }
+
+    fn all_ended(&self) -> bool {
+        self.slots.iter().all(|slot| slot.running.is_none())
+    }
+
+    /// Says how the pod ended and takes it out of the API; true when that is done.
+    async fn remove(&mut self) -> bool {
+        if self.retry.is_some() {
+            return false;
+        }
+        if !self.final_already {
+            self.report().await;
+        }
+        self.clear().await;
+        let parameters = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: self.pod.uid(), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        let deleted = self.api().delete(&self.pod.name_any(), &parameters).await;
+        match deleted {
+            Ok(_) => true,
+            // Not there, or another pod of that name: in both cases ours is gone.
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => true,
+            Err(error) => {
+                tracing::warn!(%error, pod = self.pod.name_any(), "cannot delete a pod that has ended");
+                self.retry = Some(Instant::now() + RETRY);
+                false
+            }
+        }
+    }
+
+    /// Ends everything of the pod on this node.
+    async fn clear(&mut self) {
+        self.kill();
+        while !self.all_ended() {
+            match timeout(Duration::from_secs(5), self.exits.recv()).await {
+                Ok(Some((slot, exit))) => {
+                    self.terminating.get_or_insert(Terminating {
+                        deadline: Instant::now(),
+                        grace: 0,
+                        killed: true,
+                    });
+                    self.ended(slot, exit);
+                }
+                _ => break,
+            }
+        }
+        self.node.records.forget(&self.pod);
+        if let Some(sandbox) = self.sandbox.take()
+            && !host_network(&self.pod)
+            && let Some(ip) = self.ip
+        {
+            release(&self.node, &sandbox, ip).await;
+        }
+    }
+
+    /// Sends the status if it differs from what was sent last.
+    async fn report(&mut self) {
+        if self.final_already {
+            return;
+        }
+        let views: Vec<_> = self.slots.iter().map(|slot| slot.view.clone()).collect();
+        let view = PodView {
+            host_ip: self.node.ip,
+            pod_ip: self.ip,
+            started: self.started,
+            over: self.terminating.is_some() && self.all_ended(),
+            containers: &views,
+            now: Timestamp::now(),
+        };
+        let status = status::status(&self.with_our_conditions(), &view);
+        if self.reported.as_ref() == Some(&status) {
+            return;
+        }
+        let patch = status::patch(&self.pod, self.reported.as_ref(), &status);
+        let name = self.pod.name_any();
+        let sent = self.api().patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+        match sent {
+            Ok(_) => {
+                self.reported = Some(status);
+            }
+            // It was removed or replaced: the watch will say so.
+            Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => {
+                self.reported = Some(status);
+            }
+            Err(error) => {
+                tracing::warn!(%error, pod = name, "cannot report the status of a pod");
+                self.retry = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    /// The pod with the conditions we reported last: the watch may not have brought them yet.
+    fn with_our_conditions(&self) -> Pod {
+        let mut pod = (*self.pod).clone();
+        let ours = self.reported.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+        let seen = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+        let owned = |kind: &str| status::OURS.contains(&kind);
+        seen.retain(|condition| {
+            !owned(&condition.type_) || !ours.iter().any(|reported| reported.type_ == condition.type_)
+        });
+        seen.extend(ours.into_iter().filter(|condition| owned(&condition.type_)));
+        pod
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        let due = self.slots.iter().filter_map(|slot| slot.due);
+        let deadline = self.terminating.as_ref().filter(|t| !t.killed).map(|t| t.deadline);
+        // A container that is due already waits for another one, which will wake us.
+        due.filter(|due| *due > Instant::now()).chain(deadline).chain(self.retry).min()
+    }
+
+    fn api(&self) -> Api<Pod> {
+        Api::namespaced(self.node.client.clone(), &self.pod.namespace().unwrap_or_default())
+    }
+}
+
+impl Slot {
+    fn new(role: Role, spec: core::Container, waiting: &'static str) -> Self {
+        let image = spec.image.clone().unwrap_or_default();
+        Self {
+            view: ContainerView {
+                name: spec.name.clone(),
+                image_id: image::find(&image).map(|image| image.id()).unwrap_or_default(),
+                image,
+                role,
+                state: State::Waiting { reason: waiting, message: None },
+                last: None,
+                restarts: 0,
+                id: None,
+            },
+            spec,
+            running: None,
+            back_off: None,
+            due: Some(Instant::now()),
+        }
+    }
+
+    fn wait(&mut self, reason: &'static str, message: Option<String>) {
+        self.view.state = State::Waiting { reason, message };
+    }
+
+    /// The image is not there. It will not come either, so after the first complaint there is only the
+    /// state everybody knows.
+    fn miss_image(&mut self) {
+        let image = &self.view.image;
+        let there = image::names();
+        let failed = matches!(&self.view.state, State::Waiting { reason: "ErrImagePull", .. });
+        if self.spec.image_pull_policy.as_deref() == Some("Never") {
+            let message = format!(
+                "Container image \"{image}\" is not present with pull policy of Never; images here are {there}"
+            );
+            self.due = None;
+            self.wait("ErrImageNeverPull", Some(message));
+        } else if failed {
+            let message =
+                format!("Back-off pulling image \"{image}\": there is no registry; images here are {there}");
+            self.due = None;
+            self.wait("ImagePullBackOff", Some(message));
+        } else {
+            let message =
+                format!("failed to pull image \"{image}\": there is no registry; images here are {there}");
+            self.due = Some(Instant::now() + RETRY);
+            self.wait("ErrImagePull", Some(message));
+        }
+    }
+}
+
+/// Namespaces and address of a pod.
+async fn make_sandbox(node: Arc<Node>, pod: Arc<Pod>) -> anyhow::Result<(Sandbox, Ipv4Addr)> {
+    if host_network(&pod) {
+        return Ok((Sandbox::new(&node.name, Some(node.namespace.clone())).await?, node.ip));
+    }
+    let spec = pod.spec.as_ref();
+    let hostname = spec.and_then(|spec| spec.hostname.clone()).unwrap_or_else(|| pod.name_any());
+    let sandbox = Sandbox::new(&hostname, None).await?;
+    let ip = node.addresses.allocate()?;
+    match node.network.attach(sandbox.network(), ip).await {
+        Ok(()) => Ok((sandbox, ip)),
+        Err(error) => {
+            release(&node, &sandbox, ip).await;
+            Err(error).with_context(|| format!("cannot attach pod address {ip} to the node's network"))
+        }
+    }
+}
+
+async fn release(node: &Node, sandbox: &Sandbox, ip: Ipv4Addr) {
+    if let Err(error) = node.network.detach(sandbox.network(), ip).await {
+        tracing::debug!(%error, %ip, "cannot detach a pod");
+    }
+    node.addresses.release(ip);
+}
+
+fn host_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default()
+}
+
+/// Everything about a container that needs to be looked up or expanded.
+async fn container_spec(
+    node: &Node,
+    pod: &Pod,
+    container: &core::Container,
+    image: image::Image,
+    place: &Place,
+) -> anyhow::Result<ContainerSpec> {
+    if let Some(mount) = container.volume_mounts.iter().flatten().next() {
+        anyhow::bail!(
+            "cannot mount volume `{}` at `{}`: volumes are not supported",
+            mount.name,
+            mount.mount_path
+        );
+    }
+    let environment = environment::environment(&node.client, pod, container, place).await?;
+    let expand = |words: &[String]| -> Vec<String> {
+        words.iter().map(|word| environment::expand(word, &environment)).collect()
+    };
+    let arguments = expand(container.args.as_deref().unwrap_or_default());
+    // Arguments alone replace the image's own arguments, not its program.
+    let default = match container.args {
+        Some(_) => image.command.get(..1).unwrap_or_default(),
+        None => image.command,
+    };
+    let mut command = match container.command.as_deref() {
+        Some(command) if !command.is_empty() => expand(command),
+        _ => default.iter().map(|word| (*word).to_owned()).collect(),
+    };
+    command.extend(arguments);
+    let directory = container.working_dir.clone().filter(|path| !path.is_empty());
+    Ok(ContainerSpec {
+        command,
+        environment,
+        directory: directory.unwrap_or_else(|| "/".into()),
+        files: node.files(pod, place),
+    })
+}
+
+/// Lets a container end by itself: first its hook, then SIGTERM.
+async fn stop(node: Arc<Node>, container: Container, spec: core::Container, deadline: Instant) {
+    if let Some(hook) = spec.lifecycle.and_then(|lifecycle| lifecycle.pre_stop) {
+        let run = async {
+            if let Some(exec) = hook.exec {
+                let command = exec.command.unwrap_or_default();
+                match node.runtime.exec(&container, ExecSpec { command, ..ExecSpec::default() }).await {
+                    Ok(session) => drop(session.process.wait().await),
+                    Err(error) => tracing::warn!(%error, container = spec.name, "preStop hook failed"),
+                }
+            } else if let Some(pause) = hook.sleep {
+                let length = Duration::from_secs(pause.seconds.max(0).unsigned_abs());
+                // A container that ends meanwhile needs no more rest.
+                let _ = timeout(length, container.process().wait()).await;
+            }
+        };
+        let _ = timeout_at(deadline, run).await;
+    }
+    if let Err(error) = container.process().signal(libc::SIGTERM) {
+        tracing::warn!(%error, container = spec.name, "cannot terminate a container");
+    }
+}
+
+async fn until(timer: Option<Instant>) {
+    match timer {
+        Some(timer) => tokio::time::sleep_until(timer).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// As Go prints it, for this message is known to users: `10s`, `1m20s`, `5m0s`.
+fn go_duration(length: Duration) -> String {
+    match (length.as_secs() / 60, length.as_secs() % 60) {
+        (0, seconds) => format!("{seconds}s"),
+        (minutes, seconds) => format!("{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_printed_as_users_know_them() {
+        for (seconds, text) in [(10, "10s"), (80, "1m20s"), (300, "5m0s")] {
+            assert_eq!(go_duration(Duration::from_secs(seconds)), text);
+        }
+    }
+}
