@@ -6,5 +6,9 @@
 
 pub mod bugs;
 mod client;
+#[cfg_attr(not(test), expect(dead_code, reason = "started once the testbed puts its parts together"))]
+mod controllers;
 pub mod namespace;
 mod pki;
+#[cfg_attr(not(test), expect(dead_code, reason = "started once the testbed puts its parts together"))]
+mod scheduler;
