@@ -6,10 +6,15 @@
 
 pub mod bugs;
 mod client;
+mod controllers;
 pub mod enter;
 mod kernel;
 pub mod kubelet;
 pub mod namespace;
 mod pki;
 pub mod proxy;
+mod scheduler;
+mod testbed;
 pub mod topology;
+
+pub use testbed::{OutsideProcess, StartError, Step, Testbed, TestbedSpec, reexec};

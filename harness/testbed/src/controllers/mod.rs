@@ -1,0 +1,92 @@
+//! The controllers: tokio tasks, each a Kubernetes client like any other, that bring what is towards
+//! what is wanted ([Controllers](https://kubernetes.io/docs/concepts/architecture/controller/)).
+//!
+//! An event only marks a key dirty. A worker per controller drains its dirty keys and decides from
+//! the shared caches, whatever the events were; what it wrote itself it waits to see before it decides
+//! about the same key again.
+
+mod caches;
+mod deployment;
+mod deployment_status;
+mod endpoints;
+mod endpointslice;
+mod expectations;
+mod garbage_collector;
+pub(crate) mod informer;
+mod kinds;
+mod namespace;
+mod ownership;
+mod pod_rank;
+pub(crate) mod pod_state;
+pub(crate) mod queue;
+mod replicaset;
+mod rollout;
+mod service_account;
+mod service_selection;
+mod slice_plan;
+
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::task::JoinSet;
+
+use self::caches::Caches;
+use self::queue::{Queue, Reconcile, work};
+use crate::bugs::Bugs;
+
+/// The running controllers; dropping them stops all.
+pub(crate) struct Controllers {
+    _tasks: JoinSet<()>,
+}
+
+pub(crate) struct ControllersConfig {
+    pub(crate) client: Client,
+    /// The cluster's authority, for the ConfigMap `kube-root-ca.crt` of every namespace.
+    pub(crate) ca_pem: String,
+    pub(crate) bugs: Bugs,
+}
+
+impl Controllers {
+    /// Returns at once; must be called inside a tokio runtime.
+    pub(crate) fn start(config: ControllersConfig) -> Self {
+        let ControllersConfig { client, ca_pem, bugs } = config;
+        tracing::debug!(?bugs, "the controllers start");
+        let caches = Caches::new();
+        let mut tasks = JoinSet::new();
+        // Handlers are registered before the first list, so that nothing is missed.
+        let queue = Queue::new();
+        let controller = deployment::Deployments::new(client.clone(), &caches, &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let controller = replicaset::ReplicaSets::new(client.clone(), &caches, &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let controller = endpoints::EndpointsOfServices::new(client.clone(), &caches, &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let controller = endpointslice::SlicesOfServices::new(client.clone(), &caches, &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let controller = service_account::ServiceAccounts::new(client.clone(), &caches, ca_pem, &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let controller = namespace::Namespaces::new(client.clone(), &caches, kinds::all(), &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let controller =
+            garbage_collector::GarbageCollector::new(client.clone(), &caches, kinds::all(), &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        for task in caches.tasks(&client) {
+            tasks.spawn(task);
+        }
+        Self { _tasks: tasks }
+    }
+}
+
+fn spawn<R: Reconcile>(tasks: &mut JoinSet<()>, caches: &Caches, controller: R, queue: Arc<Queue<R::Key>>) {
+    let caches = caches.clone();
+    tasks.spawn(async move {
+        caches.synced().await;
+        work(Arc::new(controller), queue).await;
+    });
+}
