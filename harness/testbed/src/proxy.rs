@@ -192,6 +192,74 @@ fn name_of<K: Resource<DynamicType = ()>>(object: &K) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use serde_json::{Value, json};
+
+    /// An API server that gives these answers in turn, and then none any more.
+    fn scripted(answers: Vec<String>) -> kube::Client {
+        let answers = std::sync::Arc::new(std::sync::Mutex::new(answers.into_iter()));
+        let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            let answer = answers.lock().ok().and_then(|mut answers| answers.next());
+            async move {
+                match answer {
+                    Some(body) => {
+                        Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(body))))
+                    }
+                    None => std::future::pending().await,
+                }
+            }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    fn service(name: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": "default", "resourceVersion": "5"},
+        })
+    }
+
+    fn list(names: &[&str]) -> String {
+        let items: Vec<Value> = names.iter().map(|name| service(name)).collect();
+        json!({"apiVersion": "v1", "kind": "ServiceList", "metadata": {"resourceVersion": "4"}, "items": items})
+            .to_string()
+    }
+
+    fn watched(events: &[(&str, Value)]) -> String {
+        events.iter().map(|(kind, object)| format!("{}\n", json!({"type": kind, "object": object}))).collect()
+    }
+
+    async fn seen(mirror: &mut Mirror<Service>, wanted: &[&str]) {
+        let reached = async {
+            while mirror.objects.keys().map(|(_, name)| name.as_str()).ne(wanted.iter().copied()) {
+                mirror.next().await;
+            }
+        };
+        let reached = tokio::time::timeout(Duration::from_secs(5), reached).await.is_ok();
+        assert!(reached, "the mirror shows {:?}, not {wanted:?}", mirror.objects.keys());
+    }
+
+    #[tokio::test]
+    async fn a_mirror_follows_changes_and_relists_when_the_watch_is_too_old() {
+        let gone = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired",
+            "message": "too old resource version", "code": 410,
+        });
+        let client = scripted(vec![
+            list(&["a", "b"]),
+            watched(&[("ADDED", service("c")), ("DELETED", service("a"))]),
+            watched(&[("ERROR", gone)]),
+            list(&["d"]),
+        ]);
+        let mut mirror = Mirror::new(&client);
+        assert!(!mirror.complete);
+        seen(&mut mirror, &["a", "b"]).await;
+        assert!(mirror.complete);
+        seen(&mut mirror, &["a", "b", "c"]).await;
+        seen(&mut mirror, &["b", "c"]).await;
+        seen(&mut mirror, &["d"]).await;
+    }
 
     #[test]
     fn patience_grows_to_a_bound_and_starts_anew_after_success() {

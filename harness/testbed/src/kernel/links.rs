@@ -99,12 +99,6 @@ impl Links {
         Ok(link.with_context(|| format!("there is no link `{name}`"))?.ifindex())
     }
 
-    /// The names of all links there are.
-    pub(crate) async fn names(&self) -> anyhow::Result<Vec<String>> {
-        let links = self.0.get_links().await.context("list the links")?;
-        Ok(links.iter().filter_map(|link| link.name().map(ToOwned::to_owned)).collect())
-    }
-
     pub(crate) async fn up(&self, link: u32) -> anyhow::Result<()> {
         self.0.set_link_up_by_index(link).await.with_context(|| format!("set link {link} up"))
     }

@@ -155,3 +155,10 @@ pub(crate) async fn must_fail(
         }
     }
 }
+
+/// Connecting must neither succeed nor fail, as when packets are dropped on the way.
+pub(crate) async fn must_be_dropped(from: &NetNamespace, ip: Ipv4Addr, port: u16) -> anyhow::Result<()> {
+    let answer = timeout(Duration::from_millis(500), from.connect(SocketAddr::from((ip, port)))).await;
+    ensure!(answer.is_err(), "{ip}:{port} answered: {answer:?}");
+    Ok(())
+}
