@@ -253,7 +253,10 @@ mod tests {
         all[150].2 = false;
         let flipped = plan(&wanted(&all), &slices);
         assert_eq!((flipped.create.len(), flipped.update.len(), flipped.delete.len()), (0, 1, 0));
-        assert_eq!(flipped.update[0].metadata.name.as_deref(), Some("new-1"));
+        let changed = flipped.update[0].endpoints.iter().flatten().filter(|endpoint| {
+            endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(false)
+        });
+        assert_eq!(changed.count(), 1);
         let slices = carried_out(&slices, &flipped);
         all.extend((500..520).map(|number| (number, 80, true)));
         let grown = plan(&wanted(&all), &slices);
