@@ -4,6 +4,7 @@
 //! Topology (network namespaces, links, routes) and components (API server, controllers, scheduler,
 //! kubelets, proxies) are separate things; every component talks to the API server only.
 
+mod apiserver;
 pub mod bugs;
 mod client;
 #[cfg_attr(not(test), expect(dead_code, reason = "started once the testbed puts its parts together"))]

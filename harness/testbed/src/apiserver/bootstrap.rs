@@ -1,0 +1,62 @@
+//! The objects a cluster is born with.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde_json::{Value, json};
+
+use super::registry::{Registry, WriteOptions};
+use super::resources::{ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, Resource, SERVICES};
+use super::status::Result;
+
+/// Makes the namespaces every cluster has, and the service by which pods find the API server
+/// ([Accessing the API from a Pod](https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/#directly-accessing-the-rest-api)).
+pub(crate) fn bootstrap(registry: &Registry, service_ip: Ipv4Addr, advertise: SocketAddr) -> Result<()> {
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        create(registry, &NAMESPACES, "", json!({"metadata": {"name": name}}))?;
+    }
+    let (ip, port) = (advertise.ip().to_string(), advertise.port());
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    create(
+        registry,
+        &SERVICES,
+        "default",
+        json!({
+            "metadata": {
+                "name": "kubernetes",
+                "labels": {"component": "apiserver", "provider": "kubernetes"},
+            },
+            "spec": {
+                "type": "ClusterIP",
+                "clusterIP": service_ip.to_string(),
+                "ports": [{"name": "https", "port": 443, "targetPort": port, "protocol": "TCP"}],
+            },
+        }),
+    )?;
+    create(
+        registry,
+        &ENDPOINTS,
+        "default",
+        json!({
+            "metadata": {
+                "name": "kubernetes",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+            },
+            "subsets": [{"addresses": [{"ip": ip}], "ports": ports}],
+        }),
+    )?;
+    create(
+        registry,
+        &ENDPOINT_SLICES,
+        "default",
+        json!({
+            "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+            "ports": ports,
+        }),
+    )
+}
+
+fn create(registry: &Registry, resource: &Resource, namespace: &str, object: Value) -> Result<()> {
+    registry.create(resource, namespace, object, WriteOptions::default()).map(|_| ())
+}

@@ -1,0 +1,103 @@
+//! As much of OpenAPI v3 as clients need to know what they may send: paths, kinds, and that
+//! unknown fields are checked here.
+
+use serde_json::{Map, Value, json};
+
+use super::discovery::named_groups;
+use super::resources::{RESOURCES, Resource};
+
+/// The document at a path, if there is one.
+pub(crate) fn document(path: &str) -> Option<Value> {
+    let rest = path.strip_prefix("/openapi/v3")?;
+    let roots: Vec<(String, &str, &str)> = std::iter::once(("api/v1".to_owned(), "", "v1"))
+        .chain(
+            named_groups()
+                .into_iter()
+                .map(|(group, version)| (format!("apis/{group}/{version}"), group, version)),
+        )
+        .collect();
+    if rest.is_empty() {
+        let paths: Map<String, Value> = roots
+            .into_iter()
+            .map(|(root, ..)| {
+                let url = json!({"serverRelativeURL": format!("/openapi/v3/{root}")});
+                (root, url)
+            })
+            .collect();
+        return Some(json!({"paths": paths}));
+    }
+    let (root, group, version) =
+        roots.into_iter().find(|(root, ..)| rest.strip_prefix('/') == Some(root.as_str()))?;
+    Some(of_group(&root, group, version))
+}
+
+fn of_group(root: &str, group: &str, version: &str) -> Value {
+    let mut paths = Map::new();
+    let mut schemas = Map::new();
+    let resources =
+        RESOURCES.iter().filter(|resource| resource.group == group && resource.version == version);
+    for resource in resources {
+        let scope = if resource.namespaced { "namespaces/{namespace}/" } else { "" };
+        let collection = format!("/{root}/{scope}{}", resource.plural);
+        paths.insert(
+            collection.clone(),
+            json!({
+                "get": operation(resource, "list", &["labelSelector", "fieldSelector", "limit", "continue"]),
+                "post": operation(resource, "post", &["dryRun", "fieldManager", "fieldValidation"]),
+            }),
+        );
+        // Strategic merge is left out on purpose: clients then merge with the types they were built
+        // with, and need no complete schemas from here.
+        let mut patch = operation(resource, "patch", &["dryRun", "fieldManager", "fieldValidation", "force"]);
+        patch["requestBody"] = json!({"content": {
+            "application/json-patch+json": {"schema": {"type": "object"}},
+            "application/merge-patch+json": {"schema": {"type": "object"}},
+        }});
+        paths.insert(
+            format!("{collection}/{{name}}"),
+            json!({
+                "get": operation(resource, "get", &[]),
+                "put": operation(resource, "put", &["dryRun", "fieldManager", "fieldValidation"]),
+                "patch": patch,
+                "delete": operation(resource, "delete", &["dryRun", "gracePeriodSeconds", "propagationPolicy"]),
+            }),
+        );
+        schemas.insert(
+            schema_name(resource),
+            json!({
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": true,
+                "x-kubernetes-group-version-kind": [kind(resource)],
+            }),
+        );
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": "unversioned"},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    })
+}
+
+fn operation(resource: &Resource, action: &str, parameters: &[&str]) -> Value {
+    let parameters: Vec<_> = parameters
+        .iter()
+        .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}}))
+        .collect();
+    let schema = json!({"$ref": format!("#/components/schemas/{}", schema_name(resource))});
+    json!({
+        "x-kubernetes-action": action,
+        "x-kubernetes-group-version-kind": kind(resource),
+        "parameters": parameters,
+        "responses": {"200": {"description": "OK", "content": {"application/json": {"schema": schema}}}},
+    })
+}
+
+fn kind(resource: &Resource) -> Value {
+    json!({"group": resource.group, "version": resource.version, "kind": resource.kind})
+}
+
+fn schema_name(resource: &Resource) -> String {
+    let group = resource.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+    format!("io.k8s.api.{group}.{}.{}", resource.version, resource.kind)
+}

@@ -1,0 +1,52 @@
+//! Patches: JSON patch, merge patch and strategic merge patch
+//! ([Update API Objects in Place Using kubectl patch](https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/)).
+
+use http::HeaderMap;
+use serde_json::Value;
+
+use super::request::content_type;
+use super::status::{Result, Status};
+use super::strategic;
+
+/// The object with the patch applied.
+pub(crate) fn patch(kind: &str, headers: &HeaderMap, body: &[u8], object: &Value) -> Result<Value> {
+    let read = || -> Result<Value> {
+        serde_json::from_slice(body)
+            .map_err(|error| Status::bad_request(format!("the patch is no JSON: {error}")))
+    };
+    let mut patched = object.clone();
+    match content_type(headers) {
+        "application/json-patch+json" => {
+            let patch: json_patch::Patch = serde_json::from_value(read()?)
+                .map_err(|error| Status::bad_request(format!("the patch is no JSON patch: {error}")))?;
+            json_patch::patch(&mut patched, &patch).map_err(|error| {
+                Status::passed_on(
+                    422,
+                    format!("the server rejected our request due to an error in our request: {error}"),
+                )
+            })?;
+        }
+        "application/merge-patch+json" => json_patch::merge(&mut patched, &read_object(read()?)?),
+        "application/strategic-merge-patch+json" => {
+            strategic::merge(kind, &mut patched, &read_object(read()?)?).map_err(Status::bad_request)?;
+        }
+        "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
+            return Err(Status::unsupported_media_type(
+                "server-side apply is not supported by this server; use client-side apply or another kind of \
+                 patch",
+            ));
+        }
+        _ => {
+            return Err(Status::unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: \
+                 application/json-patch+json, application/merge-patch+json, \
+                 application/strategic-merge-patch+json",
+            ));
+        }
+    }
+    Ok(patched)
+}
+
+fn read_object(patch: Value) -> Result<Value> {
+    if patch.is_object() { Ok(patch) } else { Err(Status::bad_request("the patch is no object")) }
+}

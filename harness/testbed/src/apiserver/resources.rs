@@ -1,0 +1,337 @@
+//! The kinds this server knows: one row each. Adding a kind is adding a row.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::Value;
+
+use super::admission::{Admitted, admit};
+use super::names::NameRule;
+use super::tables::{self, Columns};
+
+/// One kind, and everything that differs from other kinds.
+pub(crate) struct Resource {
+    pub(crate) group: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) plural: &'static str,
+    pub(crate) singular: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) short_names: &'static [&'static str],
+    pub(crate) categories: &'static [&'static str],
+    pub(crate) namespaced: bool,
+    pub(crate) subresources: &'static [Subresource],
+    /// What field selectors may ask for besides name and namespace.
+    pub(crate) field_labels: &'static [&'static str],
+    pub(crate) name_rule: NameRule,
+    /// Does `metadata.generation` count changes of the specification?
+    pub(crate) generation: bool,
+    /// Does a deletion answer with the object rather than with a `Status`?
+    pub(crate) returns_deleted: bool,
+    /// Defaults and validates an object, given what it replaces.
+    pub(crate) admit: fn(&Value, Option<&Value>) -> Result<Admitted, String>,
+    pub(crate) columns: &'static Columns,
+}
+
+/// A part of an object with a path and verbs of its own.
+pub(crate) struct Subresource {
+    pub(crate) name: &'static str,
+    /// Group, version and kind of what is exchanged.
+    pub(crate) exchanges: (&'static str, &'static str, &'static str),
+    pub(crate) verbs: &'static [&'static str],
+}
+
+impl Resource {
+    /// What tells this resource from all others.
+    pub(crate) fn id(&self) -> (&'static str, &'static str) {
+        (self.group, self.plural)
+    }
+
+    /// `services`, or `replicasets.apps`: how messages name it.
+    pub(crate) fn qualified(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    pub(crate) fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    pub(crate) fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+        self.subresources.iter().find(|subresource| subresource.name == name)
+    }
+
+    pub(crate) fn has_status(&self) -> bool {
+        self.subresource("status").is_some()
+    }
+
+    pub(crate) fn verbs(&self) -> &'static [&'static str] {
+        // A namespace takes its content with it: nobody deletes all of them by accident.
+        if self.kind == "Namespace" {
+            &["create", "delete", "get", "list", "patch", "update", "watch"]
+        } else {
+            &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+        }
+    }
+}
+
+/// Every resource, in the order discovery shows them.
+pub(crate) static RESOURCES: &[&Resource] = &[
+    &CONFIG_MAPS,
+    &ENDPOINTS,
+    &EVENTS,
+    &NAMESPACES,
+    &NODES,
+    &PODS,
+    &SECRETS,
+    &SERVICE_ACCOUNTS,
+    &SERVICES,
+    &DEPLOYMENTS,
+    &REPLICA_SETS,
+    &LEASES,
+    &ENDPOINT_SLICES,
+];
+
+pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+    RESOURCES
+        .iter()
+        .find(|resource| resource.group == group && resource.version == version && resource.plural == plural)
+        .copied()
+}
+
+/// The groups in order of preference, each with its one version.
+pub(crate) fn groups() -> Vec<(&'static str, &'static str)> {
+    let mut groups = Vec::new();
+    for resource in RESOURCES {
+        if !groups.contains(&(resource.group, resource.version)) {
+            groups.push((resource.group, resource.version));
+        }
+    }
+    groups
+}
+
+pub(crate) const CORE: Resource = Resource {
+    group: "",
+    version: "v1",
+    plural: "",
+    singular: "",
+    kind: "",
+    short_names: &[],
+    categories: &[],
+    namespaced: true,
+    subresources: &[],
+    field_labels: &[],
+    name_rule: NameRule::Subdomain,
+    generation: false,
+    returns_deleted: false,
+    admit: admit::<ConfigMap>,
+    columns: &tables::NAME_AND_AGE,
+};
+
+const READ_WRITE: &[&str] = &["get", "patch", "update"];
+
+const fn status(group: &'static str, kind: &'static str) -> Subresource {
+    Subresource { name: "status", exchanges: (group, "v1", kind), verbs: READ_WRITE }
+}
+
+const SCALE: Subresource =
+    Subresource { name: "scale", exchanges: ("autoscaling", "v1", "Scale"), verbs: READ_WRITE };
+
+pub(crate) static CONFIG_MAPS: Resource = Resource {
+    plural: "configmaps",
+    singular: "configmap",
+    kind: "ConfigMap",
+    short_names: &["cm"],
+    admit: admit::<ConfigMap>,
+    columns: &tables::CONFIG_MAPS,
+    ..CORE
+};
+
+pub(crate) static ENDPOINTS: Resource = Resource {
+    plural: "endpoints",
+    singular: "endpoints",
+    kind: "Endpoints",
+    short_names: &["ep"],
+    admit: admit::<Endpoints>,
+    columns: &tables::ENDPOINTS,
+    ..CORE
+};
+
+pub(crate) static EVENTS: Resource = Resource {
+    plural: "events",
+    singular: "event",
+    kind: "Event",
+    short_names: &["ev"],
+    field_labels: &[
+        "involvedObject.kind",
+        "involvedObject.namespace",
+        "involvedObject.name",
+        "involvedObject.uid",
+        "involvedObject.apiVersion",
+        "involvedObject.resourceVersion",
+        "involvedObject.fieldPath",
+        "reason",
+        "reportingComponent",
+        "type",
+    ],
+    admit: admit::<Event>,
+    columns: &tables::EVENTS,
+    ..CORE
+};
+
+pub(crate) static NAMESPACES: Resource = Resource {
+    plural: "namespaces",
+    singular: "namespace",
+    kind: "Namespace",
+    short_names: &["ns"],
+    namespaced: false,
+    subresources: &[
+        Subresource { name: "finalize", exchanges: ("", "v1", "Namespace"), verbs: &["update"] },
+        status("", "Namespace"),
+    ],
+    field_labels: &["status.phase"],
+    name_rule: NameRule::Label,
+    admit: admit::<Namespace>,
+    columns: &tables::NAMESPACES,
+    ..CORE
+};
+
+pub(crate) static NODES: Resource = Resource {
+    plural: "nodes",
+    singular: "node",
+    kind: "Node",
+    short_names: &["no"],
+    namespaced: false,
+    subresources: &[status("", "Node")],
+    field_labels: &["spec.unschedulable"],
+    admit: admit::<Node>,
+    columns: &tables::NODES,
+    ..CORE
+};
+
+pub(crate) static PODS: Resource = Resource {
+    plural: "pods",
+    singular: "pod",
+    kind: "Pod",
+    short_names: &["po"],
+    categories: &["all"],
+    subresources: &[
+        Subresource { name: "attach", exchanges: ("", "v1", "PodAttachOptions"), verbs: &["create", "get"] },
+        Subresource { name: "binding", exchanges: ("", "v1", "Binding"), verbs: &["create"] },
+        Subresource { name: "eviction", exchanges: ("policy", "v1", "Eviction"), verbs: &["create"] },
+        Subresource { name: "exec", exchanges: ("", "v1", "PodExecOptions"), verbs: &["create", "get"] },
+        Subresource { name: "log", exchanges: ("", "v1", "Pod"), verbs: &["get"] },
+        status("", "Pod"),
+    ],
+    field_labels: &[
+        "spec.nodeName",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "spec.serviceAccountName",
+        "spec.hostNetwork",
+        "status.phase",
+        "status.podIP",
+        "status.nominatedNodeName",
+    ],
+    generation: true,
+    returns_deleted: true,
+    admit: admit::<Pod>,
+    columns: &tables::PODS,
+    ..CORE
+};
+
+pub(crate) static SECRETS: Resource = Resource {
+    plural: "secrets",
+    singular: "secret",
+    kind: "Secret",
+    field_labels: &["type"],
+    admit: admit::<Secret>,
+    columns: &tables::SECRETS,
+    ..CORE
+};
+
+pub(crate) static SERVICE_ACCOUNTS: Resource = Resource {
+    plural: "serviceaccounts",
+    singular: "serviceaccount",
+    kind: "ServiceAccount",
+    short_names: &["sa"],
+    subresources: &[Subresource {
+        name: "token",
+        exchanges: ("authentication.k8s.io", "v1", "TokenRequest"),
+        verbs: &["create"],
+    }],
+    returns_deleted: true,
+    admit: admit::<ServiceAccount>,
+    columns: &tables::SERVICE_ACCOUNTS,
+    ..CORE
+};
+
+pub(crate) static SERVICES: Resource = Resource {
+    plural: "services",
+    singular: "service",
+    kind: "Service",
+    short_names: &["svc"],
+    categories: &["all"],
+    subresources: &[status("", "Service")],
+    field_labels: &["spec.clusterIP", "spec.type"],
+    name_rule: NameRule::Dns1035,
+    returns_deleted: true,
+    admit: admit::<Service>,
+    columns: &tables::SERVICES,
+    ..CORE
+};
+
+pub(crate) static DEPLOYMENTS: Resource = Resource {
+    group: "apps",
+    plural: "deployments",
+    singular: "deployment",
+    kind: "Deployment",
+    short_names: &["deploy"],
+    categories: &["all"],
+    subresources: &[SCALE, status("apps", "Deployment")],
+    generation: true,
+    admit: admit::<Deployment>,
+    columns: &tables::DEPLOYMENTS,
+    ..CORE
+};
+
+pub(crate) static REPLICA_SETS: Resource = Resource {
+    group: "apps",
+    plural: "replicasets",
+    singular: "replicaset",
+    kind: "ReplicaSet",
+    short_names: &["rs"],
+    categories: &["all"],
+    subresources: &[SCALE, status("apps", "ReplicaSet")],
+    field_labels: &["status.replicas"],
+    generation: true,
+    admit: admit::<ReplicaSet>,
+    columns: &tables::REPLICA_SETS,
+    ..CORE
+};
+
+pub(crate) static LEASES: Resource = Resource {
+    group: "coordination.k8s.io",
+    plural: "leases",
+    singular: "lease",
+    kind: "Lease",
+    admit: admit::<Lease>,
+    columns: &tables::LEASES,
+    ..CORE
+};
+
+pub(crate) static ENDPOINT_SLICES: Resource = Resource {
+    group: "discovery.k8s.io",
+    plural: "endpointslices",
+    singular: "endpointslice",
+    kind: "EndpointSlice",
+    generation: true,
+    admit: admit::<EndpointSlice>,
+    columns: &tables::ENDPOINT_SLICES,
+    ..CORE
+};

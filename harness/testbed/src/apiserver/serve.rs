@@ -1,0 +1,431 @@
+//! Serving: connections, and which part of the server answers which request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::authn::{self, Action, User};
+use super::registry::{DeleteOptions, Part, Registry, Written};
+use super::request::{self, Form, Query, Target};
+use super::resources::{PODS, SERVICE_ACCOUNTS};
+use super::status::{self, Result, Status};
+use super::store::{Key, Object};
+use super::tls::Tls;
+use super::token::Tokens;
+use super::view::View;
+use super::watch::Watch;
+use super::{discovery, exec, list, openapi, patch, pod, review, scale};
+
+/// Larger requests are refused, as upstream does.
+const BODY_LIMIT: usize = 3 * 1024 * 1024;
+
+/// How long a client may take to say hello.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) tls: Tls,
+    pub(crate) tokens: Tokens,
+    pub(crate) kubelets: exec::Kubelets,
+    pub(crate) version: String,
+}
+
+/// What one connection knows.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) shared: Arc<Shared>,
+    certified: Option<User>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Takes connections until told to stop.
+pub(crate) async fn accept(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a connection to the API server was not accepted");
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        let context = Context {
+            shared: Arc::clone(&shared),
+            certified: None,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = serve(context, stream) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn serve(mut context: Context, stream: TcpStream) {
+    // Small answers must not wait for large ones.
+    let _ = stream.set_nodelay(true);
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&context.shared.tls.server));
+    let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake with the API server failed"),
+        Err(_) => return tracing::debug!("a TLS handshake with the API server took too long"),
+    };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    context.certified = context.shared.tls.verified(chain).and_then(authn::of_certificate);
+    let service = service_fn(move |request| {
+        let context = context.clone();
+        async move { Ok::<_, std::convert::Infallible>(answer(&context, request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
+    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a connection to the API server broke");
+    }
+}
+
+async fn answer(context: &Context, request: Request<Incoming>) -> Response<Body> {
+    route(context, request).await.unwrap_or_else(|status| refusal(&status))
+}
+
+async fn route(context: &Context, request: Request<Incoming>) -> Result<Response<Body>> {
+    let path = request.uri().path().to_owned();
+    let path = path.trim_end_matches('/');
+    match path.split('/').nth(1).unwrap_or_default() {
+        "healthz" | "livez" | "readyz" => return Ok(text(StatusCode::OK, "ok")),
+        "version" => return Ok(value(StatusCode::OK, &discovery::version(&context.shared.version))),
+        _ => {}
+    }
+    let shared = &context.shared;
+    let user =
+        authn::authenticate(context.certified.as_ref(), request.headers(), &shared.tokens, &shared.registry)?;
+    if request.method() == Method::GET {
+        if let Some((media_type, document)) = discovery::document(path, request.headers()) {
+            return Ok(typed(StatusCode::OK, media_type, Bytes::from(document.to_string())));
+        }
+        if let Some(document) = openapi::document(path) {
+            return Ok(value(StatusCode::OK, &document));
+        }
+    }
+    if let Some(kind) = review::of_path(path) {
+        if request.method() != Method::POST {
+            return Err(Status::method_not_allowed());
+        }
+        let (headers, body) = read(request).await?;
+        let body = request::read_object(&headers, &body)?;
+        return Ok(value(StatusCode::CREATED, &review::answer(kind, &user, shared, body)?));
+    }
+    let target = Target::parse(path).ok_or_else(Status::unknown_path)?;
+    act(context, &user, target, request).await
+}
+
+async fn act(
+    context: &Context,
+    user: &User,
+    target: Target,
+    request: Request<Incoming>,
+) -> Result<Response<Body>> {
+    let query = Query::parse(request.uri())?;
+    let verb = verb(&target, &query, request.method())?;
+    authn::authorize(
+        user,
+        &Action {
+            verb,
+            group: target.resource.group,
+            resource: target.resource.plural,
+            namespace: target.namespace.as_deref().unwrap_or_default(),
+            name: target.name.as_deref().unwrap_or_default(),
+            subresource: target.subresource.as_deref().unwrap_or_default(),
+        },
+    )?;
+    if let Some(name) = target.subresource.clone() {
+        let subresource = target.resource.subresource(&name).ok_or_else(Status::unknown_path)?;
+        if !subresource.verbs.contains(&verb) {
+            return Err(Status::method_not_allowed());
+        }
+        return act_on_part(context, &target, &name, verb, query, request).await;
+    }
+    let registry = &context.shared.registry;
+    let resource = target.resource;
+    let view = if verb == "deletecollection" || verb == "delete" {
+        View::WHOLE
+    } else {
+        View::new(Form::negotiate(request.headers())?, &query)
+    };
+    match verb {
+        "get" => Ok(json(StatusCode::OK, view.object(resource, &*registry.get(resource, &target.key())?))),
+        "list" => Ok(json(StatusCode::OK, list::list(registry, &target, &query, view)?)),
+        "watch" => {
+            let watch = Watch::start(registry, &target, &query, view)?;
+            Ok(typed(StatusCode::OK, "application/json;stream=watch", Body::from_stream(watch.into_stream())))
+        }
+        "create" => {
+            let namespace = match (resource.namespaced, target.namespace.as_deref()) {
+                (true, None) => return Err(Status::method_not_allowed()),
+                (_, namespace) => namespace.unwrap_or_default(),
+            };
+            let (headers, body) = read(request).await?;
+            let body = request::read_object(&headers, &body)?;
+            if resource.kind == "Pod" {
+                pod::wait_for_account(registry, namespace, &body).await?;
+            }
+            let written = registry.create(resource, namespace, body, query.write_options()?)?;
+            Ok(shown(StatusCode::CREATED, view, &target, &written))
+        }
+        "update" => {
+            let (headers, body) = read(request).await?;
+            let body = request::read_object(&headers, &body)?;
+            let written =
+                registry.update(resource, &target.key(), Part::Main, query.write_options()?, |_| Ok(body))?;
+            Ok(shown(StatusCode::OK, view, &target, &written))
+        }
+        "patch" => {
+            let written = patch_object(registry, &target, Part::Main, &query, request).await?;
+            Ok(shown(StatusCode::OK, view, &target, &written))
+        }
+        "delete" => {
+            let options = delete_options(&query, request).await?;
+            let dry_run = query.dry_run()? || options.dry_run.as_ref().is_some_and(|runs| !runs.is_empty());
+            let deletion = registry.delete(resource, &target.key(), &options, dry_run)?;
+            if deletion.gone && !resource.returns_deleted {
+                let uid = super::json::text(&deletion.object.value, "/metadata/uid");
+                let name = target.name.as_deref().unwrap_or_default();
+                return Ok(value(StatusCode::OK, &status::deleted(resource, name, uid)));
+            }
+            Ok(json(StatusCode::OK, view.object(resource, &deletion.object)))
+        }
+        "deletecollection" => {
+            let selection = super::selector::Selection::parse(
+                resource,
+                query.get("labelSelector"),
+                query.get("fieldSelector"),
+            )?;
+            let options = delete_options(&query, request).await?;
+            let dry_run = query.dry_run()? || options.dry_run.as_ref().is_some_and(|runs| !runs.is_empty());
+            let namespace = target.namespace.as_deref();
+            let deleted = registry.delete_collection(resource, namespace, &selection, &options, dry_run)?;
+            let version = registry.store.transaction().version().to_string();
+            let metadata = serde_json::json!({"resourceVersion": version});
+            Ok(json(StatusCode::OK, view.list(resource, &metadata, &deleted)))
+        }
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+async fn act_on_part(
+    context: &Context,
+    target: &Target,
+    name: &str,
+    verb: &str,
+    query: Query,
+    request: Request<Incoming>,
+) -> Result<Response<Body>> {
+    let registry = &context.shared.registry;
+    let resource = target.resource;
+    let key = target.key();
+    match (name, verb) {
+        ("exec" | "attach", _) => return exec::exec(context, &key, name, &query, request).await,
+        ("log", "get") => return exec::log(context, &key, &query).await,
+        _ => {}
+    }
+    let view = View::new(Form::negotiate(request.headers())?, &query);
+    match (name, verb) {
+        ("status", "get") => Ok(json(StatusCode::OK, view.object(resource, &*registry.get(resource, &key)?))),
+        ("status", "update") => {
+            let (headers, body) = read(request).await?;
+            let body = request::read_object(&headers, &body)?;
+            let written =
+                registry.update(resource, &key, Part::Status, query.write_options()?, |_| Ok(body))?;
+            Ok(shown(StatusCode::OK, view, target, &written))
+        }
+        ("status", "patch") => {
+            let written = patch_object(registry, target, Part::Status, &query, request).await?;
+            Ok(shown(StatusCode::OK, view, target, &written))
+        }
+        ("finalize", "update") => {
+            let (headers, body) = read(request).await?;
+            let body = request::read_object(&headers, &body)?;
+            let written =
+                registry.update(resource, &key, Part::Finalize, query.write_options()?, |_| Ok(body))?;
+            Ok(shown(StatusCode::OK, view, target, &written))
+        }
+        ("scale", "get") => {
+            let object = registry.get(resource, &key)?;
+            Ok(value(StatusCode::OK, &scale::of(&object.value)))
+        }
+        ("scale", "update") => {
+            let (headers, body) = read(request).await?;
+            let scale = request::read_object(&headers, &body)?;
+            let options = query.write_options()?;
+            let written = registry.update(resource, &key, Part::Main, options, |object| {
+                scale::apply(resource, object, &scale)
+            })?;
+            Ok(value(StatusCode::OK, &scale::of(&written.object.value)))
+        }
+        ("scale", "patch") => {
+            let options = query.write_options()?;
+            let (headers, body) = read(request).await?;
+            let written = registry.update(resource, &key, Part::Main, options, |object| {
+                let scale = patch::patch("Scale", &headers, &body, &scale::of(object))?;
+                scale::apply(resource, object, &scale)
+            })?;
+            Ok(value(StatusCode::OK, &scale::of(&written.object.value)))
+        }
+        ("binding", "create") => {
+            let options = query.write_options()?;
+            let (headers, body) = read(request).await?;
+            let binding = request::read_object(&headers, &body)?;
+            registry
+                .update(&PODS, &key, Part::Inside, options, |object| pod::bind(&key, object, &binding))?;
+            Ok(value(StatusCode::CREATED, &status::success(201)))
+        }
+        ("eviction", "create") => {
+            let (headers, body) = read(request).await?;
+            let eviction = request::read_object(&headers, &body)?;
+            let options = match eviction.get("deleteOptions") {
+                None | Some(Value::Null) => DeleteOptions::default(),
+                Some(options) => read_delete_options(options.clone())?,
+            };
+            let dry_run = query.dry_run()? || options.dry_run.as_ref().is_some_and(|runs| !runs.is_empty());
+            registry.delete(&PODS, &key, &options, dry_run)?;
+            Ok(value(StatusCode::CREATED, &status::success(201)))
+        }
+        ("token", "create") => {
+            let (headers, body) = read(request).await?;
+            let token = request::read_object(&headers, &body)?;
+            let account: &Key = &key;
+            debug_assert_eq!(resource.id(), SERVICE_ACCOUNTS.id());
+            Ok(value(StatusCode::CREATED, &context.shared.tokens.issue(registry, account, &token)?))
+        }
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// What a method means on this path, in the words of authorization.
+fn verb(target: &Target, query: &Query, method: &Method) -> Result<&'static str> {
+    let named = target.name.is_some();
+    let watch = query.flag("watch") && target.subresource.is_none();
+    Ok(match *method {
+        Method::GET if watch => "watch",
+        Method::GET if named => "get",
+        Method::GET => "list",
+        Method::POST if !named || target.subresource.is_some() => "create",
+        Method::PUT if named => "update",
+        Method::PATCH if named => "patch",
+        Method::DELETE if named => "delete",
+        Method::DELETE if target.resource.verbs().contains(&"deletecollection") => "deletecollection",
+        _ => return Err(Status::method_not_allowed()),
+    })
+}
+
+async fn patch_object(
+    registry: &Registry,
+    target: &Target,
+    part: Part,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Result<Written> {
+    let options = query.write_options()?;
+    let (headers, body) = read(request).await?;
+    registry.update(target.resource, &target.key(), part, options, |object| {
+        patch::patch(target.resource.kind, &headers, &body, object)
+    })
+}
+
+async fn delete_options(query: &Query, request: Request<Incoming>) -> Result<DeleteOptions> {
+    let (headers, body) = read(request).await?;
+    let mut options = if body.is_empty() {
+        DeleteOptions::default()
+    } else {
+        read_delete_options(request::read_object(&headers, &body)?)?
+    };
+    if let Some(seconds) = query.number("gracePeriodSeconds")? {
+        options.grace_period_seconds = Some(seconds);
+    }
+    if query.has("propagationPolicy") {
+        options.propagation_policy = Some(query.get("propagationPolicy").to_owned());
+    }
+    if query.has("orphanDependents") {
+        options.orphan_dependents = Some(query.flag("orphanDependents"));
+    }
+    Ok(options)
+}
+
+fn read_delete_options(value: Value) -> Result<DeleteOptions> {
+    serde_json::from_value(value)
+        .map_err(|error| Status::bad_request(format!("the delete options cannot be read: {error}")))
+}
+
+/// The whole body of a request.
+async fn read(request: Request<Incoming>) -> Result<(http::HeaderMap, Bytes)> {
+    let (head, body) = request.into_parts();
+    match Limited::new(body, BODY_LIMIT).collect().await {
+        Ok(body) => Ok((head.headers, body.to_bytes())),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Status::too_large(BODY_LIMIT)),
+        Err(error) => Err(Status::bad_request(format!("the body of the request cannot be read: {error}"))),
+    }
+}
+
+fn shown(code: StatusCode, view: View, target: &Target, written: &Written) -> Response<Body> {
+    let object: &Object = &written.object;
+    let mut response = json(code, view.object(target.resource, object));
+    for warning in &written.warnings {
+        let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
+        if let Ok(text) = HeaderValue::from_str(&text) {
+            response.headers_mut().append(HeaderName::from_static("warning"), text);
+        }
+    }
+    response
+}
+
+fn json(code: StatusCode, body: Bytes) -> Response<Body> {
+    typed(code, "application/json", body)
+}
+
+pub(crate) fn value(code: StatusCode, body: &Value) -> Response<Body> {
+    json(code, Bytes::from(body.to_string()))
+}
+
+fn text(code: StatusCode, body: &'static str) -> Response<Body> {
+    typed(code, "text/plain; charset=utf-8", body)
+}
+
+pub(crate) fn typed(code: StatusCode, media_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+fn refusal(status: &Status) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    value(code, &status.to_value())
+}

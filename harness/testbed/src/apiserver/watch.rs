@@ -1,0 +1,272 @@
+//! Watches: what changed since a version, as it changes
+//! ([API concepts, "Efficient detection of changes"](https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes)).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures::Stream;
+use rand::Rng as _;
+use serde_json::{Value, json};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::registry::Registry;
+use super::request::{Query, Target};
+use super::resources::Resource;
+use super::selector::Selection;
+use super::status::{FieldError, Result, Status};
+use super::store::{Change, Object};
+use super::view::View;
+
+/// How often a quiet watch tells how far it has come.
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(10);
+
+/// One client's watch.
+pub(crate) struct Watch {
+    registry: Arc<Registry>,
+    resource: &'static Resource,
+    namespace: Option<String>,
+    selection: Selection,
+    view: View,
+    /// Everything up to here was sent, or was not for this client.
+    cursor: u64,
+    news: tokio::sync::watch::Receiver<u64>,
+    bookmarks: Option<Interval>,
+    deadline: Instant,
+    /// Has a table's heading been sent?
+    headed: bool,
+    pending: BytesMut,
+    over: bool,
+}
+
+impl Watch {
+    pub(crate) fn start(
+        registry: &Arc<Registry>,
+        target: &Target,
+        query: &Query,
+        view: View,
+    ) -> Result<Self> {
+        let resource = target.resource;
+        let mut selection =
+            Selection::parse(resource, query.get("labelSelector"), query.get("fieldSelector"))?;
+        if let Some(name) = &target.name {
+            selection = selection.and_name(name);
+        }
+        let asked = query.version()?;
+        let bookmarks = query.flag("allowWatchBookmarks");
+        let initial = Initial::read(query, bookmarks, resource)?;
+        let seconds = match query.number::<u64>("timeoutSeconds")? {
+            None | Some(0) => 1800 + rand::rng().random_range(0..1800),
+            Some(seconds) => seconds,
+        };
+
+        let mut transaction = registry.store.transaction();
+        let current = transaction.version();
+        if initial == Initial::Send
+            && let Some(asked) = asked.filter(|asked| *asked > current)
+        {
+            return Err(Status::too_large_version(asked, current));
+        }
+        let everything = match initial {
+            Initial::Send => true,
+            Initial::Skip => false,
+            Initial::ByVersion => asked.unwrap_or_default() == 0,
+        };
+        let cursor = match asked {
+            Some(asked) if asked > 0 && !everything => asked,
+            _ => current,
+        };
+        if transaction.changes(resource, cursor).is_err() {
+            return Err(Status::expired(format!("too old resource version: {cursor} ({current})")));
+        }
+        let existing: Vec<Arc<Object>> = if everything {
+            transaction.list(resource, target.namespace.as_deref()).map(Arc::clone).collect()
+        } else {
+            Vec::new()
+        };
+        let news = transaction.subscribe(resource);
+        drop(transaction);
+
+        let mut watch = Self {
+            registry: Arc::clone(registry),
+            resource,
+            namespace: target.namespace.clone(),
+            selection,
+            view,
+            cursor,
+            news,
+            bookmarks: bookmarks.then(|| {
+                let mut period = tokio::time::interval_at(Instant::now() + BOOKMARK_PERIOD, BOOKMARK_PERIOD);
+                period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                period
+            }),
+            deadline: Instant::now() + Duration::from_secs(seconds),
+            headed: false,
+            pending: BytesMut::new(),
+            over: false,
+        };
+        for object in existing {
+            if watch.selection.matches(&object.value) {
+                watch.show("ADDED", &object);
+            }
+        }
+        if initial == Initial::Send {
+            watch.bookmark(true);
+        }
+        Ok(watch)
+    }
+
+    /// The events, one JSON text a line, until the client's time is up.
+    pub(crate) fn into_stream(
+        self,
+    ) -> impl Stream<Item = std::result::Result<Bytes, std::convert::Infallible>> {
+        futures::stream::unfold(self, |mut watch| async move {
+            let bytes = watch.next().await?;
+            Some((Ok(bytes), watch))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if !self.pending.is_empty() {
+                return Some(self.pending.split().freeze());
+            }
+            if self.over {
+                return None;
+            }
+            self.news.mark_unchanged();
+            self.catch_up();
+            if !self.pending.is_empty() {
+                continue;
+            }
+            let bookmark = async {
+                match &mut self.bookmarks {
+                    Some(period) => period.tick().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.news.changed() => {
+                    // The store lives at least as long as its server; without it there is no more news.
+                    self.over = changed.is_err();
+                }
+                _ = bookmark => self.bookmark(false),
+                () = tokio::time::sleep_until(self.deadline) => self.over = true,
+            }
+        }
+    }
+
+    fn catch_up(&mut self) {
+        let transaction = self.registry.store.transaction();
+        let changes = transaction.changes(self.resource, self.cursor);
+        let current = transaction.version();
+        drop(transaction);
+        match changes {
+            Ok(changes) => {
+                for change in changes {
+                    self.cursor = change.version;
+                    self.tell(&change);
+                }
+                self.cursor = self.cursor.max(current);
+            }
+            Err(forgotten) => {
+                let status = Status::expired(format!(
+                    "too old resource version: {} ({})",
+                    self.cursor, forgotten.oldest
+                ));
+                self.event("ERROR", status.to_value().to_string().as_bytes());
+                self.over = true;
+            }
+        }
+    }
+
+    /// A selector may make an object appear or vanish without anybody creating or deleting it.
+    fn tell(&mut self, change: &Change) {
+        let key = change.object.key();
+        if self.namespace.as_ref().is_some_and(|namespace| *namespace != key.namespace) {
+            return;
+        }
+        let matched =
+            change.previous.as_ref().is_some_and(|previous| self.selection.matches(&previous.value));
+        let matches = !change.deleted && self.selection.matches(&change.object.value);
+        match (matched, matches) {
+            (false, true) => self.show("ADDED", &change.object),
+            (true, true) => self.show("MODIFIED", &change.object),
+            (true, false) => self.show("DELETED", &change.object),
+            (false, false) => {}
+        }
+    }
+
+    fn show(&mut self, kind: &str, object: &Object) {
+        let object = self.view.event(self.resource, object, !self.headed);
+        self.headed = true;
+        self.event(kind, &object);
+    }
+
+    fn bookmark(&mut self, initial_events_end: bool) {
+        let mut metadata = json!({"resourceVersion": self.cursor.to_string(), "creationTimestamp": null});
+        if initial_events_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let (kind, version) = match self.view.form {
+            super::request::Form::Object => (self.resource.kind, self.resource.api_version()),
+            super::request::Form::Metadata => ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
+            super::request::Form::Table => ("Table", "meta.k8s.io/v1".to_owned()),
+        };
+        let mut object = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
+        if kind == "Table" {
+            object["columnDefinitions"] = Value::Null;
+            object["rows"] = json!([]);
+        }
+        self.event("BOOKMARK", object.to_string().as_bytes());
+    }
+
+    fn event(&mut self, kind: &str, object: &[u8]) {
+        self.pending.put_slice(b"{\"type\":\"");
+        self.pending.put_slice(kind.as_bytes());
+        self.pending.put_slice(b"\",\"object\":");
+        self.pending.put_slice(object);
+        self.pending.put_slice(b"}\n");
+    }
+}
+
+/// Whether the watch begins with what exists
+/// ([API concepts, "Streaming lists"](https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists)).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Initial {
+    /// Only if no version is given, or 0.
+    ByVersion,
+    Send,
+    Skip,
+}
+
+impl Initial {
+    fn read(query: &Query, bookmarks: bool, resource: &Resource) -> Result<Self> {
+        let matching = query.get("resourceVersionMatch");
+        let refuse =
+            |field: &str, why: &str| Err(Status::invalid(resource, "", &[FieldError::forbidden(field, why)]));
+        if !query.has("sendInitialEvents") {
+            return match matching {
+                "" => Ok(Self::ByVersion),
+                _ => refuse(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ),
+            };
+        }
+        if matching != "NotOlderThan" {
+            return refuse(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            );
+        }
+        match (query.flag("sendInitialEvents"), bookmarks) {
+            (true, true) => Ok(Self::Send),
+            (true, false) => refuse(
+                "allowWatchBookmarks",
+                "sendInitialEvents requires setting allowWatchBookmarks to true",
+            ),
+            (false, _) => Ok(Self::Skip),
+        }
+    }
+}
