@@ -24,6 +24,8 @@ mod rollout;
 mod service_account;
 mod service_selection;
 mod slice_plan;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
