@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("proxy::connections_outlive_changes", connections_outlive_changes),
         trial("proxy::no_new_connection_is_lost_while_endpoints_flap", no_new_connection_is_lost),
         trial("proxy::policy_local_keeps_traffic_and_source", policy_local_keeps_traffic_and_source),
+        trial("proxy::affinity_keeps_a_client_at_its_endpoint", affinity_keeps_a_client),
         trial("proxy::thousands_of_services_fit", thousands_of_services_fit),
     ]
 }
@@ -283,6 +284,38 @@ async fn policy_local_keeps_traffic_and_source() -> anyhow::Result<()> {
     ensure!(anywhere.contains(&seen.by), "{seen:?}");
     let seen = call(lab.node(2), lab.node_ip(2), NODE_PORT.port).await?;
     ensure!(anywhere.contains(&seen.by), "{seen:?}");
+    Ok(())
+}
+
+/// Twenty calls, three endpoints: without affinity they would all meet one with a chance of 1e-9.
+async fn affinity_keeps_a_client() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&PODS).await?;
+    let sticky = |pods: &[[u8; 2]]| {
+        let mut desired = desired(&[CLUSTER_IP, over_udp(CLUSTER_IP), NODE_PORT], pods);
+        desired.frontends.values_mut().for_each(|backends| backends.affinity = Some(600));
+        desired
+    };
+    let mut proxies = Proxies::of(&lab)?;
+    proxies.apply(&sticky(&PODS)).await?;
+    let clients = [lab.pod(0, 2), lab.pod(1, 2), lab.node(2), lab.topology.client_host()];
+    for (number, from) in clients.into_iter().enumerate() {
+        let (ip, port) = if number == 3 { (lab.node_ip(1), NODE_PORT.port) } else { (SERVICE, 80) };
+        let first = call(from, ip, port).await?.by;
+        for _ in 0..20 {
+            let next = call(from, ip, port).await?.by;
+            ensure!(next == first, "client {number} was at {first}, then at {next}");
+        }
+        let others: Vec<[u8; 2]> = PODS.into_iter().filter(|pod| pod_ip(pod[0], pod[1]) != first).collect();
+        proxies.apply(&sticky(&others)).await?;
+        let second = call(from, ip, port).await?.by;
+        ensure!(second != first, "client {number} is still at {first}, which is no endpoint any more");
+        proxies.apply(&sticky(&PODS)).await?;
+        for _ in 0..20 {
+            let next = call(from, ip, port).await?.by;
+            ensure!(next == second, "client {number} was at {second}, then at {next}");
+        }
+    }
+    ask_udp(&udp(lab.pod(0, 2), SERVICE, 80).await?).await?;
     Ok(())
 }
 
