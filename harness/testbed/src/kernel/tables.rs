@@ -231,6 +231,12 @@ impl Tables {
         Ok(Self { connection, pods, chains: BTreeSet::new(), room })
     }
 
+    /// Did somebody, such as an earlier proxy, write rules here already?
+    pub(crate) async fn exist(&self) -> anyhow::Result<bool> {
+        let tables = self.connection.list_tables_in(Family::Ip).await.context("list the nftables tables")?;
+        Ok(tables.iter().any(|table| table.name == TABLE))
+    }
+
     /// Writes sets and rules anew, without any element.
     pub(crate) async fn reset(&mut self) -> anyhow::Result<()> {
         self.chains.clear();

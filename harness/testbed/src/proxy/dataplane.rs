@@ -209,6 +209,15 @@ impl Dataplane {
         Ok(Self { tables: Tables::open(node, pods)?, conntrack: Conntrack::open(node)?, applied: None })
     }
 
+    /// Writes the rules of a node without services, unless an earlier proxy left its own: those go
+    /// on until this one knows better.
+    pub async fn prepare(&mut self) -> anyhow::Result<()> {
+        if self.tables.exist().await? {
+            return Ok(());
+        }
+        self.apply(&Desired::default()).await
+    }
+
     /// Brings the kernel to forward exactly this. After a failure the kernel's state is unknown, and
     /// the next call starts anew.
     pub async fn apply(&mut self, desired: &Desired) -> anyhow::Result<()> {
