@@ -46,11 +46,11 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Writes the rules of a node without services, then follows the API in the background.
+    /// Prepares the node's rules, then follows the API in the background.
     pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<Self> {
         let mut dataplane = Dataplane::open(&config.node.namespace, config.cluster_cidr)?;
         if !config.bugs.has(Bug::NoProxy) {
-            dataplane.apply(&Desired::default()).await?;
+            dataplane.prepare().await?;
         }
         let (announce, synced) = watch::channel(false);
         let task = tokio::spawn(follow(config, dataplane, announce));

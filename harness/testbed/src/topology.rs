@@ -217,7 +217,9 @@ impl Lan {
         let others = || plans.iter().filter(|other| other.ip != plan.ip);
         let neighbours =
             others().map(NodePlan::neighbour).chain([client_host_neighbour(), router_neighbour()]);
-        let routes = others().map(NodePlan::route).chain([Route::Via(EVERYWHERE, GATEWAY)]);
+        // A pod address nobody has must not go back to the router, which would return it.
+        let own = [Route::Via(EVERYWHERE, GATEWAY), Route::Unreachable(plan.pod_cidr)];
+        let routes = others().map(NodePlan::route).chain(own);
         let links = self.plug(&namespace, &plan.port, plan.ip, neighbours, routes).await?;
         Ok(NodeNet {
             name: plan.name.clone(),

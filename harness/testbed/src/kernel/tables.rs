@@ -6,15 +6,16 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
 use nlink::Connection;
 use nlink::netlink::Nftables;
 use nlink::netlink::nftables::{
-    BaseChain, Chain, ChainName, CtState, CtStatus, Expr, Family, FibFlags, FilterHook, LookupExpr, MetaKey,
-    NatHook, NatStatement, NumgenKind, PacketField, PayloadBase, Priority, RawExpr, Register, Rule, Set,
-    SetDataType, SetElement, SetKeyType, Transaction, Verdict,
+    BaseChain, Chain, ChainName, CtState, CtStatus, DynsetExpr, DynsetOp, Expr, Family, FibFlags, FilterHook,
+    LookupExpr, MetaKey, NatHook, NatStatement, NumgenKind, PacketField, PayloadBase, Priority, RawExpr,
+    Register, Rule, Set, SetDataType, SetElement, SetKeyType, Transaction, Verdict,
 };
 use nlink::netlink::types::route::RouteType;
 
@@ -42,6 +43,10 @@ pub(crate) enum Map {
     Endpoints,
     /// endpoint . endpoint: those calls to itself need a rewritten source to come back.
     Hairpin,
+    /// address . protocol . port . endpoint, of services with affinity: who may be returned to.
+    Serving,
+    /// client . address . protocol . port -> endpoint. Rules write it, nobody else.
+    Affinity,
     /// Every address whose unserved ports are refused.
     ClusterIps,
     /// address . protocol . port whose packets vanish: served, but not from this node.
@@ -61,9 +66,11 @@ pub(crate) enum Map {
 }
 
 impl Map {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Endpoints,
         Self::Hairpin,
+        Self::Serving,
+        Self::Affinity,
         Self::ClusterIps,
         Self::Dropped,
         Self::Refused,
@@ -76,13 +83,15 @@ impl Map {
 
     /// Do its elements send packets somewhere?
     fn decides(self) -> bool {
-        !matches!(self, Self::Endpoints | Self::Hairpin)
+        !matches!(self, Self::Endpoints | Self::Hairpin | Self::Serving | Self::Affinity)
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::Endpoints => "endpoints",
             Self::Hairpin => "hairpin",
+            Self::Serving => "serving",
+            Self::Affinity => "affinity",
             Self::ClusterIps => "cluster-ips",
             Self::Dropped => "dropped",
             Self::Refused => "refused",
@@ -102,6 +111,18 @@ impl Map {
                 .key_type(SetKeyType::Concat(vec![Ipv4Addr, InetProto, InetService, Mark]))
                 .map(SetDataType::Value(SetKeyType::Concat(vec![Ipv4Addr, InetService]))),
             Self::Hairpin => set.key_type(SetKeyType::Concat(vec![Ipv4Addr, Ipv4Addr])),
+            Self::Serving => set.key_type(SetKeyType::Concat(vec![
+                Ipv4Addr,
+                InetProto,
+                InetService,
+                Ipv4Addr,
+                InetService,
+            ])),
+            Self::Affinity => set
+                .key_type(SetKeyType::Concat(vec![Ipv4Addr, Ipv4Addr, InetProto, InetService]))
+                .map(SetDataType::Value(SetKeyType::Concat(vec![Ipv4Addr, InetService])))
+                .dynamic()
+                .per_element_timeouts(),
             Self::ClusterIps => set.key_type(Ipv4Addr),
             Self::Dropped | Self::Refused => {
                 set.key_type(SetKeyType::Concat(vec![Ipv4Addr, InetProto, InetService]))
@@ -141,6 +162,8 @@ pub(crate) struct Balance {
     pub(crate) rows: Rows,
     pub(crate) masquerade: Masquerade,
     pub(crate) endpoints: u32,
+    /// For so many seconds after its last call a client returns to its endpoint.
+    pub(crate) affinity: Option<u32>,
 }
 
 /// Under which address a chain looks its endpoints up.
@@ -173,7 +196,8 @@ impl fmt::Display for Balance {
             Masquerade::NotPods => "masquerade-others",
             Masquerade::Nobody => "keep-source",
         };
-        write!(f, "{masquerade}-{}", self.endpoints)
+        write!(f, "{masquerade}-{}", self.endpoints)?;
+        self.affinity.map_or(Ok(()), |seconds| write!(f, "-affinity-{seconds}"))
     }
 }
 
@@ -205,6 +229,12 @@ impl Tables {
             / BYTES_PER_ELEMENT)
             .max(1);
         Ok(Self { connection, pods, chains: BTreeSet::new(), room })
+    }
+
+    /// Did somebody, such as an earlier proxy, write rules here already?
+    pub(crate) async fn exist(&self) -> anyhow::Result<bool> {
+        let tables = self.connection.list_tables_in(Family::Ip).await.context("list the nftables tables")?;
+        Ok(tables.iter().any(|table| table.name == TABLE))
     }
 
     /// Writes sets and rules anew, without any element.
@@ -332,7 +362,7 @@ fn base_rules(mut transaction: Transaction, pods: Ipv4Net) -> anyhow::Result<Tra
     let rules = [
         rule("nat-prerouting").try_jump("translate")?,
         rule("nat-output").try_jump("translate")?,
-        decide(by_address(rule("translate"), ADDRESS_FROM_PACKET), Map::Services),
+        decide(by_address(rule("translate"), Rows::Destination), Map::Services),
         decide(
             by_port(to_node(rule("translate")).match_saddr_v4(pods.network(), pods.prefix_len())),
             Map::NodePortsInside,
@@ -356,8 +386,8 @@ fn base_rules(mut transaction: Transaction, pods: Ipv4Net) -> anyhow::Result<Tra
         rule("filter-input").match_ct_state(CtState::NEW).try_jump("refuse")?,
         rule("filter-forward").match_ct_state(CtState::NEW).try_jump("refuse")?,
         rule("filter-output").match_ct_state(CtState::NEW).try_jump("refuse")?,
-        contained(by_address(rule("refuse"), ADDRESS_FROM_PACKET), Map::Dropped).drop(),
-        refuse(contained(by_address(rule("refuse"), ADDRESS_FROM_PACKET), Map::Refused)),
+        contained(by_address(rule("refuse"), Rows::Destination), Map::Dropped).drop(),
+        refuse(contained(by_address(rule("refuse"), Rows::Destination), Map::Refused)),
         refuse(rule("refuse").match_daddr_in_set(Map::ClusterIps.name())),
         contained(by_port(to_node(rule("refuse"))), Map::NodePortsDropped).drop(),
         refuse(contained(by_port(to_node(rule("refuse"))), Map::NodePortsRefused)),
@@ -382,10 +412,6 @@ fn balance_rules(
     if let Some(marked) = marked {
         transaction = transaction.add_rule(marked.try_jump("mark-for-masquerade")?);
     }
-    let address = match balance.rows {
-        Rows::Destination => ADDRESS_FROM_PACKET,
-        Rows::Fixed(row) => Expr::Immediate { dreg: Register::Reg32_00, data: row.octets().to_vec() },
-    };
     let index = [
         Expr::Numgen {
             dreg: Register::Reg32_03,
@@ -397,15 +423,53 @@ fn balance_rules(
         // first endpoint always exists.
         Expr::Immediate { dreg: Register::Reg32_03, data: vec![0; 4] },
     ];
+    if let Some(seconds) = balance.affinity {
+        transaction = transaction.add_rule(return_to_endpoint(rule(&name), balance.rows, seconds));
+        // The old endpoint left: an update would not replace it. Forgetting takes a value as well,
+        // whichever.
+        let any = Expr::Immediate { dreg: Register::R2, data: vec![0; 8] };
+        let forget = dynset(DynsetOp::Delete, seconds);
+        transaction = transaction.add_rule(by_client(rule(&name), balance.rows).expr(any).expr(forget));
+    }
     for index in index {
-        transaction = transaction.add_rule(
-            by_address(rule(&name), address.clone())
-                .expr(index)
-                .expr(LookupExpr::new(Map::Endpoints.name(), Register::R0).dreg(Register::R1))
-                .expr(translate_to_looked_up()),
-        );
+        let mut drawn = by_address(rule(&name), balance.rows)
+            .expr(index)
+            .expr(LookupExpr::new(Map::Endpoints.name(), Register::R0).dreg(Register::R2));
+        if let Some(seconds) = balance.affinity {
+            drawn = by_client(drawn, balance.rows).expr(dynset(DynsetOp::Update, seconds));
+        }
+        transaction = transaction.add_rule(drawn.expr(translate_to_looked_up()));
     }
     Ok(transaction)
+}
+
+/// A client that was here before gets its endpoint again, if that still serves.
+fn return_to_endpoint(rule: Rule, rows: Rows, seconds: u32) -> Rule {
+    by_client(rule, rows)
+        .expr(LookupExpr::new(Map::Affinity.name(), Register::R0).dreg(Register::R2))
+        // The endpoint stands in words 8 and 9; what it must serve goes right before it.
+        .expr(row(rows, Register::Reg32_05))
+        .expr(protocol(Register::Reg32_06))
+        .expr(destination_port(Register::Reg32_07))
+        .expr(LookupExpr::new(Map::Serving.name(), Register::Reg32_05))
+        .expr(dynset(DynsetOp::Update, seconds))
+        .expr(translate_to_looked_up())
+}
+
+/// Remembers, or forgets, that the client belongs to the endpoint in the third register.
+fn dynset(op: DynsetOp, seconds: u32) -> Expr {
+    DynsetExpr::new(op, Map::Affinity.name(), Register::R0)
+        .sreg_data(Register::R2)
+        .timeout(Duration::from_secs(seconds.into()))
+        .into()
+}
+
+/// Loads client . address . protocol . destination port.
+fn by_client(rule: Rule, rows: Rows) -> Rule {
+    rule.expr(Expr::Payload { dreg: Register::Reg32_00, base: PayloadBase::Network, offset: 12, len: 4 })
+        .expr(row(rows, Register::Reg32_01))
+        .expr(protocol(Register::Reg32_02))
+        .expr(destination_port(Register::Reg32_03))
 }
 
 fn rule(chain: &str) -> Rule {
@@ -418,12 +482,19 @@ fn to_node(rule: Rule) -> Rule {
     rule.match_daddr_v4_not(loopback, prefix).match_fib_type(FibFlags::DADDR, RouteType::Local)
 }
 
-const ADDRESS_FROM_PACKET: Expr =
-    Expr::Payload { dreg: Register::Reg32_00, base: PayloadBase::Network, offset: 16, len: 4 };
+/// Loads the address endpoints are kept under.
+fn row(rows: Rows, dreg: Register) -> Expr {
+    match rows {
+        Rows::Destination => Expr::Payload { dreg, base: PayloadBase::Network, offset: 16, len: 4 },
+        Rows::Fixed(row) => Expr::Immediate { dreg, data: row.octets().to_vec() },
+    }
+}
 
 /// Loads address . protocol . destination port.
-fn by_address(rule: Rule, address: Expr) -> Rule {
-    rule.expr(address).expr(protocol(Register::Reg32_01)).expr(destination_port(Register::Reg32_02))
+fn by_address(rule: Rule, rows: Rows) -> Rule {
+    rule.expr(row(rows, Register::Reg32_00))
+        .expr(protocol(Register::Reg32_01))
+        .expr(destination_port(Register::Reg32_02))
 }
 
 /// Loads protocol . destination port.
@@ -451,13 +522,13 @@ fn masquerade(rule: Rule) -> Rule {
     rule.nat(NatStatement::masquerade().fully_random())
 }
 
-/// `dnat ip to` the address and port that a lookup left in the second register; the library has no
+/// `dnat ip to` the address and port that a lookup left in the third register; the library has no
 /// way to say this.
 fn translate_to_looked_up() -> Expr {
     const TYPE: (u16, u32) = (1, 1);
     const FAMILY: (u16, u32) = (2, 2);
-    const ADDRESS: (u16, u32) = (3, Register::R1 as u32);
-    const PORT: (u16, u32) = (5, Register::Reg32_05 as u32);
+    const ADDRESS: (u16, u32) = (3, Register::R2 as u32);
+    const PORT: (u16, u32) = (5, Register::Reg32_09 as u32);
     let attributes = [TYPE, FAMILY, ADDRESS, PORT];
     let bytes = attributes.into_iter().flat_map(|(kind, value)| {
         let mut attribute = [0; 8];

@@ -65,12 +65,14 @@ pub struct Backends {
     pub all: BTreeSet<Endpoint>,
     /// Those on this node, if the traffic policy keeps traffic there.
     pub local: Option<BTreeSet<Endpoint>>,
+    /// For so many seconds after its last call, a client gets the endpoint it had.
+    pub affinity: Option<u32>,
 }
 
 impl Backends {
     /// Any endpoint will do.
     pub fn anywhere(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
-        Self { all: endpoints.into_iter().collect(), local: None }
+        Self { all: endpoints.into_iter().collect(), local: None, affinity: None }
     }
 }
 
@@ -118,8 +120,13 @@ impl Elements {
         } else if served.is_empty() {
             self.0.insert((Map::Dropped, key.to_vec()), Value::Member);
         } else {
-            self.rows(ip, frontend, served);
-            let balance = Balance { rows: Rows::Destination, masquerade, endpoints: served.len() as u32 };
+            self.rows(ip, frontend, served, backends.affinity);
+            let balance = Balance {
+                rows: Rows::Destination,
+                masquerade,
+                endpoints: served.len() as u32,
+                affinity: backends.affinity,
+            };
             self.0.insert((Map::Services, key.to_vec()), Value::Balance(balance));
         }
     }
@@ -128,14 +135,19 @@ impl Elements {
     /// the node itself get any, as at the cluster IP.
     fn node_port(&mut self, frontend: &Frontend, backends: &Backends) {
         let key = [Field::Protocol(frontend.protocol.number()), Field::Port(frontend.port)];
-        let Backends { all, local } = backends;
+        let Backends { all, local, affinity } = backends;
         if all.is_empty() {
             self.0.insert((Map::NodePortsRefused, key.to_vec()), Value::Member);
             return;
         }
-        self.rows(NODE_PORT_ROWS, frontend, all);
+        self.rows(NODE_PORT_ROWS, frontend, all, *affinity);
         let balance = |rows, masquerade, endpoints: &BTreeSet<Endpoint>| {
-            Value::Balance(Balance { rows: Rows::Fixed(rows), masquerade, endpoints: endpoints.len() as u32 })
+            Value::Balance(Balance {
+                rows: Rows::Fixed(rows),
+                masquerade,
+                endpoints: endpoints.len() as u32,
+                affinity: *affinity,
+            })
         };
         let Some(local) = local else {
             let any = balance(NODE_PORT_ROWS, Masquerade::Everybody, all);
@@ -148,21 +160,29 @@ impl Elements {
         if local.is_empty() {
             self.0.insert((Map::NodePortsDropped, key.to_vec()), Value::Member);
         } else {
-            self.rows(LOCAL_NODE_PORT_ROWS, frontend, local);
+            self.rows(LOCAL_NODE_PORT_ROWS, frontend, local, *affinity);
             let near = balance(LOCAL_NODE_PORT_ROWS, Masquerade::Nobody, local);
             self.0.insert((Map::NodePortsOutside, key.to_vec()), near);
         }
     }
 
-    fn rows(&mut self, row: Ipv4Addr, frontend: &Frontend, endpoints: &BTreeSet<Endpoint>) {
+    fn rows(
+        &mut self,
+        row: Ipv4Addr,
+        frontend: &Frontend,
+        endpoints: &BTreeSet<Endpoint>,
+        affinity: Option<u32>,
+    ) {
+        let asked =
+            [Field::Address(row), Field::Protocol(frontend.protocol.number()), Field::Port(frontend.port)];
         for (index, endpoint) in (0..).zip(endpoints) {
-            let key = vec![
-                Field::Address(row),
-                Field::Protocol(frontend.protocol.number()),
-                Field::Port(frontend.port),
-                Field::Index(index),
-            ];
+            let key = asked.into_iter().chain([Field::Index(index)]).collect();
             self.0.insert((Map::Endpoints, key), Value::Endpoint(endpoint.ip, endpoint.port));
+            if affinity.is_some() {
+                let serving = [Field::Address(endpoint.ip), Field::Port(endpoint.port)];
+                let key = asked.into_iter().chain(serving).collect();
+                self.0.insert((Map::Serving, key), Value::Member);
+            }
             let itself = vec![Field::Address(endpoint.ip), Field::Address(endpoint.ip)];
             self.0.insert((Map::Hairpin, itself), Value::Member);
         }
@@ -187,6 +207,15 @@ impl Dataplane {
     /// Callers from `pods` keep their source address at cluster IPs.
     pub fn open(node: &NetNamespace, pods: Ipv4Net) -> anyhow::Result<Self> {
         Ok(Self { tables: Tables::open(node, pods)?, conntrack: Conntrack::open(node)?, applied: None })
+    }
+
+    /// Writes the rules of a node without services, unless an earlier proxy left its own: those go
+    /// on until this one knows better.
+    pub async fn prepare(&mut self) -> anyhow::Result<()> {
+        if self.tables.exist().await? {
+            return Ok(());
+        }
+        self.apply(&Desired::default()).await
     }
 
     /// Brings the kernel to forward exactly this. After a failure the kernel's state is unknown, and

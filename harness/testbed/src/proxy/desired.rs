@@ -52,7 +52,11 @@ pub(super) fn desired<'a>(
             }
             let all = chosen(candidates.iter());
             let near = chosen(candidates.iter().filter(|candidate| candidate.local));
-            let backends = |keep: bool| Backends { all: all.clone(), local: keep.then(|| near.clone()) };
+            let backends = |keep: bool| Backends {
+                all: all.clone(),
+                local: keep.then(|| near.clone()),
+                affinity: affinity(spec),
+            };
             let internal = backends(spec.internal_traffic_policy.as_deref() == Some("Local"));
             let external = backends(spec.external_traffic_policy.as_deref() == Some("Local"));
 
@@ -91,6 +95,18 @@ fn cluster_ips(spec: &ServiceSpec) -> Vec<Ipv4Addr> {
     let ips: BTreeSet<Ipv4Addr> =
         first.chain(spec.cluster_ips.iter().flatten()).filter_map(|ip| ip.parse().ok()).collect();
     ips.into_iter().collect()
+}
+
+/// Three hours unless said otherwise
+/// ([Virtual IPs, "Session stickiness timeout"](https://kubernetes.io/docs/reference/networking/virtual-ips/#session-stickiness-timeout)).
+fn affinity(spec: &ServiceSpec) -> Option<u32> {
+    const DEFAULT_SECONDS: u32 = 10_800;
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let client_ip = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = client_ip.and_then(|client_ip| client_ip.timeout_seconds);
+    Some(seconds.and_then(|seconds| seconds.try_into().ok()).unwrap_or(DEFAULT_SECONDS))
 }
 
 fn external_ips(service: &Service, spec: &ServiceSpec) -> BTreeSet<Ipv4Addr> {
@@ -294,6 +310,21 @@ mod tests {
         };
         assert_eq!(local(At::NodePort), Some(vec![2]));
         assert_eq!(local(At::ClusterIp(CLUSTER_IP)), None);
+    }
+
+    #[test]
+    fn affinity_lasts_three_hours_unless_said_otherwise() {
+        let affinity_of = |spec| {
+            let desired = desired_on_kube0(&service(spec), &[]);
+            desired.frontends.into_values().next().and_then(|backends| backends.affinity)
+        };
+        let ports = json!([{"port": 80}]);
+        assert_eq!(affinity_of(json!({"clusterIP": "10.96.0.10", "ports": ports})), None);
+        let sticky = json!({"clusterIP": "10.96.0.10", "ports": ports, "sessionAffinity": "ClientIP"});
+        assert_eq!(affinity_of(sticky.clone()), Some(10_800));
+        let mut short = sticky;
+        short["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 7}});
+        assert_eq!(affinity_of(short), Some(7));
     }
 
     #[test]
