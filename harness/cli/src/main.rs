@@ -1,3 +1,94 @@
-//! The binary `stickler`.
+//! The binary `stickler`: one file per command.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program talks to its user")]
 
-fn main() {}
+mod cluster;
+mod interrupt;
+mod list;
+mod run;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A conformance and chaos harness for Kubernetes Services.
+///
+/// Without a command it does `run` on the testbed: a cluster of its own, inside this process, that
+/// needs nothing but Linux.
+#[derive(Parser)]
+#[command(name = "stickler", version, after_help = EXIT_STATUS)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// What `run` takes can be given without the word.
+    #[command(flatten)]
+    run: run::Run,
+    /// Tell what happens inside, on standard error: once or twice.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check every promise of Services on a cluster, and report what was broken.
+    #[command(after_help = EXIT_STATUS)]
+    Run(run::Run),
+    /// List every check, or every bug that can be planted.
+    List(list::List),
+    /// Start a cluster, say how to use it with kubectl, and keep it until Ctrl-C.
+    Up(up::Up),
+}
+
+const EXIT_STATUS: &str = "Exit status: 0 everything held; 1 a promise was broken, or it could not be told \
+                           whether it was kept; 2 it could not run; 3 interrupted (the report is written \
+                           anyway).";
+
+/// How a command ends.
+enum Ended {
+    Held,
+    Broken,
+    Interrupted,
+}
+
+fn main() -> ExitCode {
+    // What runs inside pods is this very program under another name.
+    #[cfg(target_os = "linux")]
+    let inside = stickler_testbed::reexec();
+    #[cfg(not(target_os = "linux"))]
+    let inside = stickler_pods::dispatch();
+    if let Some(code) = inside {
+        return code;
+    }
+    let cli = Cli::parse();
+    log(cli.verbose);
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("error: another cryptography provider is installed already");
+        return ExitCode::from(2);
+    }
+    let command = cli.command.unwrap_or(Command::Run(cli.run));
+    let ended = match command {
+        Command::Run(run) => run.execute(),
+        Command::List(list) => list.execute(),
+        Command::Up(up) => up.execute(),
+    };
+    match ended {
+        Ok(Ended::Held) => ExitCode::SUCCESS,
+        Ok(Ended::Broken) => ExitCode::from(1),
+        Ok(Ended::Interrupted) => ExitCode::from(3),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "stickler=info,stickler_testbed=info,warn",
+        _ => "stickler=debug,stickler_testbed=debug,info",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STICKLER_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -18,7 +18,8 @@ pub trait Provider: Send + Sync {
     fn start(&self) -> BoxFuture<'_, anyhow::Result<Box<dyn Cluster>>>;
 }
 
-/// A cluster that runs: what the rest of the harness may touch.
+/// A cluster that runs: what the rest of the harness may touch. Dropping one that we started ends
+/// it, and waits until it is gone.
 pub trait Cluster: Send + Sync {
     /// What it is, for the report.
     fn card(&self) -> &ClusterCard;
@@ -44,8 +45,8 @@ pub trait Cluster: Send + Sync {
     /// Does nothing of the cluster outlive this process? Then namespaces need not be cleaned up.
     fn is_ephemeral(&self) -> bool;
 
-    /// Ends it, if it was started by us; waits until it is gone.
-    fn stop(self: Box<Self>) -> BoxFuture<'static, ()>;
+    /// A kubeconfig for programs on this machine, if it was made by us.
+    fn kubeconfig(&self) -> Option<&str>;
 }
 
 /// A place traffic can start from that is no part of the cluster.

@@ -63,6 +63,11 @@ impl NetNamespace {
         socket.connect(address).await
     }
 
+    /// Enters for good. For a child between fork and exec, which has no home to go back to.
+    pub(crate) fn enter_for_exec(&self) -> io::Result<()> {
+        self.enter()
+    }
+
     #[expect(unsafe_code, reason = "setns has no safe wrapper in std")]
     fn enter(&self) -> io::Result<()> {
         // SAFETY: the descriptor is owned by `self` and therefore open.

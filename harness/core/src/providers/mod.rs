@@ -1,1 +1,9 @@
 //! Providers: the ways to get a cluster.
+
+mod kubeconfig;
+#[cfg(target_os = "linux")]
+mod testbed;
+
+pub use kubeconfig::KubeconfigProvider;
+#[cfg(target_os = "linux")]
+pub use testbed::TestbedProvider;

@@ -1,0 +1,105 @@
+//! Which cluster a command works on.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use stickler::Provider;
+
+/// Which cluster to use.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ClusterArgs {
+    /// Where the cluster comes from.
+    #[arg(long = "cluster", value_enum, default_value = "testbed", help_heading = "Cluster")]
+    pub(crate) provider: ProviderName,
+    /// How many nodes a cluster of our own has.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50), help_heading = "Cluster")]
+    pub(crate) nodes: u8,
+    /// Plant a bug in the testbed; `stickler list --bugs` names them. May be given several times.
+    #[arg(long = "bug", value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) bugs: Vec<String>,
+}
+
+/// A way to get a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProviderName {
+    /// A cluster inside this process (Linux).
+    Testbed,
+    /// A cluster that exists, through its kubeconfig.
+    Kubeconfig,
+}
+
+/// How to reach a cluster that exists.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ReachArgs {
+    /// The kubeconfig of the cluster; without it, $KUBECONFIG and ~/.kube/config are tried.
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig; without it, its current one.
+    #[arg(long, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) context: Option<String>,
+    /// The image of the agent and the fixtures, where the cluster can pull it.
+    #[arg(long, value_name = "NAME", default_value = "stickler-pods", help_heading = "Cluster")]
+    pub(crate) image: String,
+}
+
+impl ClusterArgs {
+    /// The provider of these arguments, checked before anything is started. For the testbed the
+    /// process moves into namespaces of its own, so no thread may exist yet.
+    pub(crate) fn provider(&self, port: u16, reach: Option<&ReachArgs>) -> anyhow::Result<Box<dyn Provider>> {
+        match self.provider {
+            ProviderName::Testbed => {
+                if let Some(ReachArgs { kubeconfig: Some(file), .. }) = reach {
+                    bail!(
+                        "`--kubeconfig {}` names a cluster that exists; add `--cluster kubeconfig` to use it",
+                        file.display()
+                    );
+                }
+                self.testbed(port)
+            }
+            ProviderName::Kubeconfig => {
+                let Some(reach) = reach else { bail!("a cluster that exists is up already") };
+                if !self.bugs.is_empty() {
+                    bail!("`--bug` plants bugs in the testbed only; leave it out with `--cluster kubeconfig`");
+                }
+                let provider = stickler::providers::KubeconfigProvider::read(
+                    reach.kubeconfig.as_deref(),
+                    reach.context.clone(),
+                    reach.image.clone(),
+                )?;
+                Ok(Box::new(provider))
+            }
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn testbed(&self, port: u16) -> anyhow::Result<Box<dyn Provider>> {
+        use stickler::providers::TestbedProvider;
+        use stickler_testbed::bugs::{BUGS, Bugs};
+        let mut bugs = Vec::new();
+        for name in &self.bugs {
+            let card = BUGS.iter().find(|card| card.id == name).with_context(|| {
+                let known: Vec<&str> = BUGS.iter().map(|card| card.id).collect();
+                format!("there is no bug `{name}`; there are: {}", known.join(", "))
+            })?;
+            bugs.push(card.bug);
+        }
+        stickler_testbed::enter::enter()?;
+        let spec = stickler_testbed::TestbedSpec {
+            nodes: usize::from(self.nodes),
+            port,
+            bugs: bugs.into_iter().collect::<Bugs>(),
+        };
+        Ok(Box::new(TestbedProvider { spec }))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn testbed(&self, _: u16) -> anyhow::Result<Box<dyn Provider>> {
+        bail!("the testbed needs Linux namespaces; use `--cluster kubeconfig` on this machine")
+    }
+}
+
+/// A tokio runtime for the rest of the command; made after the namespaces, whose threads it shares.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime can be started")
+}

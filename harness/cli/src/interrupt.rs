@@ -1,0 +1,26 @@
+//! Ctrl-C: the first one ends what runs in good order, the second one at once.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that is cancelled by the first SIGINT or SIGTERM.
+pub(crate) fn watch() -> anyhow::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        next().await;
+        eprintln!("interrupted: cleaning up; once more to stop at once");
+        cancel.cancel();
+        next().await;
+        std::process::exit(3);
+    });
+    Ok(token)
+}

@@ -1,0 +1,75 @@
+//! `stickler list`: the catalogue of checks, or of planted bugs.
+
+use clap::Args;
+use serde_json::{Value, json};
+use stickler::Class;
+
+use crate::Ended;
+use crate::run::Format;
+
+/// Arguments of `stickler list`.
+#[derive(Args)]
+pub(crate) struct List {
+    /// List the bugs that can be planted with `--bug` instead of the checks.
+    #[arg(long)]
+    bugs: bool,
+    /// How to print it.
+    #[arg(long, value_enum, default_value = "pretty")]
+    format: Format,
+}
+
+impl List {
+    pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
+        let rows = if self.bugs { bugs() } else { checks() };
+        match self.format {
+            Format::Json => println!("{}", serde_json::to_string_pretty(&rows)?),
+            Format::Pretty => rows.iter().for_each(|row| pretty(row)),
+        }
+        Ok(Ended::Held)
+    }
+}
+
+fn checks() -> Vec<Value> {
+    let row = |check: &stickler::Check| {
+        json!({
+            "id": check.id,
+            "title": check.title,
+            "class": match check.class { Class::Promise => "promise", Class::Observation => "observation" },
+            "promised_by": check.promised_by.iter().map(stickler::Source::url).collect::<Vec<_>>(),
+            "needs": check.needs.iter().map(|need| need.name()).collect::<Vec<_>>(),
+            "exclusive": check.exclusive,
+            // No check was held against a real component yet.
+            "confirmed_by": "only ours",
+        })
+    };
+    stickler_suites::all().map(row).collect()
+}
+
+#[cfg(target_os = "linux")]
+fn bugs() -> Vec<Value> {
+    let row = |card: &stickler_testbed::bugs::BugCard| {
+        json!({
+            "id": card.id,
+            "title": card.title,
+            "component": card.component,
+            "seen_in": card.seen_in,
+            "caught_by": card.caught_by,
+        })
+    };
+    stickler_testbed::bugs::BUGS.iter().map(row).collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bugs() -> Vec<Value> {
+    Vec::new()
+}
+
+fn pretty(row: &Value) {
+    let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    println!("{:34} {}", text("id"), text("title"));
+    for field in ["promised_by", "caught_by"] {
+        for item in row[field].as_array().into_iter().flatten() {
+            println!("{:34}   {} {}", "", field.replace('_', " "), item.as_str().unwrap_or_default());
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! `stickler run`: check every promise, and report.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use globset::Glob;
+use stickler::{Check, Cluster, Provider, Sink};
+use stickler_reports::{Event, Journal, Record, Report, Reporter, Verdict};
+use tokio_util::sync::CancellationToken;
+
+use crate::Ended;
+use crate::cluster::{ClusterArgs, ReachArgs, runtime};
+use crate::interrupt;
+
+/// Arguments of `stickler run`.
+#[derive(Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Only checks whose id matches, such as `service/*`. May be given several times.
+    #[arg(long = "filter", value_name = "GLOB")]
+    filters: Vec<String>,
+    /// Decides what is left to chance, such as the order of the checks; drawn if it is not given.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// How many checks may run at once.
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: u8,
+    /// Where `report.json` and `journal.jsonl` go; the folder is made if need be.
+    #[arg(long, value_name = "DIR", default_value = "report")]
+    report: PathBuf,
+    /// How to print the result on standard output. Progress goes to standard error.
+    #[arg(long, value_enum, default_value = "pretty")]
+    format: Format,
+    /// Show where the time went.
+    #[arg(long)]
+    timings: bool,
+    /// No progress on standard error.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Pretty,
+    /// One JSON document.
+    Json,
+}
+
+impl Run {
+    pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
+        let checks = select(&self.filters)?;
+        let folder = self.report.as_path();
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("the report's folder `{}` cannot be made", folder.display()))?;
+        let journal = Journal::create(&folder.join("journal.jsonl"))?;
+        let provider = self.cluster.provider(0, Some(&self.reach))?;
+        let report = Shared::default();
+        let kept = Shared::default();
+        *kept.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
+        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(kept.clone()), Box::new(report.clone())];
+        if !self.quiet {
+            reporters.push(Box::new(Progress { colour: std::io::stderr().is_terminal() }));
+        }
+        let sink = Sink::new(reporters);
+        let runtime = runtime()?;
+        let started = runtime.block_on(self.perform(provider.as_ref(), checks, &sink));
+        drop(runtime);
+        if let Some(journal) = kept.take() {
+            journal.finish()?;
+        }
+        let report: Report = report.take().unwrap_or_default();
+        // Written in any case: a cluster that did not start is a result too.
+        stickler_reports::write_report(folder, &report)?;
+        started?;
+        self.print(folder, &report)?;
+        Ok(match report.verdict() {
+            _ if report.interrupted => Ended::Interrupted,
+            Verdict::Passed | Verdict::Skipped => Ended::Held,
+            Verdict::Failed | Verdict::Inconclusive => Ended::Broken,
+        })
+    }
+
+    async fn perform(
+        &self,
+        provider: &dyn Provider,
+        checks: Vec<&'static Check>,
+        sink: &Sink,
+    ) -> anyhow::Result<()> {
+        let cancel = interrupt::watch()?;
+        let seed = self.seed.unwrap_or_else(rand::random);
+        let jobs = usize::from(self.jobs);
+        sink.tell(Event::RunStarted {
+            tool: format!("stickler {}", env!("CARGO_PKG_VERSION")),
+            suite: "conformance".to_owned(),
+            seed,
+            jobs,
+            checks: checks.iter().map(|check| check.card()).collect(),
+        });
+        let Some(cluster) = start(provider, &cancel, sink).await? else { return Ok(()) };
+        let cluster: Arc<dyn Cluster> = Arc::from(cluster);
+        sink.tell(Event::ClusterReady { cluster: cluster.card().clone() });
+        stickler::Run { checks, seed, jobs, cancel }.on(&cluster, sink).await;
+        Ok(())
+    }
+
+    fn print(&self, folder: &Path, report: &Report) -> anyhow::Result<()> {
+        match self.format {
+            Format::Json => println!("{}", serde_json::to_string_pretty(report)?),
+            Format::Pretty => {
+                print!("{}", stickler_reports::summary(report, std::io::stdout().is_terminal(), self.timings));
+                println!("report: {}", folder.join("report.json").display());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Starts a cluster; `None` if the run was interrupted meanwhile.
+async fn start(
+    provider: &dyn Provider,
+    cancel: &CancellationToken,
+    sink: &Sink,
+) -> anyhow::Result<Option<Box<dyn Cluster>>> {
+    let started = tokio::select! {
+        started = provider.start() => started,
+        () = cancel.cancelled() => {
+            sink.tell(Event::RunFinished { duration_ms: 0, interrupted: true, timings: Vec::new() });
+            return Ok(None);
+        }
+    };
+    match started {
+        Ok(cluster) => Ok(Some(cluster)),
+        Err(error) => {
+            sink.tell(Event::Trouble { message: format!("the cluster did not start: {error:#}") });
+            sink.tell(Event::RunFinished { duration_ms: 0, interrupted: false, timings: Vec::new() });
+            Err(error.context(format!("cluster `{}` did not start", provider.name())))
+        }
+    }
+}
+
+/// The checks any of these globs finds; all if there is none.
+fn select(filters: &[String]) -> anyhow::Result<Vec<&'static Check>> {
+    if filters.is_empty() {
+        return Ok(stickler_suites::all().collect());
+    }
+    let mut selected = Vec::new();
+    for filter in filters {
+        let glob = Glob::new(filter).with_context(|| format!("`--filter {filter}` is no glob"))?.compile_matcher();
+        let before = selected.len();
+        selected.extend(stickler_suites::all().filter(|check| glob.is_match(check.id)));
+        if selected.len() == before {
+            bail!("no check matches `--filter {filter}`; `stickler list` names them all");
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    selected.retain(|check| seen.insert(check.id));
+    Ok(selected)
+}
+
+/// A reporter that is wanted back after the run.
+struct Shared<R>(Arc<Mutex<Option<R>>>);
+
+impl<R> Shared<R> {
+    fn take(&self) -> Option<R> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl<R> Clone for Shared<R> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<R> Default for Shared<R> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl Reporter for Shared<Journal> {
+    fn hear(&mut self, record: &Record) {
+        if let Some(journal) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            journal.hear(record);
+        }
+    }
+}
+
+impl Reporter for Shared<Report> {
+    fn hear(&mut self, record: &Record) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().hear(record);
+    }
+}
+
+/// One line per event, on standard error.
+struct Progress {
+    colour: bool,
+}
+
+impl Reporter for Progress {
+    fn hear(&mut self, record: &Record) {
+        if let Some(line) = stickler_reports::progress(record, self.colour) {
+            eprintln!("{line}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `stickler up`: a cluster to work with by hand.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use kube::api::{Api, DynamicObject, PostParams};
+use stickler::manifest::{Manifest, parse};
+use stickler::{Cluster, Provider};
+
+use crate::Ended;
+use crate::cluster::{ClusterArgs, runtime};
+use crate::interrupt;
+
+/// Arguments of `stickler up`.
+#[derive(Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Where to write the kubeconfig; it is removed again at the end.
+    #[arg(long, value_name = "FILE", default_value = "stickler.kubeconfig")]
+    kubeconfig: PathBuf,
+    /// The port of the API server on 127.0.0.1; 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// Create the objects of a manifest once the cluster is up. May be given several times.
+    #[arg(long = "apply", value_name = "FILE")]
+    manifests: Vec<PathBuf>,
+}
+
+impl Up {
+    pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
+        let mut objects = Vec::new();
+        for file in &self.manifests {
+            objects.extend(read(file)?);
+        }
+        // Before the cluster: who cannot write here had better know at once.
+        let kubeconfig = Kubeconfig::create(&self.kubeconfig)?;
+        let provider = self.cluster.provider(self.port, None)?;
+        let runtime = runtime()?;
+        runtime.block_on(self.perform(provider.as_ref(), objects, kubeconfig))
+    }
+
+    async fn perform(
+        &self,
+        provider: &dyn Provider,
+        objects: Vec<(PathBuf, Manifest)>,
+        mut kubeconfig: Kubeconfig,
+    ) -> anyhow::Result<Ended> {
+        let cancel = interrupt::watch()?;
+        let started = tokio::select! {
+            started = provider.start() => started,
+            () = cancel.cancelled() => return Ok(Ended::Interrupted),
+        };
+        let cluster = started.with_context(|| format!("cluster `{}` did not start", provider.name()))?;
+        let Some(text) = cluster.kubeconfig() else { bail!("cluster `{}` has no kubeconfig", provider.name()) };
+        kubeconfig.write(text)?;
+        for (file, manifest) in objects {
+            create(cluster.as_ref(), &file, manifest).await?;
+        }
+        self.greet(cluster.as_ref());
+        cancel.cancelled().await;
+        Ok(Ended::Held)
+    }
+
+    fn greet(&self, cluster: &dyn Cluster) {
+        let card = cluster.card();
+        println!("{} {} is up: {} in {} ms", card.provider, card.version, card.nodes.join(", "), card.ready_ms);
+        println!();
+        println!("  export KUBECONFIG={}", self.kubeconfig.display());
+        println!("  kubectl get nodes -o wide");
+        println!("  kubectl create -f fixtures/notes/goweb-rs.yaml -f fixtures/notes/goweb-svc.yaml");
+        println!("  kubectl get all");
+        println!();
+        println!("Images here: goweb (the notes' name for it too), stickler-pods, busybox.");
+        println!("Ctrl-C ends it; nothing stays.");
+    }
+}
+
+fn read(file: &Path) -> anyhow::Result<Vec<(PathBuf, Manifest)>> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file).with_context(|| format!("the manifest `{name}` cannot be read"))?;
+    Ok(parse(&name, &text)?.into_iter().map(|manifest| (file.to_owned(), manifest)).collect())
+}
+
+async fn create(cluster: &dyn Cluster, file: &Path, manifest: Manifest) -> anyhow::Result<()> {
+    let Manifest { resource, object } = manifest;
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let namespace = object.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let namespaced = !matches!(resource.plural.as_str(), "namespaces" | "nodes");
+    let api: Api<DynamicObject> = if namespaced {
+        Api::namespaced_with(cluster.client(), &namespace, &resource)
+    } else {
+        Api::all_with(cluster.client(), &resource)
+    };
+    let strict = PostParams { field_validation: Some(kube::api::ValidationDirective::Strict), ..PostParams::default() };
+    let created = api.create(&strict, &object).await;
+    let kind = &resource.kind;
+    created.with_context(|| format!("{kind} `{name}` of `{}` was refused", file.display()))?;
+    println!("{}/{name} created", kind.to_lowercase());
+    Ok(())
+}
+
+/// The kubeconfig on disk: for its owner only, and gone at the end.
+struct Kubeconfig {
+    path: PathBuf,
+    file: std::fs::File,
+}
+
+impl Kubeconfig {
+    fn create(path: &Path) -> anyhow::Result<Self> {
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(path).with_context(|| {
+            format!(
+                "the kubeconfig `{}` cannot be written; it must not exist yet (name another one with `--kubeconfig`)",
+                path.display()
+            )
+        })?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    fn write(&mut self, text: &str) -> anyhow::Result<()> {
+        let written = self.file.write_all(text.as_bytes());
+        written.with_context(|| format!("the kubeconfig `{}` cannot be written", self.path.display()))
+    }
+}
+
+impl Drop for Kubeconfig {
+    fn drop(&mut self) {
+        // Nobody is left to be told that it was gone already.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

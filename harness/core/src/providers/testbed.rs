@@ -1,0 +1,117 @@
+//! The testbed as a provider: a cluster of this process' own.
+
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use stickler_model::Promises;
+use stickler_reports::{ClusterCard, Timing};
+use stickler_testbed::{Testbed, TestbedSpec};
+
+use crate::bounds::Bounds;
+use crate::cluster::{AgentStream, Capability, Cluster, Outside, Provider};
+
+/// Starts a testbed.
+#[derive(Clone, Debug, Default)]
+pub struct TestbedProvider {
+    pub spec: TestbedSpec,
+}
+
+impl Provider for TestbedProvider {
+    fn name(&self) -> &'static str {
+        "testbed"
+    }
+
+    fn start(&self) -> BoxFuture<'_, anyhow::Result<Box<dyn Cluster>>> {
+        async move {
+            let testbed = Testbed::start(self.spec.clone()).await?;
+            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(testbed)?);
+            Ok(cluster)
+        }
+        .boxed()
+    }
+}
+
+struct TestbedCluster {
+    testbed: Testbed,
+    card: ClusterCard,
+    capabilities: Vec<Capability>,
+    promises: Promises,
+}
+
+impl TestbedCluster {
+    fn new(testbed: Testbed) -> anyhow::Result<Self> {
+        let mut capabilities = vec![Capability::HostNetwork, Capability::NodesReachable];
+        if testbed.nodes().len() > 1 {
+            capabilities.insert(0, Capability::SeveralNodes);
+        }
+        let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let card = ClusterCard {
+            provider: "testbed".to_owned(),
+            version: testbed.version().to_owned(),
+            nodes: testbed.nodes(),
+            capabilities: capabilities.iter().map(ToString::to_string).collect(),
+            ready_ms: u64::try_from(testbed.ready().as_millis()).unwrap_or(u64::MAX),
+            timings: testbed
+                .steps()
+                .iter()
+                .map(|step| Timing { step: format!("start: {}", step.name), us: micros(step.took) })
+                .collect(),
+        };
+        let promises = Promises::of_version(testbed.version())?
+            .with_service_cidr(testbed.service_cidr().into())
+            .with_cluster_cidr(testbed.cluster_cidr().into());
+        Ok(Self { testbed, card, capabilities, promises })
+    }
+}
+
+impl Cluster for TestbedCluster {
+    fn card(&self) -> &ClusterCard {
+        &self.card
+    }
+
+    fn capabilities(&self) -> &[Capability] {
+        &self.capabilities
+    }
+
+    fn promises(&self) -> &Promises {
+        &self.promises
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds::TESTBED
+    }
+
+    fn client(&self) -> kube::Client {
+        self.testbed.client()
+    }
+
+    fn image(&self) -> &'static str {
+        "stickler-pods"
+    }
+
+    fn outside(&self) -> Option<&dyn Outside> {
+        Some(self)
+    }
+
+    fn is_ephemeral(&self) -> bool {
+        true
+    }
+
+    fn kubeconfig(&self) -> Option<&str> {
+        Some(self.testbed.kubeconfig())
+    }
+}
+
+impl Outside for TestbedCluster {
+    fn agent(&self) -> anyhow::Result<AgentStream> {
+        let process = self
+            .testbed
+            .spawn_outside("agent", &["serve", "--stdio"])
+            .context("no process can be started on the client host")?;
+        Ok(AgentStream {
+            reader: Box::new(process.stdout),
+            writer: Box::new(process.stdin),
+            keep: Box::new(process.child),
+        })
+    }
+}

@@ -1,0 +1,381 @@
+//! The testbed: topology and components, put together and taken apart.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::os::unix::process::CommandExt as _;
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, try_join_all};
+use ipnet::Ipv4Net;
+use thiserror::Error;
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::apiserver::{ApiServer, ApiServerConfig, KubeletDial};
+use crate::bugs::Bugs;
+use crate::client::{ApiEndpoint, client};
+use crate::controllers::{Controllers, ControllersConfig};
+use crate::enter::host_listener;
+use crate::kubelet::{Kubelet, KubeletConfig, PodNetwork};
+use crate::namespace::NetNamespace;
+use crate::pki::{Credentials, Pki};
+use crate::proxy::{Proxy, ProxyConfig};
+use crate::scheduler::Scheduler;
+use crate::topology::{CLUSTER_CIDR, NodeNet, SERVICE_CIDR, Topology, TopologySpec};
+
+/// What the API server says it is.
+const VERSION: &str = "v1.37.0";
+/// Where cluster DNS will be, as in the notes' lab.
+const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// The API server's port on the control plane node.
+const API_PORT: u16 = 6443;
+/// The most a start may take, on a machine that is busy with something else.
+const START: Duration = Duration::from_secs(30);
+
+/// What a testbed is made of.
+#[derive(Clone, Debug)]
+pub struct TestbedSpec {
+    /// How many nodes, 1 to 50. The first one is the control plane's.
+    pub nodes: usize,
+    /// The port of the API server on the machine's loopback address; 0 takes a free one.
+    pub port: u16,
+    /// What is wrong on purpose.
+    pub bugs: Bugs,
+}
+
+impl Default for TestbedSpec {
+    fn default() -> Self {
+        Self { nodes: 3, port: 0, bugs: Bugs::default() }
+    }
+}
+
+/// Why a testbed did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("port {port} of 127.0.0.1 cannot be had for the API server: {source}; name another one, or 0 for any")]
+    Port { port: u16, source: io::Error },
+    #[error("the testbed was not up within {START:?}; it was at: {step}")]
+    TooSlow { step: &'static str },
+    #[error("the testbed did not start, at: {step}: {source:#}")]
+    Failed { step: &'static str, source: anyhow::Error },
+}
+
+/// One step of the start, and how long it took.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    pub name: &'static str,
+    pub took: Duration,
+}
+
+/// A running cluster. Nothing of it has a name on the machine, so it is gone when this is dropped
+/// and also when the process is killed.
+pub struct Testbed {
+    // In the order they are to go away: first who acts, then what they act on.
+    _proxies: Vec<Proxy>,
+    // Dropping a kubelet kills the processes of its pods and waits until they are gone.
+    _kubelets: Vec<Kubelet>,
+    _scheduler: Scheduler,
+    _controllers: Controllers,
+    _apiserver: ApiServer,
+    topology: Topology,
+    client: kube::Client,
+    kubeconfig: String,
+    steps: Vec<Step>,
+    ready: Duration,
+}
+
+/// Runs the part of the program that was asked for under another name: what runs inside pods is the
+/// running executable itself. To be called first in every `main`; if it returns something, that is
+/// how the process ends.
+pub fn reexec() -> Option<ExitCode> {
+    crate::kubelet::init_main().or_else(stickler_pods::dispatch)
+}
+
+impl Testbed {
+    /// Starts a cluster and waits until every node is Ready and has had an answer from the API
+    /// through its cluster IP.
+    ///
+    /// # Errors
+    /// Which step failed or took too long, and why; nothing is left behind then.
+    pub async fn start(spec: TestbedSpec) -> Result<Self, StartError> {
+        let mut clock = Clock::new();
+        match timeout(START, Self::build(spec, &mut clock)).await {
+            Ok(built) => built,
+            Err(_) => Err(StartError::TooSlow { step: clock.step }),
+        }
+    }
+
+    async fn build(spec: TestbedSpec, clock: &mut Clock) -> Result<Self, StartError> {
+        let on_host = SocketAddr::from((Ipv4Addr::LOCALHOST, spec.port));
+        let on_host = host_listener(on_host).map_err(|source| StartError::Port { port: spec.port, source })?;
+        let built = Self::put_together(&spec, on_host, clock).await;
+        built.map_err(|source| StartError::Failed { step: clock.step, source })
+    }
+
+    async fn put_together(
+        spec: &TestbedSpec,
+        on_host: std::net::TcpListener,
+        clock: &mut Clock,
+    ) -> anyhow::Result<Self> {
+        clock.next("topology");
+        let topology = Topology::build(&TopologySpec { nodes: spec.nodes }).await?;
+        let control_plane = topology.nodes().first().context("a cluster needs a node")?.clone();
+        let advertise = SocketAddr::from((control_plane.ip, API_PORT));
+
+        clock.next("API server");
+        let pki = Pki::new()?;
+        let home = NetNamespace::home()?;
+        let at_home = home.listen((Ipv4Addr::LOCALHOST, 0).into())?;
+        let (host_address, home_address) = (on_host.local_addr()?, at_home.local_addr()?);
+        let inside = control_plane.namespace.listen(advertise)?;
+        let apiserver = ApiServer::start(ApiServerConfig {
+            pki: &pki,
+            listeners: vec![on_host, at_home, inside],
+            advertise,
+            names: vec![control_plane.name.clone()],
+            service_cidr: SERVICE_CIDR,
+            node_port_range: NODE_PORTS,
+            kubelet_dial: dial_from(control_plane.namespace.clone()),
+            version: VERSION.to_owned(),
+        })?;
+
+        clock.next("controllers and scheduler");
+        let api = ApiEndpoint { address: advertise, ca_pem: pki.ca_pem() };
+        let as_component = |user: &str, groups: &[&str]| {
+            client(&control_plane.namespace, &api, &pki.client(user, groups)?)
+        };
+        let controllers = Controllers::start(ControllersConfig {
+            client: as_component("system:kube-controller-manager", &[])?,
+            ca_pem: pki.ca_pem(),
+            bugs: spec.bugs.clone(),
+        });
+        let scheduler = Scheduler::start(as_component("system:kube-scheduler", &[])?);
+
+        clock.next("kubelets and proxies");
+        let mut starting = Vec::new();
+        for (index, node) in topology.nodes().iter().enumerate() {
+            starting.push(start_node(node, index == 0, &pki, &api, &spec.bugs).boxed());
+        }
+        let (kubelets, proxies) = try_join_all(starting).await?.into_iter().unzip();
+
+        clock.next("first answer of a cluster IP on every node");
+        let admin = pki.client("kubernetes-admin", &["system:masters"])?;
+        if !spec.bugs.has(crate::bugs::Bug::NoProxy) {
+            let service = first_service_address();
+            let through_service = ApiEndpoint { address: service, ca_pem: pki.ca_pem() };
+            let mut asking = Vec::new();
+            for node in topology.nodes() {
+                asking.push(first_answer(node, &through_service, &admin).boxed());
+            }
+            try_join_all(asking).await?;
+        }
+        clock.done();
+
+        let at_home = ApiEndpoint { address: home_address, ca_pem: pki.ca_pem() };
+        Ok(Self {
+            _proxies: proxies,
+            _kubelets: kubelets,
+            _scheduler: scheduler,
+            _controllers: controllers,
+            _apiserver: apiserver,
+            client: client(home, &at_home, &admin)?,
+            kubeconfig: kubeconfig(host_address, &pki.ca_pem(), &admin),
+            steps: std::mem::take(&mut clock.steps),
+            ready: clock.started.elapsed(),
+            topology,
+        })
+    }
+
+    /// A client with the rights of an administrator, for this process.
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// A kubeconfig for programs on this machine.
+    pub fn kubeconfig(&self) -> &str {
+        &self.kubeconfig
+    }
+
+    /// What the API server says it is.
+    pub fn version(&self) -> &'static str {
+        VERSION
+    }
+
+    /// The nodes' names.
+    pub fn nodes(&self) -> Vec<String> {
+        self.topology.nodes().iter().map(|node| node.name.clone()).collect()
+    }
+
+    /// The range cluster IPs come from.
+    pub fn service_cidr(&self) -> Ipv4Net {
+        SERVICE_CIDR
+    }
+
+    /// The range pod addresses come from.
+    pub fn cluster_cidr(&self) -> Ipv4Net {
+        CLUSTER_CIDR
+    }
+
+    /// From the call of [`Testbed::start`] to a first answer on every node.
+    pub fn ready(&self) -> Duration {
+        self.ready
+    }
+
+    /// Where the time of the start went.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Starts this executable under another name on the client host: a machine of the LAN that is
+    /// no part of the cluster. It ends when its standard input does.
+    ///
+    /// # Errors
+    /// If no process can be started.
+    pub fn spawn_outside(&self, program: &str, arguments: &[&str]) -> io::Result<OutsideProcess> {
+        let namespace = self.topology.client_host().clone();
+        let mut command = std::process::Command::new("/proc/self/exe");
+        command.arg0(program).args(arguments).env_clear();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        #[expect(unsafe_code, reason = "the child enters the namespace between fork and exec")]
+        // SAFETY: the closure makes two system calls and allocates nothing.
+        unsafe {
+            command.pre_exec(move || namespace.enter_for_exec());
+        }
+        let mut command = Command::from(command);
+        let mut child = command.kill_on_drop(true).spawn()?;
+        let pipe = || io::Error::other("a pipe of the process is missing");
+        let stdin = child.stdin.take().ok_or_else(pipe)?;
+        let stdout = child.stdout.take().ok_or_else(pipe)?;
+        Ok(OutsideProcess { stdin, stdout, child })
+    }
+}
+
+/// A process on the client host. It is killed when this is dropped.
+pub struct OutsideProcess {
+    pub stdin: ChildStdin,
+    pub stdout: ChildStdout,
+    pub child: Child,
+}
+
+/// The range node ports come from, as upstream's default.
+const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
+
+/// The address of the service `kubernetes`.
+fn first_service_address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::from_bits(SERVICE_CIDR.network().to_bits() + 1), 443))
+}
+
+async fn start_node(
+    node: &NodeNet,
+    control_plane: bool,
+    pki: &Pki,
+    api: &ApiEndpoint,
+    bugs: &Bugs,
+) -> anyhow::Result<(Kubelet, Proxy)> {
+    let name = node.name.as_str();
+    let as_kubelet = pki.client(&format!("system:node:{name}"), &["system:nodes"])?;
+    let as_proxy = pki.client("system:kube-proxy", &["system:node-proxier"])?;
+    let kubelet = Kubelet::start(KubeletConfig {
+        client: client(&node.namespace, api, &as_kubelet)?,
+        node_name: name.to_owned(),
+        node_ip: node.ip,
+        pod_cidr: node.pod_cidr,
+        namespace: node.namespace.clone(),
+        network: Arc::new(Wires(node.clone())),
+        serving: pki.server(&[name], &[node.ip.into()])?,
+        ca_pem: pki.ca_pem(),
+        labels: BTreeMap::new(),
+        control_plane,
+        version: VERSION.to_owned(),
+        cluster_dns: Some(CLUSTER_DNS),
+        cluster_domain: "cluster.local".to_owned(),
+        applets: stickler_pods::APPLETS.iter().map(|applet| applet.name.to_owned()).collect(),
+    });
+    let proxy = async {
+        let proxy = Proxy::start(ProxyConfig {
+            client: client(&node.namespace, api, &as_proxy)?,
+            node: node.clone(),
+            cluster_cidr: CLUSTER_CIDR,
+            bugs: bugs.clone(),
+        })
+        .await?;
+        proxy.synced().await;
+        anyhow::Ok(proxy)
+    };
+    let (kubelet, proxy) = tokio::try_join!(kubelet, proxy).with_context(|| format!("node {name}"))?;
+    Ok((kubelet, proxy))
+}
+
+/// Asks the API server through the cluster IP of `kubernetes`, until it answers.
+async fn first_answer(node: &NodeNet, service: &ApiEndpoint, admin: &Credentials) -> anyhow::Result<()> {
+    let ready = http::Request::get("/readyz").body(Vec::new())?;
+    let client = client(&node.namespace, service, admin)?;
+    client.request_text(ready).await.with_context(|| format!("{} from {}", service.address, node.name))?;
+    Ok(())
+}
+
+/// Dials kubelets from the machine the API server runs on.
+fn dial_from(namespace: NetNamespace) -> KubeletDial {
+    Arc::new(move |address| {
+        let namespace = namespace.clone();
+        async move { namespace.connect(address).await }.boxed()
+    })
+}
+
+/// The node's wires, as the kubelet uses them.
+struct Wires(NodeNet);
+
+impl PodNetwork for Wires {
+    fn attach<'a>(&'a self, pod: &'a NetNamespace, ip: Ipv4Addr) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.0.attach_pod(pod, ip).boxed()
+    }
+
+    fn detach<'a>(&'a self, _: &'a NetNamespace, ip: Ipv4Addr) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.0.detach_pod(ip).boxed()
+    }
+}
+
+fn kubeconfig(server: SocketAddr, ca_pem: &str, admin: &Credentials) -> String {
+    let encode = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
+    format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: stickler\n  cluster:\n    server: https://{server}\n    \
+         certificate-authority-data: {}\nusers:\n- name: kubernetes-admin\n  user:\n    client-certificate-data: {}\n    \
+         client-key-data: {}\ncontexts:\n- name: stickler\n  context:\n    cluster: stickler\n    user: \
+         kubernetes-admin\ncurrent-context: stickler\n",
+        encode(ca_pem),
+        encode(&admin.certificate_pem),
+        encode(&admin.key_pem)
+    )
+}
+
+/// Measures the steps of a start.
+struct Clock {
+    started: Instant,
+    since: Instant,
+    step: &'static str,
+    steps: Vec<Step>,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { started: now, since: now, step: "the port of the API server", steps: Vec::new() }
+    }
+
+    fn next(&mut self, step: &'static str) {
+        self.done();
+        self.step = step;
+    }
+
+    fn done(&mut self) {
+        self.steps.push(Step { name: self.step, took: self.since.elapsed() });
+        self.since = Instant::now();
+    }
+}
