@@ -27,7 +27,7 @@ use super::tls::Tls;
 use super::token::Tokens;
 use super::view::View;
 use super::watch::Watch;
-use super::{discovery, exec, list, openapi, patch, pod, review, scale};
+use super::{discovery, exec, list, openapi, patch, pod, protobuf, review, scale};
 
 /// Larger requests are refused, as upstream does.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -140,7 +140,10 @@ async fn route(context: &Context, request: Request<Incoming>) -> Result<Response
             return Err(Status::method_not_allowed());
         }
         let (headers, body) = read(request).await?;
-        let body = request::read_object(&headers, &body)?;
+        let body = match protobuf::read_review(&body) {
+            Some(review) if kind.starts_with("SelfSubject") => review,
+            _ => request::read_object(&headers, &body)?,
+        };
         return Ok(value(StatusCode::CREATED, &review::answer(kind, &user, shared, body)?));
     }
     let target = Target::parse(path).ok_or_else(Status::unknown_path)?;
