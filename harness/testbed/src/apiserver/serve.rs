@@ -27,7 +27,7 @@ use super::tls::Tls;
 use super::token::Tokens;
 use super::view::View;
 use super::watch::Watch;
-use super::{discovery, exec, list, openapi, patch, pod, protobuf, review, scale};
+use super::{discovery, exec, list, openapi, patch, pod, review, scale};
 
 /// Larger requests are refused, as upstream does.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -131,6 +131,9 @@ async fn route(context: &Context, request: Request<Incoming>) -> Result<Response
         if let Some((media_type, document)) = discovery::document(path, request.headers()) {
             return Ok(typed(StatusCode::OK, media_type, Bytes::from(document.to_string())));
         }
+        if path == "/openapi/v2" {
+            return Ok(typed(StatusCode::OK, openapi::V2_MEDIA_TYPE, openapi::V2));
+        }
         if let Some(document) = openapi::document(path) {
             return Ok(value(StatusCode::OK, &document));
         }
@@ -140,10 +143,7 @@ async fn route(context: &Context, request: Request<Incoming>) -> Result<Response
             return Err(Status::method_not_allowed());
         }
         let (headers, body) = read(request).await?;
-        let body = match protobuf::read_review(&body) {
-            Some(review) if kind.starts_with("SelfSubject") => review,
-            _ => request::read_object(&headers, &body)?,
-        };
+        let body = request::read_object(&headers, &body)?;
         return Ok(value(StatusCode::CREATED, &review::answer(kind, &user, shared, body)?));
     }
     let target = Target::parse(path).ok_or_else(Status::unknown_path)?;

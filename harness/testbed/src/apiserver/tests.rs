@@ -771,6 +771,13 @@ async fn an_unmodified_kubectl_works() {
     let refused = kubectl(&scene, Some(&typo), "create -f -").await.unwrap();
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(why.contains("strict decoding error: unknown field \"spec.selectr\""), "{why}");
+    let unknown = "apiVersion: v1\nkind: Servce\nmetadata: {name: a}\n";
+    let refused = kubectl(&scene, Some(unknown), "create -f -").await.unwrap();
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(why.contains("no matches for kind \"Servce\" in version \"v1\""), "{why}");
+    assert_eq!(run("create ns made").await[0].join(" "), "namespace/made created");
+    scene.account().await;
+    assert!(run("create token default").await[0][0].starts_with("ey"));
     assert_eq!(run("get ep").await[1][..2], ["kubernetes", "192.168.199.117:6443"]);
     assert_eq!(run("get ns").await[1][..2], ["default", "Active"]);
     assert_eq!(run("auth whoami").await[1].join(" "), "Username kubernetes-admin");
