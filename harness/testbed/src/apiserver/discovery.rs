@@ -150,8 +150,7 @@ fn aggregate(groups: &[(&'static str, &'static str)]) -> Value {
     let items: Vec<_> = groups
         .iter()
         .map(|(group, version)| {
-            let mut resources: Vec<_> =
-                of_group(group, version).map(|resource| aggregate_resource(resource)).collect();
+            let mut resources: Vec<_> = of_group(group, version).map(aggregate_resource).collect();
             resources.extend(reviews_of(group).map(|(group, plural, singular, kind)| {
                 json!({
                     "resource": plural,

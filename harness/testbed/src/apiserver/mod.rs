@@ -13,6 +13,7 @@ mod names;
 mod openapi;
 mod patch;
 mod pod;
+mod protobuf;
 mod registry;
 mod request;
 mod resources;

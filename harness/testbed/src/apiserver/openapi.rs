@@ -6,6 +6,13 @@ use serde_json::{Map, Value, json};
 use super::discovery::named_groups;
 use super::resources::{RESOURCES, Resource};
 
+pub(crate) const V2_MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// A document of the older version that names no type, in the only form kubectl reads: `swagger`,
+/// `info` with title and version, empty `paths` and `definitions`. It asks for it when version 3
+/// does not know a kind, and without it would not get to say which kind that is.
+pub(crate) const V2: &[u8] = b"\x0a\x032.0\x12\x11\x0a\x0aKubernetes\x12\x03v00\x42\x00\x4a\x00";
+
 /// The document at a path, if there is one.
 pub(crate) fn document(path: &str) -> Option<Value> {
     let rest = path.strip_prefix("/openapi/v3")?;

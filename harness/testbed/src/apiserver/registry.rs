@@ -241,7 +241,7 @@ impl Registry {
         let grace = grace_period(resource, &object, options);
         let deleting = object.pointer("/metadata/deletionTimestamp").is_some();
         let before = number(&object, "/metadata/deletionGracePeriodSeconds");
-        if deleting && before.is_some_and(|before| grace < before) || !deleting {
+        if !deleting || before.is_some_and(|before| grace < before) {
             let began = match (deleting, before) {
                 // The shorter grace counts from when the first deletion was asked for.
                 (true, Some(before)) => {

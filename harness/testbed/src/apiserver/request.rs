@@ -4,6 +4,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, Uri};
 use serde_json::Value;
 
+use super::protobuf;
 use super::registry::{FieldValidation, WriteOptions};
 use super::resources::{self, Resource};
 use super::status::{Result, Status};
@@ -227,6 +228,12 @@ pub(crate) fn read_object(headers: &HeaderMap, body: &[u8]) -> Result<Value> {
                 Status::bad_request(format!("the body of the request is no YAML: {error}"))
             })?
         }
+        "application/vnd.kubernetes.protobuf" => protobuf::read_object(body).ok_or_else(|| {
+            Status::unsupported_media_type(
+                "this object cannot be read in protobuf here - accepted media types include: application/json, \
+                 application/yaml",
+            )
+        })?,
         _ => {
             return Err(Status::unsupported_media_type(
                 "the body of the request was in an unknown format - accepted media types include: \

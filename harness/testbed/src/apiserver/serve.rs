@@ -131,6 +131,9 @@ async fn route(context: &Context, request: Request<Incoming>) -> Result<Response
         if let Some((media_type, document)) = discovery::document(path, request.headers()) {
             return Ok(typed(StatusCode::OK, media_type, Bytes::from(document.to_string())));
         }
+        if path == "/openapi/v2" {
+            return Ok(typed(StatusCode::OK, openapi::V2_MEDIA_TYPE, openapi::V2));
+        }
         if let Some(document) = openapi::document(path) {
             return Ok(value(StatusCode::OK, &document));
         }

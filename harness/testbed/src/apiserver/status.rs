@@ -125,10 +125,6 @@ impl Status {
         Self::new(410, "Expired", message)
     }
 
-    pub(crate) fn too_many_requests(message: impl Into<String>) -> Self {
-        Self::new(429, "TooManyRequests", message)
-    }
-
     pub(crate) fn too_large(limit: usize) -> Self {
         let message = format!("the body of the request is larger than {limit} bytes");
         Self::new(413, "RequestEntityTooLarge", message)
@@ -144,10 +140,6 @@ impl Status {
             "retryAfterSeconds": 1,
         })));
         status
-    }
-
-    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
-        Self::new(503, "ServiceUnavailable", message)
     }
 
     pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
@@ -243,10 +235,6 @@ impl FieldError {
         let list: Vec<_> = supported.iter().map(|value| format!("{value:?}")).collect();
         let body = format!("Unsupported value: {value:?}: supported values: {}", list.join(", "));
         Self::new(field, "FieldValueNotSupported", body)
-    }
-
-    pub(crate) fn too_long(field: impl Into<String>, limit: usize) -> Self {
-        Self::new(field, "FieldValueTooLong", format!("Too long: may not be more than {limit} bytes"))
     }
 
     pub(crate) fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {

@@ -133,7 +133,7 @@ fn merge_list(
     let Value::Array(values) = slot else { return Ok(()) };
     let changes = changes.iter().filter(|change| directive(change) != Some("replace"));
     match rule(kind, parent, field) {
-        _ if replace => values.extend(changes.map(|change| strip(change))),
+        _ if replace => values.extend(changes.map(strip)),
         ListRule::Replace => *values = changes.map(strip).collect(),
         ListRule::Set => {
             for change in changes {

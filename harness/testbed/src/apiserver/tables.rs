@@ -307,11 +307,10 @@ impl Summary {
             "SchedulingGated".clone_into(&mut status);
         }
         let (mut restarts, mut last_restart) = (0, "");
-        let mut count = |container: &Value| container_restarts(container);
         let mut initializing = false;
         let total_init = list(pod, "/spec/initContainers").len();
         for (index, container) in list(pod, "/status/initContainerStatuses").iter().enumerate() {
-            restarts += count(container);
+            restarts += container_restarts(container);
             let terminated = container.pointer("/state/terminated");
             let exit_code = number(container, "/state/terminated/exitCode");
             if exit_code == Some(0) {

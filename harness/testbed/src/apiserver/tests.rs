@@ -745,7 +745,12 @@ async fn an_unmodified_kubectl_works() {
         return;
     };
     assert_eq!(words(&created), [["service/web", "created"], ["replicaset.apps/web", "created"]]);
-    let run = async |arguments: &str| words(&kubectl(&scene, None, arguments).await.unwrap());
+    let run = async |arguments: &str| {
+        let output = kubectl(&scene, None, arguments).await.unwrap();
+        let why = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {arguments}: {why}");
+        words(&output)
+    };
     let services = run("get svc -o wide").await;
     assert_eq!(services[0].join(" "), "NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) AGE SELECTOR");
     assert_eq!(services[1][0], "kubernetes");
@@ -766,13 +771,20 @@ async fn an_unmodified_kubectl_works() {
     let refused = kubectl(&scene, Some(&typo), "create -f -").await.unwrap();
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(why.contains("strict decoding error: unknown field \"spec.selectr\""), "{why}");
+    let unknown = "apiVersion: v1\nkind: Servce\nmetadata: {name: a}\n";
+    let refused = kubectl(&scene, Some(unknown), "create -f -").await.unwrap();
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(why.contains("no matches for kind \"Servce\" in version \"v1\""), "{why}");
+    assert_eq!(run("create ns made").await[0].join(" "), "namespace/made created");
+    scene.account().await;
+    assert!(run("create token default").await[0][0].starts_with("ey"));
     assert_eq!(run("get ep").await[1][..2], ["kubernetes", "192.168.199.117:6443"]);
     assert_eq!(run("get ns").await[1][..2], ["default", "Active"]);
     assert_eq!(run("auth whoami").await[1].join(" "), "Username kubernetes-admin");
     assert_eq!(run("auth can-i create pods").await, [["yes"]]);
     assert!(run("describe svc web").await.len() > 10);
     assert!(!run("get all").await.is_empty());
-    let deleted = run("delete svc/web rs/web").await;
+    let deleted = run("delete svc/web rs/web rs/typo").await;
     assert_eq!(deleted[0].join(" "), "service \"web\" deleted");
     assert_eq!(run("get rs --no-headers --ignore-not-found").await, Vec::<Vec<String>>::new());
 }
@@ -809,4 +821,121 @@ async fn tables_show_pods_and_nodes() {
     );
     assert_eq!(table("/api/v1/nodes").await["rows"][0]["cells"][1], "Ready");
     assert_eq!(scene.pki.ca_pem(), scene.endpoint.ca_pem);
+}
+
+/// A kubelet that answers every log with its path, and echoes every stream.
+async fn stand_in_kubelet(pki: &Pki, listener: tokio::net::TcpListener) {
+    let credentials = pki.server(&["kube1"], &[Ipv4Addr::LOCALHOST.into()]).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(
+        super::tls::Tls::new(&pki.ca_pem(), &credentials).unwrap().http1_only(),
+    );
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            let stream = acceptor.accept(stream).await.unwrap();
+            assert!(stream.get_ref().1.peer_certificates().is_some(), "the API server says who it is");
+            let service = hyper::service::service_fn(
+                |mut request: http::Request<hyper::body::Incoming>| async move {
+                    let path = request.uri().to_string();
+                    let mut response = http::Response::new(axum::body::Body::from(path.clone()));
+                    if path.contains("missing") {
+                        *response.status_mut() = http::StatusCode::NOT_FOUND;
+                    } else if path.starts_with("/exec/") {
+                        let upgrade = hyper::upgrade::on(&mut request);
+                        let (key, version) = ("sec-websocket-key", "sec-websocket-version");
+                        assert_eq!(request.headers()[version], "13");
+                        let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(
+                            request.headers()[key].as_bytes(),
+                        );
+                        *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+                        *response.body_mut() = axum::body::Body::empty();
+                        for (name, value) in [
+                            ("connection", "Upgrade"),
+                            ("upgrade", "websocket"),
+                            ("sec-websocket-accept", accept.as_str()),
+                            ("sec-websocket-protocol", "v5.channel.k8s.io"),
+                        ] {
+                            response.headers_mut().insert(name, value.parse().unwrap());
+                        }
+                        tokio::spawn(async move {
+                            use futures::SinkExt as _;
+                            use tokio_tungstenite::tungstenite::{Message, protocol::Role};
+                            let stream = hyper_util::rt::TokioIo::new(upgrade.await.unwrap());
+                            let mut socket = tokio_tungstenite::WebSocketStream::from_raw_socket(
+                                stream,
+                                Role::Server,
+                                None,
+                            )
+                            .await;
+                            let said = format!("\u{1}{path}").into_bytes();
+                            socket.send(Message::binary(said)).await.unwrap();
+                            let over = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"});
+                            socket.send(Message::binary(format!("\u{3}{over}").into_bytes())).await.unwrap();
+                            // kubectl takes a close without a code for a broken stream.
+                            let normal = tokio_tungstenite::tungstenite::protocol::CloseFrame {
+                                code:
+                                    tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode::Normal,
+                                reason: "".into(),
+                            };
+                            socket.close(Some(normal)).await.unwrap();
+                            while socket.next().await.is_some_and(|message| message.is_ok()) {}
+                        });
+                    }
+                    Ok::<_, std::convert::Infallible>(response)
+                },
+            );
+            let stream = hyper_util::rt::TokioIo::new(stream);
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(stream, service)
+                .with_upgrades()
+                .await;
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_and_commands_come_from_the_kubelet() {
+    let scene = Scene::new();
+    scene.account().await;
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let nodes: Api<Node> = scene.all();
+    nodes.create(&PostParams::default(), &object(json!({"metadata": {"name": "kube1"}}))).await.unwrap();
+    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
+    nodes.patch_status("kube1", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    let pods: Api<Pod> = scene.default();
+    let mut bound = pod("a");
+    bound["spec"]["nodeName"] = json!("kube1");
+    pods.create(&PostParams::default(), &object(bound)).await.unwrap();
+
+    let clients = async {
+        let logs = pods
+            .logs("a", &kube::api::LogParams { tail_lines: Some(3), ..Default::default() })
+            .await
+            .unwrap();
+        assert_eq!(logs, "/containerLogs/default/a/web?tailLines=3");
+        let other = kube::api::LogParams { container: Some("other".to_owned()), ..Default::default() };
+        assert_eq!(
+            refused(pods.logs("a", &other).await),
+            (400, "container other is not valid for pod a".to_owned())
+        );
+        let mut process =
+            pods.exec("a", ["curl", "-s", "a b"], &kube::api::AttachParams::default()).await.unwrap();
+        let mut said = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut process.stdout().unwrap(), &mut said).await.unwrap();
+        assert_eq!(said, "/exec/default/a/web?command=curl&command=-s&command=a%20b&output=1&error=1");
+        if let Some(output) = kubectl(&scene, None, "exec a -- curl -s x").await {
+            let said = words(&output);
+            assert_eq!(said, [["/exec/default/a/web?command=curl&command=-s&command=x&output=1&error=1"]]);
+        }
+        let (code, _) =
+            scene.raw("POST", "/api/v1/namespaces/default/pods/a/exec?command=x", "", &Value::Null).await;
+        assert_eq!(code, 400);
+    };
+    tokio::select! {
+        () = stand_in_kubelet(&scene.pki, listener) => {}
+        () = clients => {}
+    }
 }

@@ -40,6 +40,16 @@ impl Tls {
     }
 }
 
+#[cfg(test)]
+impl Tls {
+    /// The same, for a server that speaks HTTP/1.1 only, as a kubelet in a test does.
+    pub(crate) fn http1_only(&self) -> Arc<ServerConfig> {
+        let mut server = (*self.server).clone();
+        server.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(server)
+    }
+}
+
 /// How the API server talks to kubelets: as itself, and only to servers of its own cluster.
 pub(crate) fn kubelet_client(ca_pem: &str, credentials: &Credentials) -> anyhow::Result<Arc<ClientConfig>> {
     let (chain, key) = parse(credentials)?;
