@@ -280,10 +280,17 @@ impl Tables {
             _ => None,
         });
         let missing: BTreeSet<Balance> = named.filter(|balance| !self.chains.contains(balance)).collect();
-        let mut transaction = self.connection.transaction();
-        for balance in &missing {
-            transaction = balance_rules(transaction, balance, self.pods)?;
+        if !missing.is_empty() {
+            // Beforehand: a packet that started before the commit would find a new chain empty.
+            let mut chains = self.connection.transaction();
+            for balance in &missing {
+                chains = balance_rules(chains, balance, self.pods)?;
+            }
+            let added = chains.commit(&self.connection).await;
+            added.with_context(|| format!("add chains to the nftables table `{TABLE}`"))?;
+            self.chains.extend(missing);
         }
+        let mut transaction = self.connection.transaction();
         for same_map in changes.chunk_by(|a, b| a.element.0 == b.element.0) {
             for some in same_map.chunks(ELEMENTS_PER_MESSAGE) {
                 transaction = element_messages(transaction, some)?;
@@ -293,9 +300,7 @@ impl Tables {
         transaction
             .commit(&self.connection)
             .await
-            .with_context(|| format!("change {count} elements of the nftables table `{TABLE}`"))?;
-        self.chains.extend(missing);
-        Ok(())
+            .with_context(|| format!("change {count} elements of the nftables table `{TABLE}`"))
     }
 }
 
@@ -359,18 +364,20 @@ fn base_rules(mut transaction: Transaction, pods: Ipv4Net) -> anyhow::Result<Tra
     }
 
     let refuse = |rule: Rule| rule.reject_icmp(PORT_UNREACHABLE);
+    // Each lookup twice: a packet on its way while an element is replaced may find neither the old
+    // one nor the new one, and a connection whose first packet goes untranslated is lost for good.
+    let pod_to_node = || to_node(rule("translate")).match_saddr_v4(pods.network(), pods.prefix_len());
+    let self_to_node = || to_node(rule("translate")).match_fib_type(FibFlags::SADDR, RouteType::Local);
     let rules = [
         rule("nat-prerouting").try_jump("translate")?,
         rule("nat-output").try_jump("translate")?,
         decide(by_address(rule("translate"), Rows::Destination), Map::Services),
-        decide(
-            by_port(to_node(rule("translate")).match_saddr_v4(pods.network(), pods.prefix_len())),
-            Map::NodePortsInside,
-        ),
-        decide(
-            by_port(to_node(rule("translate")).match_fib_type(FibFlags::SADDR, RouteType::Local)),
-            Map::NodePortsInside,
-        ),
+        decide(by_address(rule("translate"), Rows::Destination), Map::Services),
+        decide(by_port(pod_to_node()), Map::NodePortsInside),
+        decide(by_port(pod_to_node()), Map::NodePortsInside),
+        decide(by_port(self_to_node()), Map::NodePortsInside),
+        decide(by_port(self_to_node()), Map::NodePortsInside),
+        decide(by_port(to_node(rule("translate"))), Map::NodePortsOutside),
         decide(by_port(to_node(rule("translate"))), Map::NodePortsOutside),
         rule("mark-for-masquerade").set_mark_masked(MASQUERADE, MASQUERADE),
         masquerade(

@@ -228,7 +228,11 @@ impl Dataplane {
                 Applied::default()
             }
         };
-        let elements = desired.elements();
+        let mut elements = desired.elements();
+        // A call to oneself may have its destination already and its source not yet. Such a pair says
+        // nothing wrong when its endpoint has left, and there are no more of them than pod addresses.
+        let hairpins = before.elements.iter().filter(|((map, _), _)| *map == Map::Hairpin);
+        elements.extend(hairpins.map(|(element, value)| (element.clone(), *value)));
         self.tables.change(&changes(&before.elements, &elements)).await?;
         // Only now: flows that are forgotten earlier could be learnt again from the old rules.
         for flows in outdated_flows(&before.desired, desired) {
