@@ -9,13 +9,13 @@ mod applets;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use axum::Json;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::{Json, http};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
@@ -174,7 +174,10 @@ impl PodNetwork for NoNetwork {
 
 /// A kubelet on a node whose address is its loopback.
 async fn kubelet(api: &Arc<Api>) -> Kubelet {
-    let pki = Pki::new().expect("an authority");
+    kubelet_of(api, &Pki::new().expect("an authority")).await
+}
+
+async fn kubelet_of(api: &Arc<Api>, pki: &Pki) -> Kubelet {
     let node_ip = Ipv4Addr::LOCALHOST;
     let config = KubeletConfig {
         client: api.client(),
@@ -216,7 +219,7 @@ fn is_ready(pod: &Value) -> bool {
 async fn ask(kubelet: &Kubelet, path: &str) -> (StatusCode, String) {
     let request = Request::get(path).body(Body::empty()).expect("a request");
     let response = server::router(Arc::clone(&kubelet.node)).oneshot(request).await.expect("an answer");
-    let status: http::StatusCode = response.status();
+    let status = response.status();
     let body = response.into_body().collect().await.expect("a body").to_bytes();
     (status, String::from_utf8_lossy(&body).into_owned())
 }
@@ -323,4 +326,109 @@ async fn a_pod_removed_by_force_and_a_kubelet_that_ends_leave_no_process() {
     assert_eq!(second.exit(), None);
     drop(kubelet);
     assert_eq!(second.exit(), Some(Exit::Signal(libc::SIGKILL)), "reaped when the drop returns");
+}
+
+#[expect(unsafe_code, reason = "a link is switched on with ioctl")]
+fn switch_loopback_on(namespace: &NetNamespace) {
+    let on = namespace.run(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        // SAFETY: ifreq is plain data that outlives the call; its name is `lo` with zeros after it.
+        unsafe {
+            let mut request: libc::ifreq = std::mem::zeroed();
+            request.ifr_name[0] = b'l' as libc::c_char;
+            request.ifr_name[1] = b'o' as libc::c_char;
+            request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+            libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw const request)
+        }
+    });
+    assert_eq!(on.expect("a namespace can be visited"), 0);
+}
+
+/// A TLS connection to the kubelet, with a client certificate or without.
+async fn dial(
+    kubelet: &Kubelet,
+    pki: &Pki,
+    certified: bool,
+) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+    use rustls_pki_types::pem::PemObject as _;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(pki.ca_pem().as_bytes()).expect("a certificate");
+    roots.add(ca).expect("a root");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("protocol versions")
+        .with_root_certificates(roots);
+    let config = if certified {
+        let ours = pki.client("kubernetes-admin", &["system:masters"]).expect("credentials");
+        let chain = CertificateDer::from_pem_slice(ours.certificate_pem.as_bytes()).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_slice(ours.key_pem.as_bytes()).expect("a key");
+        config.with_client_auth_cert(vec![chain], key).expect("a client")
+    } else {
+        config.with_no_client_auth()
+    };
+    let stream = kubelet.node.namespace.connect((kubelet.node.ip, node::PORT).into()).await?;
+    let name = std::net::IpAddr::from(kubelet.node.ip).into();
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_over_the_network() {
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+
+    let (api, pki) = (Api::new(), Pki::new().expect("an authority"));
+    let kubelet = kubelet_of(&api, &pki).await;
+    switch_loopback_on(&kubelet.node.namespace);
+    api.run("web", json!({"restartPolicy": "Always", "containers": [container(&["sleep"])]}));
+    api.until("web", is_ready).await;
+
+    let run = async |protocol: &str, command: &str, input: &[u8]| {
+        let stream = dial(&kubelet, &pki, true).await.expect("the certificate is good");
+        let path = format!("exec/default/web/c?{command}&input=1&output=1&error=1");
+        let url = format!("wss://127.0.0.1:{}/{path}", node::PORT);
+        let mut request = url.into_client_request().expect("a request");
+        let protocol = protocol.parse().expect("a header");
+        request.headers_mut().insert("sec-websocket-protocol", protocol);
+        let (mut socket, answer) =
+            tokio_tungstenite::client_async(request, stream).await.expect("a WebSocket");
+        let spoken = answer.headers()["sec-websocket-protocol"].to_str().expect("text").to_owned();
+        futures::SinkExt::send(&mut socket, Message::binary([&[0], input].concat())).await.expect("sent");
+        futures::SinkExt::send(&mut socket, Message::binary(vec![255, 0])).await.expect("sent");
+        let mut channels: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
+        while let Some(Ok(message)) = socket.next().await {
+            if let Message::Binary(data) = message {
+                channels.entry(data[0]).or_default().extend_from_slice(&data[1..]);
+            }
+        }
+        let status: Value = serde_json::from_slice(&channels[&3]).expect("a status");
+        let text = |channel: u8| {
+            String::from_utf8_lossy(channels.get(&channel).map_or(&[][..], Vec::as_slice)).into_owned()
+        };
+        (spoken, text(1), text(2), status)
+    };
+    let both = "v4.channel.k8s.io, v5.channel.k8s.io";
+    let (spoken, out, _, status) =
+        timeout(BOUND, run(both, "command=cat", b"there and back")).await.expect("closing ends cat");
+    assert_eq!((spoken.as_str(), out.as_str()), ("v5.channel.k8s.io", "there and back"));
+    assert_eq!(status, json!({"metadata": {}, "status": "Success"}));
+
+    let (spoken, out, err, _) =
+        timeout(BOUND, run("v4.channel.k8s.io", "command=noise", b"")).await.expect("it ends");
+    assert_eq!((spoken.as_str(), out.as_str(), err.as_str()), ("v4.channel.k8s.io", "out\n", "err\n"));
+
+    let (_, _, _, status) = timeout(BOUND, run(both, "command=exit&command=42", b"")).await.expect("it ends");
+    assert_eq!(status["details"]["causes"][0], json!({"reason": "ExitCode", "message": "42"}));
+    let (_, _, _, status) = timeout(BOUND, run(both, "command=nosuch", b"")).await.expect("it ends");
+    assert_eq!(status["reason"], "InternalError");
+
+    // TLS 1.3 tells a client only with the first answer that its certificate is missing.
+    let refused = async {
+        let mut stream = dial(&kubelet, &pki, false).await?;
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET /healthz HTTP/1.1\r\n\r\n").await?;
+        tokio::io::AsyncReadExt::read_u8(&mut stream).await
+    };
+    assert!(timeout(BOUND, refused).await.expect("an answer").is_err(), "no certificate, no answer");
+    assert_eq!(kubelet.processes(), 1, "every process that joined was reaped");
 }
