@@ -77,7 +77,10 @@ pub(crate) fn stream(log: Arc<Log>, wish: Wish) -> impl Stream<Item = Result<Byt
         async move {
             let (from, left) = state?;
             let first = from == 0;
-            if left == 0 || (!first && !(wish.follow && log.more(from).await)) {
+            if left == 0 {
+                return None;
+            }
+            if !first && !(wish.follow && log.more(from).await) {
                 return None;
             }
             let (lines, next) = log.since(from);
