@@ -80,7 +80,8 @@ pub(crate) fn stream(log: Arc<Log>, wish: Wish) -> impl Stream<Item = Result<Byt
             if left == 0 {
                 return None;
             }
-            if !first && !(wish.follow && log.more(from).await) {
+            let more = first || (wish.follow && log.more(from).await);
+            if !more {
                 return None;
             }
             let (lines, next) = log.since(from);
