@@ -158,7 +158,7 @@ mod tests {
     #[tokio::test]
     async fn a_follower_is_woken_by_the_next_line() {
         let log = Log::new(1);
-        let (reader, writer) = tokio::io::simplex(64);
+        let (reader, writer) = tokio::io::duplex(64);
         let write = async {
             let mut writer = writer;
             tokio::io::AsyncWriteExt::write_all(&mut writer, b"hello\n").await.expect("the log reads");

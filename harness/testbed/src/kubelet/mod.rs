@@ -195,3 +195,6 @@ impl Pods {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

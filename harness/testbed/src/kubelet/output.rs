@@ -77,7 +77,11 @@ pub(crate) fn stream(log: Arc<Log>, wish: Wish) -> impl Stream<Item = Result<Byt
         async move {
             let (from, left) = state?;
             let first = from == 0;
-            if left == 0 || (!first && !(wish.follow && log.more(from).await)) {
+            if left == 0 {
+                return None;
+            }
+            let more = first || (wish.follow && log.more(from).await);
+            if !more {
                 return None;
             }
             let (lines, next) = log.since(from);
@@ -135,7 +139,7 @@ mod tests {
     #[tokio::test]
     async fn following_an_empty_log_brings_the_first_line() {
         let log = Arc::new(Log::new(1));
-        let (reader, mut writer) = tokio::io::simplex(64);
+        let (reader, mut writer) = tokio::io::duplex(64);
         let reading = {
             let log = Arc::clone(&log);
             tokio::spawn(async move { log.capture(reader).await })
@@ -143,7 +147,7 @@ mod tests {
         let mut parts = Box::pin(stream(log, Wish { follow: true, ..Wish::default() }));
         let write = async {
             tokio::io::AsyncWriteExt::write_all(&mut writer, b"hello\n").await.expect("the log reads");
-            drop(writer);
+            tokio::io::AsyncWriteExt::shutdown(&mut writer).await.expect("the log reads");
         };
         let read = async {
             let mut all = Vec::new();

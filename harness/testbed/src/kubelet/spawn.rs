@@ -143,18 +143,21 @@ impl Children {
         self.adopt(request(Request::Join, join).await?)
     }
 
+    #[expect(unsafe_code, reason = "the reactor wants to be promised that the descriptor stays open")]
     fn adopt(&self, child: Child) -> io::Result<Child> {
         lock(&self.alive).insert(child.pid(), child.clone());
         if self.closed.load(Ordering::SeqCst) {
             // The owner ended them all while this one was being made.
             self.kill_all();
         }
-        let ended = match AsyncFd::with_interest(Ended(child.clone()), tokio::io::Interest::READABLE) {
+        let interest = tokio::io::Interest::READABLE;
+        // SAFETY: `Ended` owns a share of the child, which keeps its one descriptor open.
+        let ended = match unsafe { AsyncFd::register_with_interest(Ended(child.clone()), interest) } {
             Ok(ended) => ended,
             Err(error) => {
                 // Nobody would notice its end: better not to have it.
                 child.signal(libc::SIGKILL)?;
-                return Err(error);
+                return Err(error.into());
             }
         };
         let children = Arc::clone(&self.alive);

@@ -374,7 +374,7 @@ impl Worker {
         while !self.all_ended() {
             match timeout(Duration::from_secs(5), self.exits.recv()).await {
                 Ok(Some((slot, exit))) => {
-                    self.terminating.get_or_insert(Terminating {
+                    self.terminating.get_or_insert_with(|| Terminating {
                         deadline: Instant::now(),
                         grace: 0,
                         killed: true,
