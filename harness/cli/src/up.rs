@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use kube::api::{Api, DynamicObject, PostParams};
+use kube::Resource as _;
+use kube::api::{DynamicObject, PostParams, Request};
 use stickler::manifest::{Manifest, parse};
 use stickler::{Cluster, Provider};
 
@@ -90,13 +91,13 @@ async fn create(cluster: &dyn Cluster, file: &Path, manifest: Manifest) -> anyho
     let name = object.metadata.name.clone().unwrap_or_default();
     let namespace = object.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let namespaced = !matches!(resource.plural.as_str(), "namespaces" | "nodes");
-    let api: Api<DynamicObject> = if namespaced {
-        Api::namespaced_with(cluster.client(), &namespace, &resource)
-    } else {
-        Api::all_with(cluster.client(), &resource)
-    };
-    let strict = PostParams { field_validation: Some(kube::api::ValidationDirective::Strict), ..PostParams::default() };
-    let created = api.create(&strict, &object).await;
+    let path = DynamicObject::url_path(&resource, namespaced.then_some(namespace.as_str()));
+    let mut request = Request::new(path).create(&PostParams::default(), serde_json::to_vec(&object)?)?;
+    // A misspelt field is a mistake, not something to be dropped in silence.
+    let uri = request.uri().to_string();
+    let ask = if uri.contains('?') { "&" } else { "?" };
+    *request.uri_mut() = format!("{}{ask}fieldValidation=Strict", uri.trim_end_matches(['?', '&'])).parse()?;
+    let created = cluster.client().request::<DynamicObject>(request).await;
     let kind = &resource.kind;
     created.with_context(|| format!("{kind} `{name}` of `{}` was refused", file.display()))?;
     println!("{}/{name} created", kind.to_lowercase());

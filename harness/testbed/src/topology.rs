@@ -142,8 +142,8 @@ impl NodeNet {
             let inner = inside.index(ETH0).await?;
             inside.up(inner).await?;
             let out = [Route::Via(EVERYWHERE, gateway)];
-            inside.configure(inner, host(ip), [(gateway, node_mac)], out).await?;
-            self.links.configure(outer, host(gateway), [(ip, pod_mac)], [Route::Link(host(ip))]).await
+            inside.configure(inner, host(ip), vec![(gateway, node_mac)], out.into()).await?;
+            self.links.configure(outer, host(gateway), vec![(ip, pod_mac)], vec![Route::Link(host(ip))]).await
         };
         let wired = wired.await;
         if wired.is_err() {
@@ -205,8 +205,8 @@ impl Lan {
         let links = Links::open(namespace)?;
         links.loopback_up().await?;
         let bridge = links.add_bridge("lan0", Mac::of(GATEWAY, POD_SIDE)).await?;
-        let neighbours = plans.iter().map(NodePlan::neighbour).chain([client_host_neighbour()]);
-        let routes = plans.iter().map(NodePlan::route).chain([Route::Unreachable(EVERYWHERE)]);
+        let neighbours = plans.iter().map(NodePlan::neighbour).chain([client_host_neighbour()]).collect();
+        let routes = plans.iter().map(NodePlan::route).chain([Route::Unreachable(EVERYWHERE)]).collect();
         links.configure(bridge, on_lan(GATEWAY), neighbours, routes).await?;
         Ok(Self { links, bridge })
     }
@@ -216,10 +216,10 @@ impl Lan {
         be_router(&namespace)?;
         let others = || plans.iter().filter(|other| other.ip != plan.ip);
         let neighbours =
-            others().map(NodePlan::neighbour).chain([client_host_neighbour(), router_neighbour()]);
+            others().map(NodePlan::neighbour).chain([client_host_neighbour(), router_neighbour()]).collect();
         // A pod address nobody has must not go back to the router, which would return it.
         let own = [Route::Via(EVERYWHERE, GATEWAY), Route::Unreachable(plan.pod_cidr)];
-        let routes = others().map(NodePlan::route).chain(own);
+        let routes = others().map(NodePlan::route).chain(own).collect();
         let links = self.plug(&namespace, &plan.port, plan.ip, neighbours, routes).await?;
         Ok(NodeNet {
             name: plan.name.clone(),
@@ -233,8 +233,8 @@ impl Lan {
     async fn add_client_host(&self, plans: &[NodePlan]) -> anyhow::Result<NetNamespace> {
         let namespace = NetNamespace::new().context("make a network namespace")?;
         be_host(&namespace)?;
-        let neighbours = plans.iter().map(NodePlan::neighbour).chain([router_neighbour()]);
-        self.plug(&namespace, "client", CLIENT_HOST, neighbours, []).await?;
+        let neighbours = plans.iter().map(NodePlan::neighbour).chain([router_neighbour()]).collect();
+        self.plug(&namespace, "client", CLIENT_HOST, neighbours, Vec::new()).await?;
         Ok(namespace)
     }
 
@@ -243,8 +243,8 @@ impl Lan {
         namespace: &NetNamespace,
         port: &str,
         ip: Ipv4Addr,
-        neighbours: impl IntoIterator<Item = (Ipv4Addr, Mac)>,
-        routes: impl IntoIterator<Item = Route>,
+        neighbours: Vec<(Ipv4Addr, Mac)>,
+        routes: Vec<Route>,
     ) -> anyhow::Result<Links> {
         let links = Links::open(namespace)?;
         links.loopback_up().await?;

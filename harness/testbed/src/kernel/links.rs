@@ -109,8 +109,8 @@ impl Links {
         &self,
         link: u32,
         address: Ipv4Net,
-        neighbours: impl IntoIterator<Item = (Ipv4Addr, Mac)>,
-        routes: impl IntoIterator<Item = Route>,
+        neighbours: Vec<(Ipv4Addr, Mac)>,
+        routes: Vec<Route>,
     ) -> anyhow::Result<()> {
         let mut batch = self
             .0
