@@ -11,7 +11,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::runtime::watcher;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -198,7 +198,9 @@ fn client(pki: &Pki, url: &str) -> Client {
 fn kubelet(client: Client) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
-        let mut events = Box::pin(watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()));
+        let events = watcher(Api::<Pod>::all(client.clone()), watcher::Config::default());
+        // Without a pause between failures it would spin, unstoppable, once the server is gone.
+        let mut events = Box::pin(events.default_backoff());
         let mut next_ip = 1_u32;
         while let Some(event) = events.next().await {
             let Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) = event else { continue };
@@ -264,7 +266,8 @@ async fn a_replica_set_is_scheduled_served_scaled_relabelled_and_collected() {
         (is == (3, Some(3), Some(3), Some(2))).then_some(()).ok_or_else(|| format!("{status:?}"))
     })
     .await;
-    let strayed = lab.list::<Pod>().await[0].metadata.name.clone().unwrap();
+    let pods = lab.list::<Pod>().await;
+    let strayed = pods.iter().find(|pod| !is_terminating(pod)).unwrap().metadata.name.clone().unwrap();
     lab.patch::<Pod>(&strayed, json!({"metadata": {"labels": {"app": "stray"}}})).await;
     lab.eventually(async || {
         let owners = lab.api::<Pod>().get(&strayed).await.unwrap().metadata.owner_references;
