@@ -112,3 +112,54 @@ pub(crate) const HEADLESS_LABEL: Citation = Citation {
     title: "upstream e2e, \"Services should implement service.kubernetes.io/headless\"",
     url: "https://kubernetes.io/docs/reference/labels-annotations-taints/#servicekubernetesioheadless",
 };
+
+/// Names and answers of the cluster's DNS: one entry for each section that promises something.
+macro_rules! dns_section {
+    ($name:ident, $section:literal) => {
+        pub(crate) const $name: Citation = Citation {
+            title: concat!("kubernetes/dns specification ", $section),
+            url: "https://github.com/kubernetes/dns/blob/master/docs/specification.md",
+        };
+    };
+}
+
+dns_section!(DNS_VERSION, "2.2, record for schema version");
+dns_section!(DNS_CLUSTER_IP, "2.3.1, A and AAAA records of a service with cluster IP");
+dns_section!(DNS_CLUSTER_IP_SRV, "2.3.2, SRV records of a service with cluster IP");
+dns_section!(DNS_CLUSTER_IP_PTR, "2.3.3, PTR record of a service with cluster IP");
+dns_section!(DNS_HEADLESS, "2.4.1, A and AAAA records of a headless service");
+dns_section!(DNS_HEADLESS_SRV, "2.4.2, SRV records of a headless service");
+dns_section!(DNS_HEADLESS_PTR, "2.4.3, PTR records of a headless service");
+dns_section!(DNS_EXTERNAL_NAME, "2.5, records for external name services");
+dns_section!(DNS_DEPRECATED, "2.6, deprecated records");
+dns_section!(DNS_EXTENSIONS, "3, schema extensions");
+
+/// A name that exists and has no record of the type asked for is no name error.
+pub(crate) const NO_DATA: Citation = Citation {
+    title: "RFC 2308, section 2.2, \"No Data\"",
+    url: "https://www.rfc-editor.org/rfc/rfc2308#section-2.2",
+};
+
+/// "DNS queries may be expanded using the Pod's `/etc/resolv.conf`"
+pub(crate) const DNS_SEARCH: Citation = Citation {
+    title: "DNS for Services and Pods, \"Namespaces of Services\"",
+    url: "https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/#namespaces-of-services",
+};
+
+/// Which name server and search path a pod gets.
+pub(crate) const DNS_POLICY: Citation = Citation {
+    title: "DNS for Services and Pods, \"Pod's DNS Policy\"",
+    url: "https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/#pod-s-dns-policy",
+};
+
+/// "the kubelet adds a set of environment variables for each active Service"
+pub(crate) const ENVIRONMENT: Citation = Citation {
+    title: "Service, \"Environment variables\"",
+    url: "https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables",
+};
+
+/// "connections from a particular client are passed to the same Pod each time"
+pub(crate) const AFFINITY: Citation = Citation {
+    title: "Virtual IPs, \"Session affinity\"",
+    url: "https://kubernetes.io/docs/reference/networking/virtual-ips/#session-affinity",
+};

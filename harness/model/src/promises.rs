@@ -18,6 +18,9 @@ pub struct Promises {
     pub cluster_cidr: Option<IpNet>,
     /// The range node ports come from, the API server's `--service-node-port-range`.
     pub node_port_range: RangeInclusive<u16>,
+    /// The domain of the cluster's names, the kubelets' `--cluster-domain`, in lower case and
+    /// without a dot at its end.
+    pub cluster_domain: String,
     /// EndpointSlices say `serving` and `terminating`, and keep a terminating endpoint
     /// (KEP-1672: on by default since 1.22, stable in 1.26).
     pub terminating_conditions: bool,
@@ -40,6 +43,7 @@ impl Promises {
             service_cidr: None,
             cluster_cidr: None,
             node_port_range: 30000..=32767,
+            cluster_domain: "cluster.local".to_owned(),
             terminating_conditions: minor >= 22,
             terminating_fallback: minor >= 26,
             internal_traffic_policy: minor >= 22,
