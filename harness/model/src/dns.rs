@@ -41,7 +41,8 @@ pub fn resolve(world: &World, promises: &Promises, name: &str, kind: RecordType)
             zone.port(&port[1..], &protocol[1..], &ObjectKey::new(namespace, service))
         }
         [address, _, "pod"] => deprecated(address, kind),
-        [] | ["svc" | "pod" | "dns"] | [_, "svc" | "pod" | "dns"] => {
+        // Servers keep their own names here.
+        [] | ["dns"] | [_, "dns"] => {
             not_promised(format!("nothing is said of `{name}`"), citation::DNS_EXTENSIONS)
         }
         _ => Resolution::Nothing {

@@ -1,5 +1,8 @@
 //! The model's own tests: what it says of given worlds, and laws that hold for every world.
 
+mod affinities;
+mod environments;
 mod laws;
 mod listings;
+mod names;
 mod routes;
