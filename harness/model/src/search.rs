@@ -81,8 +81,7 @@ fn candidates(
     if let Some(config) = &spec.dns_config {
         domains.extend(config.searches.iter().flatten().map(|domain| normal(domain)));
         let given = config.options.iter().flatten().filter(|option| option.name.as_deref() == Some("ndots"));
-        let given = given.filter_map(|option| option.value.as_deref()?.parse().ok());
-        ndots = given.last().unwrap_or(ndots);
+        ndots = given.filter_map(|option| option.value.as_deref()?.parse().ok()).next_back().unwrap_or(ndots);
     }
     let mut seen = std::collections::BTreeSet::new();
     domains.retain(|domain| seen.insert(domain.clone()));
