@@ -47,7 +47,7 @@ fn checks() -> Vec<Value> {
 
 #[cfg(target_os = "linux")]
 fn bugs() -> Vec<Value> {
-    let row = |card: &stickler_testbed::bugs::BugCard| {
+    let row = |card: &stickler::providers::bugs::BugCard| {
         json!({
             "id": card.id,
             "title": card.title,
@@ -56,7 +56,7 @@ fn bugs() -> Vec<Value> {
             "caught_by": card.caught_by,
         })
     };
-    stickler_testbed::bugs::BUGS.iter().map(row).collect()
+    stickler::providers::bugs::BUGS.iter().map(row).collect()
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -52,11 +52,7 @@ enum Ended {
 
 fn main() -> ExitCode {
     // What runs inside pods is this very program under another name.
-    #[cfg(target_os = "linux")]
-    let inside = stickler_testbed::reexec();
-    #[cfg(not(target_os = "linux"))]
-    let inside = stickler_pods::dispatch();
-    if let Some(code) = inside {
+    if let Some(code) = stickler::reexec() {
         return code;
     }
     let cli = Cli::parse();

@@ -115,7 +115,10 @@ impl Run {
         match self.format {
             Format::Json => println!("{}", serde_json::to_string_pretty(report)?),
             Format::Pretty => {
-                print!("{}", stickler_reports::summary(report, std::io::stdout().is_terminal(), self.timings));
+                print!(
+                    "{}",
+                    stickler_reports::summary(report, std::io::stdout().is_terminal(), self.timings)
+                );
                 println!("report: {}", folder.join("report.json").display());
             }
         }
@@ -153,7 +156,8 @@ fn select(filters: &[String]) -> anyhow::Result<Vec<&'static Check>> {
     }
     let mut selected = Vec::new();
     for filter in filters {
-        let glob = Glob::new(filter).with_context(|| format!("`--filter {filter}` is no glob"))?.compile_matcher();
+        let glob =
+            Glob::new(filter).with_context(|| format!("`--filter {filter}` is no glob"))?.compile_matcher();
         let before = selected.len();
         selected.extend(stickler_suites::all().filter(|check| glob.is_match(check.id)));
         if selected.len() == before {

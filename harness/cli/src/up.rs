@@ -56,7 +56,9 @@ impl Up {
             () = cancel.cancelled() => return Ok(Ended::Interrupted),
         };
         let cluster = started.with_context(|| format!("cluster `{}` did not start", provider.name()))?;
-        let Some(text) = cluster.kubeconfig() else { bail!("cluster `{}` has no kubeconfig", provider.name()) };
+        let Some(text) = cluster.kubeconfig() else {
+            bail!("cluster `{}` has no kubeconfig", provider.name())
+        };
         kubeconfig.write(text)?;
         for (file, manifest) in objects {
             create(cluster.as_ref(), &file, manifest).await?;
@@ -68,7 +70,13 @@ impl Up {
 
     fn greet(&self, cluster: &dyn Cluster) {
         let card = cluster.card();
-        println!("{} {} is up: {} in {} ms", card.provider, card.version, card.nodes.join(", "), card.ready_ms);
+        println!(
+            "{} {} is up: {} in {} ms",
+            card.provider,
+            card.version,
+            card.nodes.join(", "),
+            card.ready_ms
+        );
         println!();
         println!("  export KUBECONFIG={}", self.kubeconfig.display());
         println!("  kubectl get nodes -o wide");
@@ -82,7 +90,8 @@ impl Up {
 
 fn read(file: &Path) -> anyhow::Result<Vec<(PathBuf, Manifest)>> {
     let name = file.display().to_string();
-    let text = std::fs::read_to_string(file).with_context(|| format!("the manifest `{name}` cannot be read"))?;
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("the manifest `{name}` cannot be read"))?;
     Ok(parse(&name, &text)?.into_iter().map(|manifest| (file.to_owned(), manifest)).collect())
 }
 
@@ -96,7 +105,8 @@ async fn create(cluster: &dyn Cluster, file: &Path, manifest: Manifest) -> anyho
     // A misspelt field is a mistake, not something to be dropped in silence.
     let uri = request.uri().to_string();
     let ask = if uri.contains('?') { "&" } else { "?" };
-    *request.uri_mut() = format!("{}{ask}fieldValidation=Strict", uri.trim_end_matches(['?', '&'])).parse()?;
+    *request.uri_mut() =
+        format!("{}{ask}fieldValidation=Strict", uri.trim_end_matches(['?', '&'])).parse()?;
     let created = cluster.client().request::<DynamicObject>(request).await;
     let kind = &resource.kind;
     created.with_context(|| format!("{kind} `{name}` of `{}` was refused", file.display()))?;
