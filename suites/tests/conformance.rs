@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     if let Some(code) = stickler::reexec() {
@@ -12,10 +12,10 @@ fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     let trials = on_testbed::trials();
     #[cfg(not(target_os = "linux"))]
-    let trials: Result<Vec<Trial>, String> = Ok(stickler_suites::all()
+    let trials: Result<Vec<libtest_mimic::Trial>, String> = Ok(stickler_suites::all()
         .map(|check| {
             let ignored = || Ok(libtest_mimic::Completion::ignored_with("the testbed needs Linux"));
-            Trial::ignorable_test(check.id, ignored)
+            libtest_mimic::Trial::ignorable_test(check.id, ignored)
         })
         .collect());
     match trials {

@@ -23,7 +23,7 @@ impl List {
         let rows = if self.bugs { bugs() } else { checks() };
         match self.format {
             Format::Json => println!("{}", serde_json::to_string_pretty(&rows)?),
-            Format::Pretty => rows.iter().for_each(|row| pretty(row)),
+            Format::Pretty => rows.iter().for_each(pretty),
         }
         Ok(Ended::Held)
     }
