@@ -60,7 +60,9 @@ impl ClusterArgs {
             ProviderName::Kubeconfig => {
                 let Some(reach) = reach else { bail!("a cluster that exists is up already") };
                 if !self.bugs.is_empty() {
-                    bail!("`--bug` plants bugs in the testbed only; leave it out with `--cluster kubeconfig`");
+                    bail!(
+                        "`--bug` plants bugs in the testbed only; leave it out with `--cluster kubeconfig`"
+                    );
                 }
                 let provider = stickler::providers::KubeconfigProvider::read(
                     reach.kubeconfig.as_deref(),
