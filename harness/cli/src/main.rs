@@ -80,10 +80,16 @@ fn main() -> ExitCode {
         Ok(Ended::Broken) => ExitCode::from(1),
         Ok(Ended::Interrupted) => ExitCode::from(3),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_line(&error));
             ExitCode::from(2)
         }
     }
+}
+
+/// What happened and why. Readers of YAML draw a picture below their first line, which says it all.
+fn one_line(error: &anyhow::Error) -> String {
+    let causes = error.chain().map(|cause| cause.to_string().lines().next().unwrap_or_default().to_owned());
+    causes.collect::<Vec<_>>().join(": ")
 }
 
 /// Reads the command line. What stands before a command's word would be for no command at all, so
