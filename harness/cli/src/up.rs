@@ -100,11 +100,17 @@ async fn create(cluster: &dyn Cluster, file: &Path, manifest: Manifest) -> anyho
     let mut request = Request::new(path).create(&PostParams::default(), serde_json::to_vec(&object)?)?;
     // A misspelt field is a mistake, not something to be dropped in silence.
     let uri = request.uri().to_string();
+    let uri = uri.trim_end_matches(['?', '&']);
     let ask = if uri.contains('?') { "&" } else { "?" };
-    *request.uri_mut() =
-        format!("{}{ask}fieldValidation=Strict", uri.trim_end_matches(['?', '&'])).parse()?;
-    let created = cluster.client().request::<DynamicObject>(request).await;
+    *request.uri_mut() = format!("{uri}{ask}fieldValidation=Strict").parse()?;
     let kind = &resource.kind;
+    let created = cluster.client().request::<DynamicObject>(request).await.map_err(|error| match error {
+        kube::Error::Api(status) if status.code == 404 && status.details.is_none() => {
+            anyhow::anyhow!("the cluster knows no kind {kind} in {}", resource.api_version)
+        }
+        kube::Error::Api(status) => anyhow::anyhow!("{}", status.message),
+        error => error.into(),
+    });
     created.with_context(|| format!("{kind} `{name}` of `{}` was refused", file.display()))?;
     crate::print(&format!("{}/{name} created\n", kind.to_lowercase()))
 }
