@@ -116,6 +116,7 @@ impl Kubelet {
     }
 
     /// How many processes of pods there are.
+    #[cfg(test)]
     pub(crate) fn processes(&self) -> usize {
         self.node.runtime.alive()
     }
