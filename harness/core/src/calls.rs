@@ -300,6 +300,10 @@ pub fn in_words(seen: &Seen) -> String {
             Some(hostname) => format!("answered by `{hostname}`"),
             None => format!("answered by a stranger: {:?}", answer.body),
         },
+        Seen::Resolved(resolved) if resolved.records.is_empty() => {
+            format!("{} for `{}`, no records", resolved.code, resolved.name)
+        }
+        Seen::Resolved(resolved) => format!("`{}` is {}", resolved.name, resolved.records.join(", ")),
         Seen::Connected => "connected, but nothing was said".to_owned(),
         Seen::Refused => "refused".to_owned(),
         Seen::Reset => "reset".to_owned(),

@@ -179,7 +179,7 @@ fn observed(seen: &Seen) -> anyhow::Result<Observed> {
         Seen::Reset | Seen::Closed => Observed::Reset,
         Seen::TimedOut { .. } => Observed::Silent,
         Seen::Unreachable { .. } => Observed::Unreachable,
-        Seen::Garbled { .. } => Observed::Answered { by: in_words(seen) },
+        Seen::Garbled { .. } | Seen::Resolved(_) => Observed::Answered { by: in_words(seen) },
         Seen::CouldNotLook { error } => bail!("the agent could not look: {error}"),
     })
 }
