@@ -12,6 +12,8 @@ pub enum Bug {
     StaleEndpoint,
     /// The node port is open only on nodes that run a ready pod of the service.
     NodePortOnlyWherePodRuns,
+    /// An endpoint whose pod was deleted stays until something else happens to the service's pods.
+    DeletedEndpointStays,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -54,6 +56,14 @@ pub const BUGS: &[BugCard] = &[
         component: "proxy",
         title: "a node port answers only on nodes that run a pod of the service",
         seen_in: "https://github.com/kubernetes/kubernetes/issues/95216",
+        caught_by: &[],
+    },
+    BugCard {
+        bug: Bug::DeletedEndpointStays,
+        id: "deleted-endpoint-stays",
+        component: "endpointslice controller",
+        title: "an endpoint whose pod was deleted stays until another pod of the service changes",
+        seen_in: "https://github.com/siderolabs/talos/issues/12802",
         caught_by: &[],
     },
 ];
