@@ -10,6 +10,7 @@ mod deployment;
 mod deployment_status;
 mod endpoints;
 mod endpointslice;
+pub(crate) mod events;
 mod expectations;
 mod garbage_collector;
 pub(crate) mod informer;
@@ -34,6 +35,7 @@ use kube::Client;
 use tokio::task::JoinSet;
 
 use self::caches::Caches;
+use self::events::Recorder;
 pub(crate) use self::node_lifecycle::NodePatience;
 use self::queue::{Queue, Reconcile, work};
 use crate::bugs::Bugs;
@@ -60,10 +62,14 @@ impl Controllers {
         let mut tasks = JoinSet::new();
         // Handlers are registered before the first list, so that nothing is missed.
         let queue = Queue::new();
-        let controller = deployment::Deployments::new(client.clone(), &caches, &queue);
+        let (recorder, writing) = Recorder::new("deployment-controller", client.clone());
+        tasks.spawn(writing);
+        let controller = deployment::Deployments::new(client.clone(), &caches, recorder, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
-        let controller = replicaset::ReplicaSets::new(client.clone(), &caches, &queue);
+        let (recorder, writing) = Recorder::new("replicaset-controller", client.clone());
+        tasks.spawn(writing);
+        let controller = replicaset::ReplicaSets::new(client.clone(), &caches, recorder, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
         let controller = endpoints::EndpointsOfServices::new(client.clone(), &caches, &bugs, &queue);

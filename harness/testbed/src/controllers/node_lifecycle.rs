@@ -142,7 +142,8 @@ impl NodeLifecycle {
                 reason: Some(reason.to_owned()),
                 message: Some(message.to_owned()),
                 last_heartbeat_time: before.and_then(|before| before.last_heartbeat_time.clone()),
-                last_transition_time: same.map_or(now.clone(), |same| same.last_transition_time.clone()),
+                last_transition_time: same
+                    .map_or_else(|| now.clone(), |same| same.last_transition_time.clone()),
             }
         });
         let patch = json!({

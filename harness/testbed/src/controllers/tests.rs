@@ -434,7 +434,7 @@ async fn a_pod_that_fits_nowhere_says_so_and_starts_once_it_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_node_loses_its_endpoints_and_then_its_pods() {
     let lab = Lab::with_patience(NodePatience {
-        silence: Duration::from_millis(600),
+        silence: Duration::from_secs(2),
         eviction: Duration::from_millis(300),
         quarantine: Duration::from_millis(50),
     })
@@ -544,6 +544,38 @@ async fn pods_of_a_node_that_is_not_ready_leave_the_endpoints() {
         (told == expected && (ready, not_ready) == (2, 1))
             .then_some(())
             .ok_or_else(|| format!("{told:?} {ready} {not_ready}"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_is_told_in_events() {
+    let lab = Lab::start().await;
+    lab.create::<Service>(service()).await;
+    lab.create::<Deployment>(workload("Deployment", 2)).await;
+    lab.serves(2).await;
+    lab.patch::<Deployment>("web", json!({"spec": {"replicas": 1}})).await;
+    lab.serves(1).await;
+    lab.eventually(async || {
+        let events: Vec<k8s_openapi::api::core::v1::Event> = lab.list().await;
+        let mut told: Vec<_> = events
+            .into_iter()
+            .map(|event| {
+                let kind = event.involved_object.kind.unwrap_or_default();
+                format!("{kind} {}", event.reason.unwrap_or_default())
+            })
+            .collect();
+        told.sort();
+        let expected = [
+            "Deployment ScalingReplicaSet",
+            "Deployment ScalingReplicaSet",
+            "Pod Scheduled",
+            "Pod Scheduled",
+            "ReplicaSet SuccessfulCreate",
+            "ReplicaSet SuccessfulCreate",
+            "ReplicaSet SuccessfulDelete",
+        ];
+        (told == expected).then_some(()).ok_or_else(|| format!("{told:?}"))
     })
     .await;
 }
