@@ -65,10 +65,6 @@ pub const BUGS: &[BugCard] = &[
         title: "an endpoint whose pod was deleted stays until another pod of the service changes",
         seen_in: "https://github.com/siderolabs/talos/issues/12802",
         caught_by: &[
-            "FAILED endpoints/mirror-ready-pods (9268 ms)",
-            "FAILED node-port/from-outside (7688 ms)",
-            "FAILED node-port/refused-without-endpoints (7963 ms)",
-            "FAILED service/refused-without-endpoints (7314 ms)",
             "endpoints/mirror-ready-pods",
             "node-port/from-outside",
             "node-port/refused-without-endpoints",
