@@ -12,6 +12,8 @@ pub enum Bug {
     StaleEndpoint,
     /// The node port is open only on nodes that run a ready pod of the service.
     NodePortOnlyWherePodRuns,
+    /// An endpoint whose pod was deleted stays until something else happens to the service's pods.
+    DeletedEndpointStays,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -91,6 +93,19 @@ pub const BUGS: &[BugCard] = &[
             "node-port/from-outside",
             "node-port/cluster-ip-too",
             "node-port/refused-without-endpoints",
+        ],
+    },
+    BugCard {
+        bug: Bug::DeletedEndpointStays,
+        id: "deleted-endpoint-stays",
+        component: "endpointslice controller",
+        title: "an endpoint whose pod was deleted stays until another pod of the service changes",
+        seen_in: "https://github.com/siderolabs/talos/issues/12802",
+        caught_by: &[
+            "endpoints/mirror-ready-pods",
+            "node-port/from-outside",
+            "node-port/refused-without-endpoints",
+            "service/refused-without-endpoints",
         ],
     },
 ];

@@ -16,6 +16,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use crate::controllers::events::Recorder;
 use crate::controllers::informer::{Informer, Key};
 use crate::controllers::pod_state::{condition, is_active, is_finished, node_name};
 use crate::controllers::queue::{Queue, Reconcile, work};
@@ -55,9 +56,11 @@ impl Scheduler {
         let mut tasks = JoinSet::new();
         tasks.spawn(pods.clone().run(Api::all(client.clone())));
         tasks.spawn(nodes.clone().run(Api::all(client.clone())));
+        let (recorder, writing) = Recorder::new(NAME, client.clone());
+        tasks.spawn(writing);
         tasks.spawn(async move {
             tokio::join!(pods.synced(), nodes.synced());
-            let placement = Placement { client, pods, nodes, assumed: Mutex::default() };
+            let placement = Placement { client, pods, nodes, recorder, assumed: Mutex::default() };
             work(Arc::new(placement), queue).await;
         });
         Self { _tasks: tasks }
@@ -83,6 +86,7 @@ struct Placement {
     client: Client,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
+    recorder: Recorder,
     /// Pods that were given a node which the cache does not show yet.
     assumed: Mutex<BTreeMap<Key, (Arc<Pod>, String)>>,
 }
@@ -129,6 +133,7 @@ impl Placement {
             self.assumed.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         }
         bound.with_context(|| format!("pod `{key}` could not be bound to node `{node}`"))?;
+        self.recorder.normal(pod, "Scheduled", format!("Successfully assigned {key} to {node}"));
         Ok(())
     }
 
@@ -139,6 +144,7 @@ impl Placement {
         if is_told {
             return Ok(());
         }
+        self.recorder.warning(pod, "FailedScheduling", message.clone());
         let now = Some(Time(jiff::Timestamp::now()));
         let told = PodCondition {
             type_: "PodScheduled".to_owned(),

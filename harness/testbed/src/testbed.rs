@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use crate::apiserver::{ApiServer, ApiServerConfig, KubeletDial};
 use crate::bugs::Bugs;
 use crate::client::{ApiEndpoint, client};
-use crate::controllers::{Controllers, ControllersConfig};
+use crate::controllers::{Controllers, ControllersConfig, NodePatience};
 use crate::enter::host_listener;
 use crate::kubelet::{Kubelet, KubeletConfig, PodNetwork};
 use crate::namespace::NetNamespace;
@@ -157,6 +157,7 @@ impl Testbed {
             client: as_component("system:kube-controller-manager", &[])?,
             ca_pem: pki.ca_pem(),
             bugs: spec.bugs.clone(),
+            patience: NodePatience::default(),
         });
         let scheduler = Scheduler::start(as_component("system:kube-scheduler", &[])?);
 

@@ -2,10 +2,11 @@
 //! ([Authenticating](https://kubernetes.io/docs/reference/access-authn-authz/authentication/)).
 
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderName};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::rbac::{Action, Attributes};
 use super::registry::Registry;
 use super::request::header;
 use super::status::{Result, Status};
@@ -47,19 +48,40 @@ pub(crate) fn authenticate(
     tokens.verify(token, registry).ok_or_else(Status::unauthorized)
 }
 
-/// May the user do this? Every user who is known may do everything, so far.
-pub(crate) fn authorize(_user: &User, _action: &Action<'_>) -> Result<()> {
-    Ok(())
-}
-
-/// What somebody wants to do.
-#[derive(Clone, Copy, Debug)]
-#[expect(dead_code, reason = "rules that look at it are evaluated once roles and bindings exist")]
-pub(crate) struct Action<'a> {
-    pub(crate) verb: &'a str,
-    pub(crate) group: &'a str,
-    pub(crate) resource: &'a str,
-    pub(crate) namespace: &'a str,
-    pub(crate) name: &'a str,
-    pub(crate) subresource: &'a str,
+/// The user somebody acts as, in place of themselves, if they ask for it and may
+/// ([User impersonation](https://kubernetes.io/docs/reference/access-authn-authz/user-impersonation/)).
+pub(crate) fn impersonate(
+    user: User,
+    headers: &HeaderMap,
+    may: impl Fn(&User, &Attributes<'_>) -> Result<()>,
+) -> Result<User> {
+    let name = header(headers, &HeaderName::from_static("impersonate-user"));
+    let asked = headers.get_all("impersonate-group").iter().filter_map(|group| group.to_str().ok());
+    let mut groups: Vec<String> = asked.map(str::to_owned).collect();
+    if name.is_empty() {
+        return match groups.first() {
+            None => Ok(user),
+            Some(_) => Err(Status::bad_request("groups cannot be impersonated without a user")),
+        };
+    }
+    let verb = "impersonate";
+    let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+    let action = match account {
+        Some((namespace, name)) => {
+            Action { verb, resource: "serviceaccounts", namespace, name, ..Action::default() }
+        }
+        None => Action { verb, resource: "users", name, ..Action::default() },
+    };
+    may(&user, &Attributes::Resource(action))?;
+    for name in &groups {
+        may(&user, &Attributes::Resource(Action { verb, resource: "groups", name, ..Action::default() }))?;
+    }
+    if let Some((namespace, _)) = account.filter(|_| groups.is_empty()) {
+        groups.push("system:serviceaccounts".to_owned());
+        groups.push(format!("system:serviceaccounts:{namespace}"));
+    }
+    if !groups.iter().any(|group| group == "system:authenticated") {
+        groups.push("system:authenticated".to_owned());
+    }
+    Ok(User { name: name.to_owned(), groups })
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::registry::{Registry, WriteOptions};
 use super::resources::{ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, Resource, SERVICES};
+use super::roles;
 use super::status::Result;
 
 /// Makes the namespaces every cluster has, and the service by which pods find the API server
@@ -14,6 +15,7 @@ pub(crate) fn bootstrap(registry: &Registry, service_ip: Ipv4Addr, advertise: So
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         create(registry, &NAMESPACES, "", json!({"metadata": {"name": name}}))?;
     }
+    roles::bootstrap(registry)?;
     let (ip, port) = (advertise.ip().to_string(), advertise.port());
     let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
     create(

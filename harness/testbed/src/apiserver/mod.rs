@@ -14,10 +14,12 @@ mod openapi;
 mod patch;
 mod pod;
 mod protobuf;
+mod rbac;
 mod registry;
 mod request;
 mod resources;
 mod review;
+mod roles;
 mod scale;
 mod selector;
 mod serve;
@@ -110,6 +112,7 @@ impl ApiServer {
             registry,
             tls: tls::Tls::new(&ca_pem, &serving)?,
             tokens: token::Tokens::new()?,
+            authorizer: rbac::Authorizer::new(),
             kubelets: exec::Kubelets {
                 dial: config.kubelet_dial,
                 tls: tls::kubelet_client(&ca_pem, &kubelet)?,

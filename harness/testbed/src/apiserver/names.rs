@@ -9,6 +9,8 @@ pub(crate) enum NameRule {
     Subdomain,
     Label,
     Dns1035,
+    /// Anything that can stand in a path.
+    Segment,
 }
 
 impl NameRule {
@@ -18,6 +20,7 @@ impl NameRule {
             Self::Subdomain => subdomain(name),
             Self::Label => label(name),
             Self::Dns1035 => dns1035(name),
+            Self::Segment => segment(name),
         }
     }
 }
@@ -59,6 +62,14 @@ pub(crate) fn dns1035(name: &str) -> Vec<String> {
         );
     }
     problems
+}
+
+pub(crate) fn segment(name: &str) -> Vec<String> {
+    if [".", ".."].contains(&name) {
+        return vec![format!("may not be '{name}'")];
+    }
+    let forbidden = ["/", "%"].into_iter().filter(|part| name.contains(part));
+    forbidden.map(|part| format!("may not contain '{part}'")).collect()
 }
 
 /// What is wrong with the name of a port that a target port refers to.
@@ -185,6 +196,8 @@ mod tests {
             (NameRule::Dns1035, "a1", true),
             (NameRule::Dns1035, "a-", false),
             (NameRule::Dns1035, "", false),
+            (NameRule::Segment, "system:node", true),
+            (NameRule::Segment, "a/b", false),
         ] {
             assert_eq!(rule.problems(name).is_empty(), fine, "{rule:?} {name}");
         }

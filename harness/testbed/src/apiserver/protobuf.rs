@@ -17,7 +17,35 @@ enum Kind {
     /// From text to text.
     Map,
     Message(Fields),
+    Messages(Fields),
 }
+
+const RULES: Kind = Kind::Messages(&[
+    (1, "verbs", Kind::Texts),
+    (2, "apiGroups", Kind::Texts),
+    (3, "resources", Kind::Texts),
+    (4, "resourceNames", Kind::Texts),
+    (5, "nonResourceURLs", Kind::Texts),
+]);
+
+const BINDING: Fields = &[
+    (1, "metadata", METADATA),
+    (
+        2,
+        "subjects",
+        Kind::Messages(&[
+            (1, "kind", Kind::Text),
+            (2, "apiGroup", Kind::Text),
+            (3, "name", Kind::Text),
+            (4, "namespace", Kind::Text),
+        ]),
+    ),
+    (
+        3,
+        "roleRef",
+        Kind::Message(&[(1, "apiGroup", Kind::Text), (2, "kind", Kind::Text), (3, "name", Kind::Text)]),
+    ),
+];
 
 const METADATA: Kind = Kind::Message(&[
     (1, "name", Kind::Text),
@@ -60,6 +88,29 @@ const KINDS: &[(&str, Fields)] = &[
             ),
         ],
     ),
+    (
+        "SelfSubjectRulesReview",
+        &[(1, "metadata", METADATA), (2, "spec", Kind::Message(&[(1, "namespace", Kind::Text)]))],
+    ),
+    ("Role", &[(1, "metadata", METADATA), (2, "rules", RULES)]),
+    (
+        "ClusterRole",
+        &[
+            (1, "metadata", METADATA),
+            (2, "rules", RULES),
+            (
+                3,
+                "aggregationRule",
+                Kind::Message(&[(
+                    1,
+                    "clusterRoleSelectors",
+                    Kind::Messages(&[(1, "matchLabels", Kind::Map)]),
+                )]),
+            ),
+        ],
+    ),
+    ("RoleBinding", BINDING),
+    ("ClusterRoleBinding", BINDING),
     ("Namespace", &[(1, "metadata", METADATA)]),
     ("ServiceAccount", &[(1, "metadata", METADATA)]),
     ("ConfigMap", &[(1, "metadata", METADATA), (2, "data", Kind::Map)]),
@@ -143,6 +194,10 @@ fn read(mut message: &[u8], fields: &'static [(u64, &'static str, Kind)]) -> Opt
             }
             (Kind::Message(fields), Content::Bytes(content)) => {
                 object.insert((*name).to_owned(), read(content, fields)?);
+            }
+            (Kind::Messages(fields), Content::Bytes(content)) => {
+                let message = read(content, fields)?;
+                object.entry(*name).or_insert_with(|| json!([])).as_array_mut()?.push(message);
             }
             _ => return None,
         }

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use serde_json::Value;
 
 use super::admission::{Admitted, admit};
@@ -95,6 +96,10 @@ pub(crate) static RESOURCES: &[&Resource] = &[
     &REPLICA_SETS,
     &LEASES,
     &ENDPOINT_SLICES,
+    &CLUSTER_ROLE_BINDINGS,
+    &CLUSTER_ROLES,
+    &ROLE_BINDINGS,
+    &ROLES,
 ];
 
 pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
@@ -334,4 +339,38 @@ pub(crate) static ENDPOINT_SLICES: Resource = Resource {
     admit: admit::<EndpointSlice>,
     columns: &tables::ENDPOINT_SLICES,
     ..CORE
+};
+
+const RBAC: Resource =
+    Resource { group: super::rbac::GROUP, name_rule: NameRule::Segment, columns: &tables::ROLES, ..CORE };
+
+pub(crate) static ROLES: Resource =
+    Resource { plural: "roles", singular: "role", kind: "Role", admit: admit::<Role>, ..RBAC };
+
+pub(crate) static CLUSTER_ROLES: Resource = Resource {
+    plural: "clusterroles",
+    singular: "clusterrole",
+    kind: "ClusterRole",
+    namespaced: false,
+    admit: admit::<ClusterRole>,
+    ..RBAC
+};
+
+pub(crate) static ROLE_BINDINGS: Resource = Resource {
+    plural: "rolebindings",
+    singular: "rolebinding",
+    kind: "RoleBinding",
+    admit: admit::<RoleBinding>,
+    columns: &tables::ROLE_BINDINGS,
+    ..RBAC
+};
+
+pub(crate) static CLUSTER_ROLE_BINDINGS: Resource = Resource {
+    plural: "clusterrolebindings",
+    singular: "clusterrolebinding",
+    kind: "ClusterRoleBinding",
+    namespaced: false,
+    admit: admit::<ClusterRoleBinding>,
+    columns: &tables::ROLE_BINDINGS,
+    ..RBAC
 };

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::authn::{Action, User, authorize};
+use super::authn::User;
 use super::json::text;
+use super::rbac::{Action, Attributes, Decision};
 use super::serve::Shared;
 use super::status::Result;
 
@@ -17,17 +18,19 @@ pub(crate) const REVIEWS: &[(&str, &str, &str, &str)] = &[
         "selfsubjectaccessreview",
         "SelfSubjectAccessReview",
     ),
+    ("authorization.k8s.io", "selfsubjectrulesreviews", "selfsubjectrulesreview", "SelfSubjectRulesReview"),
     ("authorization.k8s.io", "subjectaccessreviews", "subjectaccessreview", "SubjectAccessReview"),
 ];
 
-pub(crate) fn of_path(path: &str) -> Option<&'static str> {
+/// Group, plural and kind of the review that is made at a path.
+pub(crate) fn of_path(path: &str) -> Option<(&'static str, &'static str, &'static str)> {
     let rest = path.strip_prefix("/apis/")?;
     REVIEWS
         .iter()
         .find(|(group, plural, ..)| {
             rest.strip_prefix(group).and_then(|rest| rest.strip_prefix("/v1/")) == Some(plural)
         })
-        .map(|(.., kind)| *kind)
+        .map(|(group, plural, _, kind)| (*group, *plural, *kind))
 }
 
 pub(crate) fn answer(kind: &str, user: &User, shared: &Shared, mut review: Value) -> Result<Value> {
@@ -41,14 +44,19 @@ pub(crate) fn answer(kind: &str, user: &User, shared: &Shared, mut review: Value
             };
             ("authentication.k8s.io", status)
         }
-        "SelfSubjectAccessReview" => ("authorization.k8s.io", access(user, &review)),
+        "SelfSubjectAccessReview" => ("authorization.k8s.io", access(shared, user, &review)),
+        "SelfSubjectRulesReview" => {
+            let namespace = text(&review, "/spec/namespace");
+            let rules = shared.authorizer.rules(&shared.registry.store, user, namespace);
+            ("authorization.k8s.io", rules)
+        }
         _ => {
             let groups = super::json::texts(&review, "/spec/groups");
             let subject = User {
                 name: text(&review, "/spec/user").to_owned(),
                 groups: groups.into_iter().map(str::to_owned).collect(),
             };
-            ("authorization.k8s.io", access(&subject, &review))
+            ("authorization.k8s.io", access(shared, &subject, &review))
         }
     };
     review["kind"] = json!(kind);
@@ -57,19 +65,31 @@ pub(crate) fn answer(kind: &str, user: &User, shared: &Shared, mut review: Value
     Ok(review)
 }
 
-fn access(user: &User, review: &Value) -> Value {
+fn access(shared: &Shared, user: &User, review: &Value) -> Value {
     let attribute = |name: &str| text(review, &format!("/spec/resourceAttributes/{name}"));
-    let action = Action {
-        verb: attribute("verb"),
-        group: attribute("group"),
-        resource: attribute("resource"),
-        namespace: attribute("namespace"),
-        name: attribute("name"),
-        subresource: attribute("subresource"),
+    let attributes = if review.pointer("/spec/nonResourceAttributes").is_some_and(Value::is_object) {
+        Attributes::Path {
+            verb: text(review, "/spec/nonResourceAttributes/verb"),
+            path: text(review, "/spec/nonResourceAttributes/path"),
+        }
+    } else {
+        Attributes::Resource(Action {
+            verb: attribute("verb"),
+            group: attribute("group"),
+            resource: attribute("resource"),
+            namespace: attribute("namespace"),
+            name: attribute("name"),
+            subresource: attribute("subresource"),
+        })
     };
-    match authorize(user, &action) {
-        Ok(()) => json!({"allowed": true}),
-        Err(status) => json!({"allowed": false, "reason": status.message}),
+    let (allowed, reason) = match shared.authorizer.authorize(&shared.registry.store, user, &attributes) {
+        Decision::Allowed(reason) => (true, reason),
+        Decision::Denied(reason) => (false, reason),
+    };
+    if reason.is_empty() {
+        json!({"allowed": allowed})
+    } else {
+        json!({"allowed": allowed, "reason": reason})
     }
 }
 

@@ -17,7 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::authn::{self, Action, User};
+use super::authn::{self, User};
+use super::rbac::{Action, Attributes, Authorizer};
 use super::registry::{DeleteOptions, Part, Registry, Written};
 use super::request::{self, Form, Query, Target};
 use super::resources::{PODS, SERVICE_ACCOUNTS};
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) tls: Tls,
     pub(crate) tokens: Tokens,
+    pub(crate) authorizer: Authorizer,
     pub(crate) kubelets: exec::Kubelets,
     pub(crate) version: String,
 }
@@ -127,26 +129,39 @@ async fn route(context: &Context, request: Request<Incoming>) -> Result<Response
     let shared = &context.shared;
     let user =
         authn::authenticate(context.certified.as_ref(), request.headers(), &shared.tokens, &shared.registry)?;
+    let may = |user: &User, attributes: &Attributes<'_>| {
+        shared.authorizer.require(&shared.registry.store, user, attributes)
+    };
+    let user = authn::impersonate(user, request.headers(), may)?;
+    let method = request.method().as_str().to_lowercase();
+    let may_see = || may(&user, &Attributes::Path { verb: &method, path });
     if request.method() == Method::GET {
         if let Some((media_type, document)) = discovery::document(path, request.headers()) {
+            may_see()?;
             return Ok(typed(StatusCode::OK, media_type, Bytes::from(document.to_string())));
         }
         if path == "/openapi/v2" {
+            may_see()?;
             return Ok(typed(StatusCode::OK, openapi::V2_MEDIA_TYPE, openapi::V2));
         }
         if let Some(document) = openapi::document(path) {
+            may_see()?;
             return Ok(value(StatusCode::OK, &document));
         }
     }
-    if let Some(kind) = review::of_path(path) {
+    if let Some((group, resource, kind)) = review::of_path(path) {
         if request.method() != Method::POST {
             return Err(Status::method_not_allowed());
         }
+        may(&user, &Attributes::Resource(Action { verb: "create", group, resource, ..Action::default() }))?;
         let (headers, body) = read(request).await?;
         let body = request::read_object(&headers, &body)?;
         return Ok(value(StatusCode::CREATED, &review::answer(kind, &user, shared, body)?));
     }
-    let target = Target::parse(path).ok_or_else(Status::unknown_path)?;
+    let Some(target) = Target::parse(path) else {
+        may_see()?;
+        return Err(Status::unknown_path());
+    };
     act(context, &user, target, request).await
 }
 
@@ -158,17 +173,16 @@ async fn act(
 ) -> Result<Response<Body>> {
     let query = Query::parse(request.uri())?;
     let verb = verb(&target, &query, request.method())?;
-    authn::authorize(
-        user,
-        &Action {
-            verb,
-            group: target.resource.group,
-            resource: target.resource.plural,
-            namespace: target.namespace.as_deref().unwrap_or_default(),
-            name: target.name.as_deref().unwrap_or_default(),
-            subresource: target.subresource.as_deref().unwrap_or_default(),
-        },
-    )?;
+    let action = action(&target, &query, verb);
+    let shared = &context.shared;
+    let may = |action: Action<'_>| {
+        shared.authorizer.require(&shared.registry.store, user, &Attributes::Resource(action))
+    };
+    may(action)?;
+    // A WebSocket begins with a GET, but running a command is no reading.
+    if verb == "get" && ["exec", "attach", "portforward"].contains(&action.subresource) {
+        may(Action { verb: "create", ..action })?;
+    }
     if let Some(name) = target.subresource.clone() {
         let subresource = target.resource.subresource(&name).ok_or_else(Status::unknown_path)?;
         if !subresource.verbs.contains(&verb) {
@@ -347,6 +361,27 @@ fn verb(target: &Target, query: &Query, method: &Method) -> Result<&'static str>
         Method::DELETE if target.resource.verbs().contains(&"deletecollection") => "deletecollection",
         _ => return Err(Status::method_not_allowed()),
     })
+}
+
+/// What is to be decided about a request. A namespace lies in itself, and who lists one name by a field
+/// selector asks for that name.
+fn action<'a>(target: &'a Target, query: &'a Query, verb: &'a str) -> Action<'a> {
+    let name = target.name.as_deref().unwrap_or_default();
+    let selected = || {
+        let terms = query.get("fieldSelector").split(',').filter_map(|term| term.split_once('='));
+        let mut names = terms.filter(|(field, _)| *field == "metadata.name");
+        names.next().map_or("", |(_, name)| name.trim_start_matches('='))
+    };
+    let is_namespace = target.resource.kind == "Namespace";
+    let namespace = if is_namespace { name } else { target.namespace.as_deref().unwrap_or_default() };
+    Action {
+        verb,
+        group: target.resource.group,
+        resource: target.resource.plural,
+        namespace,
+        name: if name.is_empty() { selected() } else { name },
+        subresource: target.subresource.as_deref().unwrap_or_default(),
+    }
 }
 
 async fn patch_object(

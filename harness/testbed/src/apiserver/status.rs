@@ -63,6 +63,25 @@ impl Status {
         Self::new(403, "Forbidden", message).about(resource, name)
     }
 
+    /// The user may not do this; a path that leads to no resource has an empty one.
+    pub(crate) fn not_allowed(group: &str, resource: &str, name: &str, why: &str) -> Self {
+        let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+        let message = match (resource, name) {
+            ("", _) => format!("forbidden: {why}"),
+            (_, "") => format!("{qualified} is forbidden: {why}"),
+            _ => format!("{qualified} {name:?} is forbidden: {why}"),
+        };
+        let mut status = Self::new(403, "Forbidden", message);
+        let mut details = json!({});
+        for (field, value) in [("group", group), ("kind", resource), ("name", name)] {
+            if !value.is_empty() {
+                details[field] = json!(value);
+            }
+        }
+        status.details = Some(Box::new(details));
+        status
+    }
+
     /// The creation is refused because its namespace is being deleted.
     pub(crate) fn namespace_terminating(resource: &Resource, name: &str, namespace: &str) -> Self {
         let why =

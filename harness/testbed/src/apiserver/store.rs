@@ -116,6 +116,11 @@ impl Transaction<'_> {
         self.inner.version
     }
 
+    /// The version of the newest change to a resource; 0 if nothing of it was ever written.
+    pub(crate) fn newest(&self, resource: &Resource) -> u64 {
+        self.inner.shelves.get(&resource.id()).map_or(0, |shelf| *shelf.news.borrow())
+    }
+
     pub(crate) fn get(&self, resource: &Resource, key: &Key) -> Option<&Arc<Object>> {
         self.inner.shelves.get(&resource.id())?.objects.get(key)
     }

@@ -75,6 +75,28 @@ pub(crate) static LEASES: Columns = Columns {
     cells: |object, now| vec![name_of(object), json!(text(object, "/spec/holderIdentity")), age(object, now)],
 };
 
+pub(crate) static ROLES: Columns = Columns {
+    columns: &[name(), narrow("Created At")],
+    cells: |object, _| vec![name_of(object), json!(text(object, "/metadata/creationTimestamp"))],
+};
+
+pub(crate) static ROLE_BINDINGS: Columns = Columns {
+    columns: &[name(), narrow("Role"), narrow("Age"), wide("Users"), wide("Groups"), wide("ServiceAccounts")],
+    cells: |binding, now| {
+        let role = format!("{}/{}", text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"));
+        let named = |kind: &str| {
+            let subjects = list(binding, "/subjects").iter().filter(|one| text(one, "/kind") == kind);
+            let names = subjects.map(|one| match text(one, "/namespace") {
+                "" => text(one, "/name").to_owned(),
+                namespace => format!("{namespace}/{}", text(one, "/name")),
+            });
+            json!(names.collect::<Vec<_>>().join(", "))
+        };
+        let age = age(binding, now);
+        vec![name_of(binding), json!(role), age, named("User"), named("Group"), named("ServiceAccount")]
+    },
+};
+
 pub(crate) static EVENTS: Columns = Columns {
     columns: &[
         narrow("Last Seen"),

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::caches::Caches;
 use super::deployment_status::{self, Newest, is_complete, spec_replicas};
+use super::events::Recorder;
 use super::informer::Key;
 use super::ownership::{Claim, adopt, claim, controlled_by, controller, disown, selector};
 use super::pod_state::is_finished;
@@ -41,6 +42,7 @@ const NOT_INHERITED: &[&str] = &[
 pub(super) struct Deployments {
     client: Client,
     caches: Caches,
+    recorder: Recorder,
 }
 
 /// One Deployment being worked on, with clients for its namespace.
@@ -53,10 +55,11 @@ struct Work {
     /// Its ReplicaSets, oldest first.
     all: Vec<Arc<ReplicaSet>>,
     happened: Newest,
+    recorder: Recorder,
 }
 
 impl Deployments {
-    pub(super) fn new(client: Client, caches: &Caches, queue: &Arc<Queue<Key>>) -> Self {
+    pub(super) fn new(client: Client, caches: &Caches, recorder: Recorder, queue: &Arc<Queue<Key>>) -> Self {
         let dirty = Arc::clone(queue);
         caches.deployments.on_change(move |old, new| {
             if let Some(deployment) = new.or(old) {
@@ -98,7 +101,7 @@ impl Deployments {
                 dirty.add(Key::new(namespace, &owner.name));
             }
         });
-        Self { client, caches: caches.clone() }
+        Self { client, caches: caches.clone(), recorder }
     }
 
     async fn claim(
@@ -188,6 +191,7 @@ impl Reconcile for Deployments {
             api,
             all,
             happened: Newest::Absent,
+            recorder: self.recorder.clone(),
         };
         let outcome = if work.deployment.metadata.deletion_timestamp.is_some() {
             Ok(())
@@ -318,6 +322,9 @@ impl Work {
             }
             Err(error) => return Err(error).context("the new ReplicaSet could not be made"),
         };
+        if replicas > 0 {
+            self.tell_scaled(&created, 0, replicas);
+        }
         self.happened = Newest::Created;
         let created = Arc::new(created);
         self.all.push(Arc::clone(&created));
@@ -391,7 +398,17 @@ impl Work {
             "spec": {"replicas": replicas},
         });
         self.patch(replica_set, patch).await?;
+        if spec_replicas(replica_set) != replicas {
+            self.tell_scaled(replica_set, spec_replicas(replica_set), replicas);
+        }
         Ok(())
+    }
+
+    fn tell_scaled(&self, replica_set: &ReplicaSet, from: i32, to: i32) {
+        let name = replica_set.metadata.name.as_deref().unwrap_or_default();
+        let way = if to > from { "up" } else { "down" };
+        let message = format!("Scaled {way} replica set {name} from {from} to {to}");
+        self.recorder.normal(&self.deployment, "ScalingReplicaSet", message);
     }
 
     async fn patch(

@@ -22,6 +22,7 @@ use super::replicaset::gone_is_fine;
 use super::service_selection::{
     address_in, families, hostname, is_headless, mark_services, pods_of, publishes_not_ready, selector,
 };
+use crate::bugs::Bugs;
 
 const MANAGED_BY: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
 const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -36,8 +37,8 @@ pub(super) struct EndpointsOfServices {
 }
 
 impl EndpointsOfServices {
-    pub(super) fn new(client: Client, caches: &Caches, queue: &Arc<Queue<Key>>) -> Self {
-        mark_services(caches, queue);
+    pub(super) fn new(client: Client, caches: &Caches, bugs: &Bugs, queue: &Arc<Queue<Key>>) -> Self {
+        mark_services(caches, bugs, queue);
         let dirty = Arc::clone(queue);
         caches.endpoints.on_change(move |old, new| {
             if let Some(endpoints) = new.or(old) {

@@ -23,6 +23,7 @@ use super::service_selection::{
     address_in, families, hostname, is_headless, mark_services, pods_of, publishes_not_ready, selector,
 };
 use super::slice_plan::{Plan, Wanted, plan};
+use crate::bugs::Bugs;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: (&str, &str) =
@@ -37,8 +38,8 @@ pub(super) struct SlicesOfServices {
 }
 
 impl SlicesOfServices {
-    pub(super) fn new(client: Client, caches: &Caches, queue: &Arc<Queue<Key>>) -> Self {
-        mark_services(caches, queue);
+    pub(super) fn new(client: Client, caches: &Caches, bugs: &Bugs, queue: &Arc<Queue<Key>>) -> Self {
+        mark_services(caches, bugs, queue);
         let dirty = Arc::clone(queue);
         caches.endpoint_slices.on_change(move |old, new| {
             for slice in [old, new].into_iter().flatten() {

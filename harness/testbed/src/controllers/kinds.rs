@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 
@@ -44,5 +45,9 @@ pub(crate) fn all() -> Vec<Kind> {
         namespaced(ApiResource::erase::<ConfigMap>(&())),
         namespaced(ApiResource::erase::<Lease>(&())),
         namespaced(ApiResource::erase::<Event>(&())),
+        of_the_cluster(ApiResource::erase::<ClusterRole>(&())),
+        of_the_cluster(ApiResource::erase::<ClusterRoleBinding>(&())),
+        namespaced(ApiResource::erase::<Role>(&())),
+        namespaced(ApiResource::erase::<RoleBinding>(&())),
     ]
 }

@@ -10,11 +10,13 @@ mod deployment;
 mod deployment_status;
 mod endpoints;
 mod endpointslice;
+pub(crate) mod events;
 mod expectations;
 mod garbage_collector;
 pub(crate) mod informer;
 mod kinds;
 mod namespace;
+mod node_lifecycle;
 mod ownership;
 mod pod_rank;
 pub(crate) mod pod_state;
@@ -33,6 +35,8 @@ use kube::Client;
 use tokio::task::JoinSet;
 
 use self::caches::Caches;
+use self::events::Recorder;
+pub(crate) use self::node_lifecycle::NodePatience;
 use self::queue::{Queue, Reconcile, work};
 use crate::bugs::Bugs;
 
@@ -46,27 +50,32 @@ pub(crate) struct ControllersConfig {
     /// The cluster's authority, for the ConfigMap `kube-root-ca.crt` of every namespace.
     pub(crate) ca_pem: String,
     pub(crate) bugs: Bugs,
+    pub(crate) patience: NodePatience,
 }
 
 impl Controllers {
     /// Returns at once; must be called inside a tokio runtime.
     pub(crate) fn start(config: ControllersConfig) -> Self {
-        let ControllersConfig { client, ca_pem, bugs } = config;
+        let ControllersConfig { client, ca_pem, bugs, patience } = config;
         tracing::debug!(?bugs, "the controllers start");
         let caches = Caches::new();
         let mut tasks = JoinSet::new();
         // Handlers are registered before the first list, so that nothing is missed.
         let queue = Queue::new();
-        let controller = deployment::Deployments::new(client.clone(), &caches, &queue);
+        let (recorder, writing) = Recorder::new("deployment-controller", client.clone());
+        tasks.spawn(writing);
+        let controller = deployment::Deployments::new(client.clone(), &caches, recorder, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
-        let controller = replicaset::ReplicaSets::new(client.clone(), &caches, &queue);
+        let (recorder, writing) = Recorder::new("replicaset-controller", client.clone());
+        tasks.spawn(writing);
+        let controller = replicaset::ReplicaSets::new(client.clone(), &caches, recorder, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
-        let controller = endpoints::EndpointsOfServices::new(client.clone(), &caches, &queue);
+        let controller = endpoints::EndpointsOfServices::new(client.clone(), &caches, &bugs, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
-        let controller = endpointslice::SlicesOfServices::new(client.clone(), &caches, &queue);
+        let controller = endpointslice::SlicesOfServices::new(client.clone(), &caches, &bugs, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
         let controller = service_account::ServiceAccounts::new(client.clone(), &caches, ca_pem, &queue);
@@ -77,6 +86,9 @@ impl Controllers {
         let queue = Queue::new();
         let controller =
             garbage_collector::GarbageCollector::new(client.clone(), &caches, kinds::all(), &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let controller = node_lifecycle::NodeLifecycle::new(client.clone(), &caches, patience, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         for task in caches.tasks(&client) {
             tasks.spawn(task);

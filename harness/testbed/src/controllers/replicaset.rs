@@ -16,6 +16,7 @@ use kube::core::SelectorExt;
 use kube::{Api, Client};
 
 use super::caches::Caches;
+use super::events::Recorder;
 use super::expectations::{Expectations, LOOK_AGAIN};
 use super::informer::Key;
 use super::ownership::{Claim, adopt, claim, controlled_by, controller, disown, selector};
@@ -30,11 +31,12 @@ const AT_ONCE: usize = 16;
 pub(super) struct ReplicaSets {
     client: Client,
     caches: Caches,
+    recorder: Recorder,
     expectations: Expectations<Pod>,
 }
 
 impl ReplicaSets {
-    pub(super) fn new(client: Client, caches: &Caches, queue: &Arc<Queue<Key>>) -> Self {
+    pub(super) fn new(client: Client, caches: &Caches, recorder: Recorder, queue: &Arc<Queue<Key>>) -> Self {
         let dirty = Arc::clone(queue);
         caches.replica_sets.on_change(move |old, new| {
             if let Some(replica_set) = new.or(old) {
@@ -62,7 +64,12 @@ impl ReplicaSets {
                 }
             }
         });
-        Self { client, caches: caches.clone(), expectations: Expectations::new(caches.pods.clone()) }
+        Self {
+            client,
+            caches: caches.clone(),
+            recorder,
+            expectations: Expectations::new(caches.pods.clone()),
+        }
     }
 
     /// The pods that are its own, after taking in orphans and letting go of strangers.
@@ -113,7 +120,8 @@ impl ReplicaSets {
         } else if active.len() > wanted {
             let count = (active.len() - wanted).min(BURST);
             let related = self.related(replica_set);
-            self.delete(key, first_to_go(active.to_vec(), &related, count, Timestamp::now())).await
+            self.delete(key, replica_set, first_to_go(active.to_vec(), &related, count, Timestamp::now()))
+                .await
         } else {
             Ok(())
         }
@@ -128,7 +136,11 @@ impl ReplicaSets {
         let mut failure = None;
         while let Some(created) = creations.next().await {
             match created {
-                Ok(pod) => self.expectations.written(key, &pod.metadata),
+                Ok(pod) => {
+                    self.expectations.written(key, &pod.metadata);
+                    let name = pod.metadata.name.unwrap_or_default();
+                    self.recorder.normal(replica_set, "SuccessfulCreate", format!("Created pod: {name}"));
+                }
                 Err(error) => {
                     failure = Some(error);
                     break;
@@ -146,7 +158,7 @@ impl ReplicaSets {
         }
     }
 
-    async fn delete(&self, key: &Key, pods: Vec<Arc<Pod>>) -> anyhow::Result<()> {
+    async fn delete(&self, key: &Key, replica_set: &ReplicaSet, pods: Vec<Arc<Pod>>) -> anyhow::Result<()> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
         let api = &api;
         let deleted: Vec<_> = futures::stream::iter(pods)
@@ -163,6 +175,8 @@ impl ReplicaSets {
                 let outcome = gone_is_fine(api.delete(name, &parameters).await);
                 if outcome.is_err() {
                     self.expectations.not_deleted(key, &pod.metadata);
+                } else {
+                    self.recorder.normal(replica_set, "SuccessfulDelete", format!("Deleted pod: {name}"));
                 }
                 outcome
             })

@@ -7,11 +7,12 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 
 use super::caches::Caches;
 use super::informer::Key;
-use super::pod_state::is_finished;
+use super::pod_state::{is_finished, is_terminating};
 use super::queue::Queue;
+use crate::bugs::{Bug, Bugs};
 
 /// Marks services dirty when they or their pods change.
-pub(super) fn mark_services(caches: &Caches, queue: &Arc<Queue<Key>>) {
+pub(super) fn mark_services(caches: &Caches, bugs: &Bugs, queue: &Arc<Queue<Key>>) {
     let dirty = Arc::clone(queue);
     caches.services.on_change(move |old, new| {
         if let Some(service) = new.or(old) {
@@ -20,7 +21,11 @@ pub(super) fn mark_services(caches: &Caches, queue: &Arc<Queue<Key>>) {
     });
     let dirty = Arc::clone(queue);
     let services = caches.services.clone();
+    let misses_deletions = bugs.has(Bug::DeletedEndpointStays);
     caches.pods.on_change(move |old, new| {
+        if misses_deletions && new.is_none_or(is_terminating) {
+            return;
+        }
         let Some(namespace) = new.or(old).and_then(|pod| pod.metadata.namespace.as_deref()) else { return };
         for service in services.in_namespace(namespace) {
             if [old, new].into_iter().flatten().any(|pod| selects(&service, pod)) {

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::pod_state::{is_terminating, node_name};
-use super::{Controllers, ControllersConfig};
+use super::{Controllers, ControllersConfig, NodePatience};
 use crate::apiserver::{ApiServer, ApiServerConfig};
 use crate::bugs::Bugs;
 use crate::pki::Pki;
@@ -37,6 +37,10 @@ struct Lab {
 
 impl Lab {
     async fn start() -> Self {
+        Self::with_patience(NodePatience::default()).await
+    }
+
+    async fn with_patience(patience: NodePatience) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let pki = Pki::new().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -63,6 +67,7 @@ impl Lab {
                 client: client.clone(),
                 ca_pem: pki.ca_pem(),
                 bugs: Bugs::default(),
+                patience,
             }),
             _api: api,
             client,
@@ -422,6 +427,155 @@ async fn a_pod_that_fits_nowhere_says_so_and_starts_once_it_does() {
     lab.eventually(async || {
         let (node, _) = scheduled().await;
         (node.as_deref() == Some("kube2.vm")).then_some(()).ok_or_else(|| format!("{node:?}"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_node_loses_its_endpoints_and_then_its_pods() {
+    let lab = Lab::with_patience(NodePatience {
+        silence: Duration::from_secs(2),
+        eviction: Duration::from_millis(300),
+        quarantine: Duration::from_millis(50),
+    })
+    .await;
+    let nodes: Api<Node> = Api::all(lab.client.clone());
+    let leases = http::Request::post("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases");
+    let lease = json!({"metadata": {"name": "kube1.vm"}, "spec": {"holderIdentity": "kube1.vm"}});
+    let lease = leases.header("content-type", "application/json").body(lease.to_string().into_bytes());
+    lab.client.request::<Value>(lease.unwrap()).await.unwrap();
+    let api: Api<k8s_openapi::api::coordination::v1::Lease> =
+        Api::namespaced(lab.client.clone(), "kube-node-lease");
+    let beating = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let (beats, still) = (nodes.clone(), Arc::clone(&beating));
+    let heart = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            ticks.tick().await;
+            let now = jiff::Timestamp::now();
+            for name in ["kube0.vm", "kube2.vm"] {
+                let alive = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": now});
+                let patch = Patch::Strategic(json!({"status": {"conditions": [alive]}}));
+                let _ = beats.patch_status(name, &PatchParams::default(), &patch).await;
+            }
+            if still.load(std::sync::atomic::Ordering::SeqCst) {
+                let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(now);
+                let patch = Patch::Merge(json!({"spec": {"renewTime": now}}));
+                let _ = api.patch("kube1.vm", &PatchParams::default(), &patch).await;
+            }
+        }
+    });
+    lab.create::<Service>(service()).await;
+    lab.create::<ReplicaSet>(workload("ReplicaSet", 3)).await;
+    lab.serves(3).await;
+    beating.store(false, std::sync::atomic::Ordering::SeqCst);
+    lab.eventually(async || {
+        let node = nodes.get("kube1.vm").await.unwrap();
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let mut ready = conditions.filter(|one| one.type_ == "Ready");
+        let is_unknown = ready.any(|one| {
+            one.status == "Unknown"
+                && one.reason.as_deref() == Some("NodeStatusUnknown")
+                && one.message.as_deref() == Some("Kubelet stopped posting node status.")
+        });
+        let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        let taints: Vec<_> = taints.iter().map(|taint| (taint.key.as_str(), taint.effect.as_str())).collect();
+        let key = "node.kubernetes.io/unreachable";
+        let is_tainted = taints == [(key, "NoSchedule"), (key, "NoExecute")];
+        (is_unknown && is_tainted).then_some(()).ok_or_else(|| format!("{taints:?}"))
+    })
+    .await;
+    let on = async |node: &str| {
+        let pods = lab.list::<Pod>().await;
+        pods.into_iter().filter(|pod| node_name(pod) == Some(node)).collect::<Vec<_>>()
+    };
+    // The pod is marked, and after its toleration replaced on another node.
+    lab.eventually(async || {
+        let left = on("kube1.vm").await.len();
+        (left == 0).then_some(()).ok_or_else(|| "the pod is still there".to_owned())
+    })
+    .await;
+    lab.serves(3).await;
+    beating.store(true, std::sync::atomic::Ordering::SeqCst);
+    let now = jiff::Timestamp::now();
+    let back = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": now});
+    let back = Patch::Strategic(json!({"status": {"conditions": [back]}}));
+    nodes.patch_status("kube1.vm", &PatchParams::default(), &back).await.unwrap();
+    lab.eventually(async || {
+        let node = nodes.get("kube1.vm").await.unwrap();
+        let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        taints.is_empty().then_some(()).ok_or_else(|| format!("{taints:?}"))
+    })
+    .await;
+    let pods = on("kube2.vm").await.len();
+    assert!(pods > 0, "the scheduler used the nodes that were left");
+    let before = on("kube2.vm").await;
+    // The kubelet's part must not hide whether the collector does it.
+    nodes.delete("kube2.vm", &DeleteParams::default()).await.unwrap();
+    lab.eventually(async || {
+        let names: Vec<_> = on("kube2.vm").await.into_iter().map(|pod| pod.metadata.uid).collect();
+        let is_left = before.iter().any(|pod| names.contains(&pod.metadata.uid));
+        (!is_left).then_some(()).ok_or_else(|| "pods of a node that is gone".to_owned())
+    })
+    .await;
+    heart.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_a_node_that_is_not_ready_leave_the_endpoints() {
+    let lab = Lab::start().await;
+    lab.create::<Service>(service()).await;
+    lab.create::<ReplicaSet>(workload("ReplicaSet", 3)).await;
+    lab.serves(3).await;
+    let nodes: Api<Node> = Api::all(lab.client.clone());
+    let down = Patch::Strategic(json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}));
+    nodes.patch_status("kube1.vm", &PatchParams::default(), &down).await.unwrap();
+    lab.eventually(async || {
+        let pods = lab.list::<Pod>().await;
+        let mut mine = pods.iter().filter(|pod| node_name(pod) == Some("kube1.vm"));
+        let told = mine.next().and_then(|pod| super::pod_state::condition(pod, "Ready").cloned());
+        let told = told.map(|told| (told.status, told.reason.unwrap_or_default()));
+        let endpoints = lab.api::<Endpoints>().get("web").await.unwrap();
+        let subsets = endpoints.subsets.unwrap_or_default();
+        let count = |addresses: &Option<Vec<_>>| addresses.as_ref().map_or(0, Vec::len);
+        let ready: usize = subsets.iter().map(|subset| count(&subset.addresses)).sum();
+        let not_ready: usize = subsets.iter().map(|subset| count(&subset.not_ready_addresses)).sum();
+        let expected = Some(("False".to_owned(), "NodeNotReady".to_owned()));
+        (told == expected && (ready, not_ready) == (2, 1))
+            .then_some(())
+            .ok_or_else(|| format!("{told:?} {ready} {not_ready}"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_is_told_in_events() {
+    let lab = Lab::start().await;
+    lab.create::<Service>(service()).await;
+    lab.create::<Deployment>(workload("Deployment", 2)).await;
+    lab.serves(2).await;
+    lab.patch::<Deployment>("web", json!({"spec": {"replicas": 1}})).await;
+    lab.serves(1).await;
+    lab.eventually(async || {
+        let events: Vec<k8s_openapi::api::core::v1::Event> = lab.list().await;
+        let mut told: Vec<_> = events
+            .into_iter()
+            .map(|event| {
+                let kind = event.involved_object.kind.unwrap_or_default();
+                format!("{kind} {}", event.reason.unwrap_or_default())
+            })
+            .collect();
+        told.sort();
+        let expected = [
+            "Deployment ScalingReplicaSet",
+            "Deployment ScalingReplicaSet",
+            "Pod Scheduled",
+            "Pod Scheduled",
+            "ReplicaSet SuccessfulCreate",
+            "ReplicaSet SuccessfulCreate",
+            "ReplicaSet SuccessfulDelete",
+        ];
+        (told == expected).then_some(()).ok_or_else(|| format!("{told:?}"))
     })
     .await;
 }

@@ -127,7 +127,11 @@ impl Node {
             if let Err(error) = self.renew(&object).await {
                 tracing::debug!(%error, node = self.name, "cannot renew the lease of the node");
             }
-            if tick % STATUS_EVERY == STATUS_EVERY - 1 {
+            // Whoever missed the heartbeats may have declared the node dead: it is not.
+            let known = if tick > 0 { self.known().await } else { None };
+            let contradicted = known.filter(|known| !ready(known));
+            if contradicted.is_some() || tick % STATUS_EVERY == STATUS_EVERY - 1 {
+                object = contradicted.unwrap_or(object);
                 let sent = match self.send_status(&object).await {
                     // Somebody deleted the node: a kubelet that still runs registers again.
                     Err(kube::Error::Api(status)) if status.code == 404 => self.register().await,
@@ -139,6 +143,12 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// The node as the API shows it, if it can be asked.
+    async fn known(&self) -> Option<NodeObject> {
+        let nodes: Api<NodeObject> = Api::all(self.client.clone());
+        nodes.get_opt(&self.name).await.ok().flatten()
     }
 
     async fn renew(&self, owner: &NodeObject) -> Result<(), kube::Error> {
