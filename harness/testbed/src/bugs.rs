@@ -12,6 +12,8 @@ pub enum Bug {
     StaleEndpoint,
     /// The node port is open only on nodes that run a ready pod of the service.
     NodePortOnlyWherePodRuns,
+    /// A container that fails its liveness probe runs on.
+    LivenessNeverRestarts,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -55,6 +57,14 @@ pub const BUGS: &[BugCard] = &[
         title: "a node port answers only on nodes that run a pod of the service",
         seen_in: "https://github.com/kubernetes/kubernetes/issues/95216",
         caught_by: &[],
+    },
+    BugCard {
+        bug: Bug::LivenessNeverRestarts,
+        id: "liveness-never-restarts",
+        component: "kubelet",
+        title: "a container that fails its liveness probe is never restarted",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/106682",
+        caught_by: &["liveness/restarts"],
     },
 ];
 

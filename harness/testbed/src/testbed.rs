@@ -59,7 +59,9 @@ impl Default for TestbedSpec {
 /// Why a testbed did not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    #[error("port {port} of 127.0.0.1 cannot be had for the API server: {source}; name another one, or 0 for any")]
+    #[error(
+        "port {port} of 127.0.0.1 cannot be had for the API server: {source}; name another one, or 0 for any"
+    )]
     Port { port: u16, source: io::Error },
     #[error("the testbed was not up within {START:?}; it was at: {step}")]
     TooSlow { step: &'static str },
@@ -114,7 +116,8 @@ impl Testbed {
 
     async fn build(spec: TestbedSpec, clock: &mut Clock) -> Result<Self, StartError> {
         let on_host = SocketAddr::from((Ipv4Addr::LOCALHOST, spec.port));
-        let on_host = host_listener(on_host).map_err(|source| StartError::Port { port: spec.port, source })?;
+        let on_host =
+            host_listener(on_host).map_err(|source| StartError::Port { port: spec.port, source })?;
         let built = Self::put_together(&spec, on_host, clock).await;
         built.map_err(|source| StartError::Failed { step: clock.step, source })
     }
@@ -148,9 +151,8 @@ impl Testbed {
 
         clock.next("controllers and scheduler");
         let api = ApiEndpoint { address: advertise, ca_pem: pki.ca_pem() };
-        let as_component = |user: &str, groups: &[&str]| {
-            client(&control_plane.namespace, &api, &pki.client(user, groups)?)
-        };
+        let as_component =
+            |user: &str, groups: &[&str]| client(&control_plane.namespace, &api, &pki.client(user, groups)?);
         let controllers = Controllers::start(ControllersConfig {
             client: as_component("system:kube-controller-manager", &[])?,
             ca_pem: pki.ca_pem(),
@@ -297,6 +299,7 @@ async fn start_node(
         cluster_dns: Some(CLUSTER_DNS),
         cluster_domain: "cluster.local".to_owned(),
         applets: stickler_pods::APPLETS.iter().map(|applet| applet.name.to_owned()).collect(),
+        bugs: bugs.clone(),
     });
     let proxy = async {
         let proxy = Proxy::start(ProxyConfig {

@@ -3,17 +3,21 @@
 mod address;
 mod container;
 mod environment;
+mod events;
 mod exec;
 mod image;
 mod init;
 mod log;
 mod node;
 mod output;
+mod preparation;
+mod probe;
 mod records;
 mod sandbox;
 mod server;
 mod spawn;
 mod status;
+mod stopping;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -31,9 +35,11 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::bugs::Bugs;
 use crate::namespace::NetNamespace;
 use crate::pki::Credentials;
 use address::Addresses;
+use events::Events;
 use node::Node;
 use records::Records;
 use server::Server;
@@ -77,6 +83,8 @@ pub(crate) struct KubeletConfig {
     pub(crate) cluster_domain: String,
     /// Names under which the running executable behaves as another program.
     pub(crate) applets: Vec<String>,
+    /// What is wrong on purpose.
+    pub(crate) bugs: Bugs,
 }
 
 /// A running kubelet. Dropping it ends its tasks and every process of its pods.
@@ -89,10 +97,13 @@ impl Kubelet {
     /// Registers the node and starts to run its pods. When this returns the node is `Ready`.
     pub(crate) async fn start(config: KubeletConfig) -> anyhow::Result<Self> {
         let applets: Vec<&str> = config.applets.iter().map(String::as_str).collect();
+        let (events, teller) = Events::new(config.client.clone(), &config.node_name);
         let node = Arc::new(Node {
             runtime: Runtime::new(&applets),
             addresses: Addresses::new(config.pod_cidr),
             records: Records::default(),
+            events,
+            bugs: config.bugs,
             client: config.client,
             name: config.node_name,
             ip: config.node_ip,
@@ -107,6 +118,7 @@ impl Kubelet {
         });
         let server = Server::listen(&node, &config.serving, &config.ca_pem)?;
         let mut tasks = JoinSet::new();
+        tasks.spawn(teller.tell());
         tasks.spawn(server.serve(Arc::clone(&node)));
         tasks.spawn(run_pods(Arc::clone(&node)));
         let registered = node.register().await;

@@ -22,9 +22,11 @@ use super::PodNetwork;
 use super::address::Addresses;
 use super::container::Runtime;
 use super::environment::Place;
+use super::events::Events;
 use super::records::Records;
 use super::sandbox::Sandbox;
 use super::status::time;
+use crate::bugs::Bugs;
 use crate::namespace::NetNamespace;
 
 /// Where a kubelet listens
@@ -55,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) runtime: Runtime,
     pub(crate) addresses: Addresses,
     pub(crate) records: Records,
+    pub(crate) events: Events,
+    pub(crate) bugs: Bugs,
 }
 
 impl Node {

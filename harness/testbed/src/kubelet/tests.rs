@@ -47,6 +47,7 @@ struct Api {
     changes: watch::Sender<u64>,
     nodes: Mutex<Vec<Value>>,
     deletions: Mutex<Vec<Value>>,
+    told: Mutex<Vec<Value>>,
 }
 
 type Shared = State<Arc<Api>>;
@@ -59,6 +60,7 @@ impl Api {
             changes: watch::Sender::new(1),
             nodes: Mutex::default(),
             deletions: Mutex::default(),
+            told: Mutex::default(),
         })
     }
 
@@ -67,6 +69,7 @@ impl Api {
         let router = Router::new()
             .route("/api/v1/nodes", post(create_node))
             .route("/api/v1/pods", get(pods))
+            .route("/api/v1/namespaces/{namespace}/events", post(create_event))
             .route(pod, axum::routing::delete(delete_pod))
             .route(&format!("{pod}/status"), axum::routing::patch(patch_pod))
             .with_state(Arc::clone(self));
@@ -97,6 +100,25 @@ impl Api {
         self.pods.lock().expect("pods").get(name).cloned().unwrap_or_default()
     }
 
+    /// Waits until an event of this reason was told; returns its message.
+    async fn told(&self, pod: &str, reason: &str) -> String {
+        let mut changes = self.changes.subscribe();
+        let find = || {
+            let told = self.told.lock().expect("events");
+            let fits = |event: &&Value| event["reason"] == reason && event["involvedObject"]["name"] == pod;
+            told.iter().find(fits).map(|event| event["message"].as_str().unwrap_or_default().to_owned())
+        };
+        let wait = async {
+            loop {
+                if let Some(message) = find() {
+                    return message;
+                }
+                changes.changed().await.expect("the API lives");
+            }
+        };
+        timeout(BOUND, wait).await.expect("the event is told")
+    }
+
     /// Waits until the pod is as wanted.
     async fn until(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut changes = self.changes.subscribe();
@@ -114,6 +136,12 @@ impl Api {
 async fn create_node(State(api): Shared, Json(node): Json<Value>) -> Response {
     api.nodes.lock().expect("nodes").push(node.clone());
     (StatusCode::CREATED, Json(node)).into_response()
+}
+
+async fn create_event(State(api): Shared, Json(event): Json<Value>) -> Response {
+    api.told.lock().expect("events").push(event.clone());
+    api.changes.send_modify(|version| *version += 1);
+    (StatusCode::CREATED, Json(event)).into_response()
 }
 
 async fn pods(State(api): Shared, Query(query): Query<BTreeMap<String, String>>) -> Response {
@@ -159,6 +187,8 @@ fn failure(code: StatusCode) -> Response {
     (code, Json(status)).into_response()
 }
 
+mod probes;
+
 /// Pods of these tests talk to nobody.
 struct NoNetwork;
 
@@ -174,10 +204,10 @@ impl PodNetwork for NoNetwork {
 
 /// A kubelet on a node whose address is its loopback.
 async fn kubelet(api: &Arc<Api>) -> Kubelet {
-    kubelet_of(api, &Pki::new().expect("an authority")).await
+    kubelet_of(api, &Pki::new().expect("an authority"), Bugs::default()).await
 }
 
-async fn kubelet_of(api: &Arc<Api>, pki: &Pki) -> Kubelet {
+async fn kubelet_of(api: &Arc<Api>, pki: &Pki, bugs: Bugs) -> Kubelet {
     let node_ip = Ipv4Addr::LOCALHOST;
     let config = KubeletConfig {
         client: api.client(),
@@ -194,6 +224,7 @@ async fn kubelet_of(api: &Arc<Api>, pki: &Pki) -> Kubelet {
         cluster_dns: None,
         cluster_domain: "cluster.local".into(),
         applets: applets::APPLETS.iter().map(|name| (*name).to_owned()).collect(),
+        bugs,
     };
     let kubelet = Kubelet::start(config).await.expect("a kubelet");
     // Only a watch sees what happens after it began.
@@ -379,7 +410,7 @@ async fn exec_over_the_network() {
     use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
     let (api, pki) = (Api::new(), Pki::new().expect("an authority"));
-    let kubelet = kubelet_of(&api, &pki).await;
+    let kubelet = kubelet_of(&api, &pki, Bugs::default()).await;
     switch_loopback_on(&kubelet.node.namespace);
     api.run("web", json!({"restartPolicy": "Always", "containers": [container(&["sleep"])]}));
     api.until("web", is_ready).await;
