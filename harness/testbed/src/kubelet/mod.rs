@@ -13,11 +13,14 @@ mod output;
 mod preparation;
 mod probe;
 mod records;
+mod resolver;
 mod sandbox;
 mod server;
+mod services;
 mod spawn;
 mod status;
 mod stopping;
+mod volumes;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -42,11 +45,13 @@ use address::Addresses;
 use events::Events;
 use node::Node;
 use records::Records;
+use resolver::Resolver;
 use server::Server;
+use services::Services;
 use worker::Wanted;
 
 pub use container::{Container, ContainerSpec, ExecSpec, Runtime, Session, Terminal};
-pub use init::{StartFailure, init_main};
+pub use init::{Mount, StartFailure, init_main};
 pub use log::{Line, Log};
 pub use sandbox::Sandbox;
 pub use spawn::{Child, Children, Exit};
@@ -81,6 +86,9 @@ pub(crate) struct KubeletConfig {
     pub(crate) version: String,
     pub(crate) cluster_dns: Option<Ipv4Addr>,
     pub(crate) cluster_domain: String,
+    /// Whom the node itself asks for names, and where it looks for short ones.
+    pub(crate) node_dns: Ipv4Addr,
+    pub(crate) node_searches: Vec<String>,
     /// Names under which the running executable behaves as another program.
     pub(crate) applets: Vec<String>,
     /// What is wrong on purpose.
@@ -98,6 +106,7 @@ impl Kubelet {
     pub(crate) async fn start(config: KubeletConfig) -> anyhow::Result<Self> {
         let applets: Vec<&str> = config.applets.iter().map(String::as_str).collect();
         let (events, teller) = Events::new(config.client.clone(), &config.node_name);
+        let (services, follow_services) = Services::follow(&config.client);
         let node = Arc::new(Node {
             runtime: Runtime::new(&applets),
             addresses: Addresses::new(config.pod_cidr),
@@ -113,12 +122,18 @@ impl Kubelet {
             labels: config.labels,
             control_plane: config.control_plane,
             version: config.version,
-            cluster_dns: config.cluster_dns,
-            cluster_domain: config.cluster_domain,
+            resolver: Resolver {
+                cluster: config.cluster_dns,
+                cluster_domain: config.cluster_domain,
+                node: config.node_dns,
+                node_searches: config.node_searches,
+            },
+            services,
         });
         let server = Server::listen(&node, &config.serving, &config.ca_pem)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(teller.tell());
+        tasks.spawn(follow_services);
         tasks.spawn(server.serve(Arc::clone(&node)));
         tasks.spawn(run_pods(Arc::clone(&node)));
         let registered = node.register().await;

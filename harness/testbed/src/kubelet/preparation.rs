@@ -11,6 +11,7 @@ use super::container::ContainerSpec;
 use super::environment::{self, Place};
 use super::node::Node;
 use super::sandbox::Sandbox;
+use super::volumes::Volumes;
 use super::{image, probe};
 
 /// Namespaces and address of a pod.
@@ -19,7 +20,11 @@ pub(crate) async fn make_sandbox(node: Arc<Node>, pod: Arc<Pod>) -> anyhow::Resu
         return Ok((Sandbox::new(&node.name, Some(node.namespace.clone())).await?, node.ip));
     }
     let spec = pod.spec.as_ref();
-    let hostname = spec.and_then(|spec| spec.hostname.clone()).unwrap_or_else(|| pod.name_any());
+    let hostname = spec.and_then(|spec| spec.hostname.clone()).filter(|hostname| !hostname.is_empty());
+    let mut hostname = hostname.unwrap_or_else(|| pod.name_any());
+    if spec.and_then(|spec| spec.set_hostname_as_fqdn) == Some(true) {
+        hostname = node.resolver.full_name(&pod, &hostname).unwrap_or(hostname);
+    }
     let sandbox = Sandbox::new(&hostname, None).await?;
     let ip = node.addresses.allocate()?;
     match node.network.attach(sandbox.network(), ip).await {
@@ -49,18 +54,18 @@ pub(crate) async fn container_spec(
     container: &core::Container,
     image: image::Image,
     place: &Place,
+    volumes: &Volumes,
 ) -> anyhow::Result<ContainerSpec> {
     if let Some(refusal) = probe::refusal(container) {
         anyhow::bail!(refusal);
     }
-    if let Some(mount) = container.volume_mounts.iter().flatten().next() {
-        anyhow::bail!(
-            "cannot mount volume `{}` at `{}`: volumes are not supported",
-            mount.name,
-            mount.mount_path
-        );
-    }
-    let environment = environment::environment(&node.client, pod, container, place).await?;
+    let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
+    let namespace = pod.namespace().unwrap_or_default();
+    let services = node.services.environment(&namespace, links).await;
+    let services =
+        services.context("services have not yet been read at least once, cannot construct envvars")?;
+    let environment = environment::environment(&node.client, pod, container, place, services).await?;
+    let mounts = volumes.mounts(pod, container, &environment)?;
     let expand = |words: &[String]| -> Vec<String> {
         words.iter().map(|word| environment::expand(word, &environment)).collect()
     };
@@ -80,6 +85,7 @@ pub(crate) async fn container_spec(
         command,
         environment,
         directory: directory.unwrap_or_else(|| "/".into()),
-        files: node.files(pod, place),
+        files: node.resolver.files(pod, place),
+        mounts,
     })
 }

@@ -48,6 +48,7 @@ struct Api {
     nodes: Mutex<Vec<Value>>,
     deletions: Mutex<Vec<Value>>,
     told: Mutex<Vec<Value>>,
+    config_maps: Mutex<BTreeMap<String, Value>>,
 }
 
 type Shared = State<Arc<Api>>;
@@ -61,6 +62,7 @@ impl Api {
             nodes: Mutex::default(),
             deletions: Mutex::default(),
             told: Mutex::default(),
+            config_maps: Mutex::default(),
         })
     }
 
@@ -69,6 +71,9 @@ impl Api {
         let router = Router::new()
             .route("/api/v1/nodes", post(create_node))
             .route("/api/v1/pods", get(pods))
+            .route("/api/v1/services", get(services))
+            .route("/api/v1/namespaces/{namespace}/configmaps/{name}", get(config_map))
+            .route("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", post(token))
             .route("/api/v1/namespaces/{namespace}/events", post(create_event))
             .route(pod, axum::routing::delete(delete_pod))
             .route(&format!("{pod}/status"), axum::routing::patch(patch_pod))
@@ -138,6 +143,33 @@ async fn create_node(State(api): Shared, Json(node): Json<Value>) -> Response {
     (StatusCode::CREATED, Json(node)).into_response()
 }
 
+/// There is one service, and it never changes.
+async fn services(Query(query): Query<BTreeMap<String, String>>) -> Response {
+    if query.contains_key("watch") {
+        let silence = futures::stream::pending::<Result<String, std::convert::Infallible>>();
+        return Response::new(Body::from_stream(silence));
+    }
+    let service = json!({"metadata": {"name": "web-front", "namespace": "default", "uid": "s"},
+        "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}});
+    Json(json!({"apiVersion": "v1", "kind": "ServiceList", "metadata": {"resourceVersion": "1"},
+        "items": [service]}))
+    .into_response()
+}
+
+async fn config_map(State(api): Shared, Path((_, name)): Path<(String, String)>) -> Response {
+    match api.config_maps.lock().expect("maps").get(&name) {
+        Some(data) => Json(json!({"metadata": {"name": name}, "data": data})).into_response(),
+        None => failure(StatusCode::NOT_FOUND),
+    }
+}
+
+async fn token(Path((_, account)): Path<(String, String)>, Json(mut request): Json<Value>) -> Response {
+    let pod = &request["spec"]["boundObjectRef"]["name"];
+    let token = format!("{account} in {}", pod.as_str().unwrap_or_default());
+    request["status"] = json!({"token": token, "expirationTimestamp": "2100-01-01T00:00:00Z"});
+    (StatusCode::CREATED, Json(request)).into_response()
+}
+
 async fn create_event(State(api): Shared, Json(event): Json<Value>) -> Response {
     api.told.lock().expect("events").push(event.clone());
     api.changes.send_modify(|version| *version += 1);
@@ -187,6 +219,7 @@ fn failure(code: StatusCode) -> Response {
     (code, Json(status)).into_response()
 }
 
+mod contents;
 mod probes;
 
 /// Pods of these tests talk to nobody.
@@ -223,6 +256,8 @@ async fn kubelet_of(api: &Arc<Api>, pki: &Pki, bugs: Bugs) -> Kubelet {
         version: "v1.37.0".into(),
         cluster_dns: None,
         cluster_domain: "cluster.local".into(),
+        node_dns: Ipv4Addr::LOCALHOST,
+        node_searches: vec!["lan".into()],
         applets: applets::APPLETS.iter().map(|name| (*name).to_owned()).collect(),
         bugs,
     };

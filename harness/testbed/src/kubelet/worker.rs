@@ -21,6 +21,7 @@ use super::sandbox::Sandbox;
 use super::spawn::Exit;
 use super::status::{self, ContainerView, Ended, PodView, Role, State};
 use super::stopping::Stop;
+use super::volumes::{REFRESH, Volumes};
 use crate::bugs::Bug;
 
 /// The first pause before a restart that is not the first, and the longest one
@@ -31,6 +32,8 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
 const GOOD_RUN: Duration = Duration::from_secs(600);
 /// How soon something is tried again that failed outside the pod.
 const RETRY: Duration = Duration::from_secs(1);
+/// Sooner, for the objects a new namespace is born with come right after it.
+const VOLUME_RETRY: Duration = Duration::from_millis(200);
 /// What a pod is granted unless it says otherwise.
 const GRACE: i64 = 30;
 
@@ -60,6 +63,9 @@ struct Worker {
     started: Timestamp,
     sandbox: Option<Sandbox>,
     ip: Option<Ipv4Addr>,
+    volumes: Volumes,
+    /// When the contents of the volumes are to be looked up again; none before they are there.
+    refresh: Option<Instant>,
     /// When to try again what failed outside the pod.
     retry: Option<Instant>,
     slots: Vec<Slot>,
@@ -113,6 +119,8 @@ impl Worker {
             started: Timestamp::now(),
             sandbox: None,
             ip: None,
+            volumes: Volumes::new(&pod),
+            refresh: None,
             retry: None,
             slots,
             reported: pod.status.clone().filter(|status| status.start_time.is_some()),
@@ -180,6 +188,9 @@ impl Worker {
                 }
             }
         }
+        if self.refresh.is_none_or(|due| due <= Instant::now()) && !self.fill_volumes().await {
+            return;
+        }
         for index in 0..self.slots.len() {
             if self.slots[index].due.is_some_and(|due| due <= Instant::now()) {
                 self.start(index).await;
@@ -191,6 +202,38 @@ impl Worker {
         }
     }
 
+    /// Makes the volumes or renews what is in them; false while containers cannot start without.
+    async fn fill_volumes(&mut self) -> bool {
+        let Some(sandbox) = &self.sandbox else { return false };
+        if self.retry.is_some() {
+            return self.refresh.is_some();
+        }
+        let place = self.node.place(sandbox, self.ip);
+        let filled = self.volumes.fill(&self.node.client, &self.pod, &place).await;
+        let first = self.refresh.is_none();
+        match filled {
+            Ok(()) => {
+                // Far away means never.
+                let pause = if Volumes::may_change(&self.pod) { REFRESH } else { REFRESH * 60 * 24 * 365 };
+                self.refresh = Some(Instant::now() + pause);
+            }
+            Err(error) => {
+                let message = format!("{error:#}");
+                self.warn(None, "FailedMount", message.clone());
+                if first {
+                    self.retry = Some(Instant::now() + VOLUME_RETRY);
+                    for slot in &mut self.slots {
+                        slot.wait("ContainerCreating", Some(message.clone()));
+                    }
+                    return false;
+                }
+                // What was there stays.
+                self.refresh = Some(Instant::now() + REFRESH);
+            }
+        }
+        true
+    }
+
     async fn start(&mut self, index: usize) {
         let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
         let (Some(sandbox), slot) = (&self.sandbox, &mut self.slots[index]) else { return };
@@ -199,7 +242,7 @@ impl Worker {
             return self.warn(Some(index), reason, message);
         };
         let place = node.place(sandbox, self.ip);
-        let spec = match container_spec(&node, &pod, &slot.spec, image, &place).await {
+        let spec = match container_spec(&node, &pod, &slot.spec, image, &place, &self.volumes).await {
             Ok(spec) => spec,
             Err(error) => {
                 slot.due = Some(Instant::now() + RETRY);
@@ -551,10 +594,11 @@ impl Worker {
     }
 
     fn next_timer(&self) -> Option<Instant> {
+        let refresh = self.refresh.filter(|due| *due > Instant::now() && self.terminating.is_none());
         let due = self.slots.iter().filter_map(|slot| slot.due);
         let deadline = self.terminating.as_ref().filter(|t| !t.killed).map(|t| t.deadline);
         // A container that is due already waits for another one, which will wake us.
-        due.filter(|due| *due > Instant::now()).chain(deadline).chain(self.retry).min()
+        due.filter(|due| *due > Instant::now()).chain(deadline).chain(self.retry).chain(refresh).min()
     }
 
     fn api(&self) -> Api<Pod> {
