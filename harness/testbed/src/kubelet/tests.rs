@@ -215,7 +215,8 @@ async fn delete_pod(State(api): Shared, Path((_, name)): Path<(String, String)>,
 }
 
 fn failure(code: StatusCode) -> Response {
-    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code.as_u16()});
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code.as_u16(),
+        "reason": if code == StatusCode::NOT_FOUND { "NotFound" } else { "" }});
     (code, Json(status)).into_response()
 }
 
