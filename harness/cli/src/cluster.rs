@@ -60,7 +60,9 @@ impl ClusterArgs {
             ProviderName::Kubeconfig => {
                 let Some(reach) = reach else { bail!("a cluster that exists is up already") };
                 if !self.bugs.is_empty() {
-                    bail!("`--bug` plants bugs in the testbed only; leave it out with `--cluster kubeconfig`");
+                    bail!(
+                        "`--bug` plants bugs in the testbed only; leave it out with `--cluster kubeconfig`"
+                    );
                 }
                 let provider = stickler::providers::KubeconfigProvider::read(
                     reach.kubeconfig.as_deref(),
@@ -75,7 +77,7 @@ impl ClusterArgs {
     #[cfg(target_os = "linux")]
     fn testbed(&self, port: u16) -> anyhow::Result<Box<dyn Provider>> {
         use stickler::providers::TestbedProvider;
-        use stickler_testbed::bugs::{BUGS, Bugs};
+        use stickler::providers::bugs::BUGS;
         let mut bugs = Vec::new();
         for name in &self.bugs {
             let card = BUGS.iter().find(|card| card.id == name).with_context(|| {
@@ -84,13 +86,8 @@ impl ClusterArgs {
             })?;
             bugs.push(card.bug);
         }
-        stickler_testbed::enter::enter()?;
-        let spec = stickler_testbed::TestbedSpec {
-            nodes: usize::from(self.nodes),
-            port,
-            bugs: bugs.into_iter().collect::<Bugs>(),
-        };
-        Ok(Box::new(TestbedProvider { spec }))
+        let provider = TestbedProvider::enter(usize::from(self.nodes), port, bugs.into_iter().collect())?;
+        Ok(Box::new(provider))
     }
 
     #[cfg(not(target_os = "linux"))]

@@ -1,5 +1,7 @@
 //! `stickler list`: the catalogue of checks, or of planted bugs.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 use serde_json::{Value, json};
 use stickler::Class;
@@ -21,10 +23,12 @@ pub(crate) struct List {
 impl List {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
         let rows = if self.bugs { bugs() } else { checks() };
+        let mut text = String::new();
         match self.format {
-            Format::Json => println!("{}", serde_json::to_string_pretty(&rows)?),
-            Format::Pretty => rows.iter().for_each(|row| pretty(row)),
+            Format::Json => text = serde_json::to_string_pretty(&rows)? + "\n",
+            Format::Pretty => rows.iter().for_each(|row| pretty(&mut text, row)),
         }
+        crate::print(&text)?;
         Ok(Ended::Held)
     }
 }
@@ -47,7 +51,7 @@ fn checks() -> Vec<Value> {
 
 #[cfg(target_os = "linux")]
 fn bugs() -> Vec<Value> {
-    let row = |card: &stickler_testbed::bugs::BugCard| {
+    let row = |card: &stickler::providers::bugs::BugCard| {
         json!({
             "id": card.id,
             "title": card.title,
@@ -56,7 +60,7 @@ fn bugs() -> Vec<Value> {
             "caught_by": card.caught_by,
         })
     };
-    stickler_testbed::bugs::BUGS.iter().map(row).collect()
+    stickler::providers::bugs::BUGS.iter().map(row).collect()
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -64,12 +68,18 @@ fn bugs() -> Vec<Value> {
     Vec::new()
 }
 
-fn pretty(row: &Value) {
+fn pretty(out: &mut String, row: &Value) {
     let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
-    println!("{:34} {}", text("id"), text("title"));
+    let _ = writeln!(out, "{:34} {}", text("id"), text("title"));
     for field in ["promised_by", "caught_by"] {
         for item in row[field].as_array().into_iter().flatten() {
-            println!("{:34}   {} {}", "", field.replace('_', " "), item.as_str().unwrap_or_default());
+            let _ = writeln!(
+                out,
+                "{:34}   {} {}",
+                "",
+                field.replace('_', " "),
+                item.as_str().unwrap_or_default()
+            );
         }
     }
 }

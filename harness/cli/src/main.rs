@@ -1,5 +1,5 @@
 //! The binary `stickler`: one file per command.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program talks to its user")]
+#![expect(clippy::print_stderr, reason = "a command line program talks to its user")]
 
 mod cluster;
 mod interrupt;
@@ -7,9 +7,13 @@ mod list;
 mod run;
 mod up;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// A conformance and chaos harness for Kubernetes Services.
 ///
@@ -52,14 +56,10 @@ enum Ended {
 
 fn main() -> ExitCode {
     // What runs inside pods is this very program under another name.
-    #[cfg(target_os = "linux")]
-    let inside = stickler_testbed::reexec();
-    #[cfg(not(target_os = "linux"))]
-    let inside = stickler_pods::dispatch();
-    if let Some(code) = inside {
+    if let Some(code) = stickler::reexec() {
         return code;
     }
-    let cli = Cli::parse();
+    let cli = parse();
     log(cli.verbose);
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("error: another cryptography provider is installed already");
@@ -76,9 +76,47 @@ fn main() -> ExitCode {
         Ok(Ended::Broken) => ExitCode::from(1),
         Ok(Ended::Interrupted) => ExitCode::from(3),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_line(&error));
             ExitCode::from(2)
         }
+    }
+}
+
+/// What happened and why. Readers of YAML draw a picture below their first line, which says it all.
+fn one_line(error: &anyhow::Error) -> String {
+    let causes = error.chain().map(|cause| cause.to_string().lines().next().unwrap_or_default().to_owned());
+    causes.collect::<Vec<_>>().join(": ")
+}
+
+/// Reads the command line. What stands before a command's word would be for no command at all, so
+/// it is a mistake.
+fn parse() -> Cli {
+    let matches = Cli::command().get_matches();
+    if let Some(word) = matches.subcommand_name()
+        && let Some(stray) = matches.ids().map(clap::Id::as_str).find(|id| {
+            // Groups have no source, and `--verbose` is for every command.
+            *id != "verbose" && matches!(matches.try_get_raw(id), Ok(Some(_))) && {
+                matches.value_source(id) == Some(ValueSource::CommandLine)
+            }
+        })
+    {
+        let command = Cli::command();
+        let argument = command.get_arguments().find(|argument| argument.get_id() == stray);
+        let flag = argument.and_then(clap::Arg::get_long).unwrap_or(stray);
+        let message = format!("`--{flag}` stands before the command; put it after `{word}`");
+        Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+    }
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// Prints a text on standard output. Who stopped reading, as `head` does, has seen enough.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("standard output cannot be written")
+        }
+        _ => Ok(()),
     }
 }
 

@@ -57,11 +57,12 @@ pub(crate) enum Format {
 impl Run {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
         let checks = select(&self.filters)?;
+        // Before the folder: who asked for the impossible is left nothing to clean up.
+        let provider = self.cluster.provider(0, Some(&self.reach))?;
         let folder = self.report.as_path();
         std::fs::create_dir_all(folder)
             .with_context(|| format!("the report's folder `{}` cannot be made", folder.display()))?;
         let journal = Journal::create(&folder.join("journal.jsonl"))?;
-        let provider = self.cluster.provider(0, Some(&self.reach))?;
         let report = Shared::default();
         let kept = Shared::default();
         *kept.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
@@ -113,13 +114,12 @@ impl Run {
 
     fn print(&self, folder: &Path, report: &Report) -> anyhow::Result<()> {
         match self.format {
-            Format::Json => println!("{}", serde_json::to_string_pretty(report)?),
+            Format::Json => crate::print(&(serde_json::to_string_pretty(report)? + "\n")),
             Format::Pretty => {
-                print!("{}", stickler_reports::summary(report, std::io::stdout().is_terminal(), self.timings));
-                println!("report: {}", folder.join("report.json").display());
+                let text = stickler_reports::summary(report, std::io::stdout().is_terminal(), self.timings);
+                crate::print(&format!("{text}report: {}\n", folder.join("report.json").display()))
             }
         }
-        Ok(())
     }
 }
 
@@ -153,7 +153,8 @@ fn select(filters: &[String]) -> anyhow::Result<Vec<&'static Check>> {
     }
     let mut selected = Vec::new();
     for filter in filters {
-        let glob = Glob::new(filter).with_context(|| format!("`--filter {filter}` is no glob"))?.compile_matcher();
+        let glob =
+            Glob::new(filter).with_context(|| format!("`--filter {filter}` is no glob"))?.compile_matcher();
         let before = selected.len();
         selected.extend(stickler_suites::all().filter(|check| glob.is_match(check.id)));
         if selected.len() == before {

@@ -56,33 +56,38 @@ impl Up {
             () = cancel.cancelled() => return Ok(Ended::Interrupted),
         };
         let cluster = started.with_context(|| format!("cluster `{}` did not start", provider.name()))?;
-        let Some(text) = cluster.kubeconfig() else { bail!("cluster `{}` has no kubeconfig", provider.name()) };
+        let Some(text) = cluster.kubeconfig() else {
+            bail!("cluster `{}` has no kubeconfig", provider.name())
+        };
         kubeconfig.write(text)?;
         for (file, manifest) in objects {
             create(cluster.as_ref(), &file, manifest).await?;
         }
-        self.greet(cluster.as_ref());
+        self.greet(cluster.as_ref())?;
         cancel.cancelled().await;
         Ok(Ended::Held)
     }
 
-    fn greet(&self, cluster: &dyn Cluster) {
+    fn greet(&self, cluster: &dyn Cluster) -> anyhow::Result<()> {
         let card = cluster.card();
-        println!("{} {} is up: {} in {} ms", card.provider, card.version, card.nodes.join(", "), card.ready_ms);
-        println!();
-        println!("  export KUBECONFIG={}", self.kubeconfig.display());
-        println!("  kubectl get nodes -o wide");
-        println!("  kubectl create -f fixtures/notes/goweb-rs.yaml -f fixtures/notes/goweb-svc.yaml");
-        println!("  kubectl get all");
-        println!();
-        println!("Images here: goweb (the notes' name for it too), stickler-pods, busybox.");
-        println!("Ctrl-C ends it; nothing stays.");
+        crate::print(&format!(
+            "{} {} is up: {} in {} ms\n\n  export KUBECONFIG={}\n  kubectl get nodes -o wide\n  kubectl create \
+             -f fixtures/notes/goweb-rs.yaml -f fixtures/notes/goweb-svc.yaml\n  kubectl get all\n\nImages here: \
+             goweb (the notes' name for it too), stickler-pods, busybox.\nCtrl-C ends it; nothing stays.\n",
+            card.provider,
+            card.version,
+            card.nodes.join(", "),
+            card.ready_ms,
+            // Wherever the next shell is.
+            std::path::absolute(&self.kubeconfig).unwrap_or_else(|_| self.kubeconfig.clone()).display()
+        ))
     }
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<(PathBuf, Manifest)>> {
     let name = file.display().to_string();
-    let text = std::fs::read_to_string(file).with_context(|| format!("the manifest `{name}` cannot be read"))?;
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("the manifest `{name}` cannot be read"))?;
     Ok(parse(&name, &text)?.into_iter().map(|manifest| (file.to_owned(), manifest)).collect())
 }
 
@@ -95,13 +100,19 @@ async fn create(cluster: &dyn Cluster, file: &Path, manifest: Manifest) -> anyho
     let mut request = Request::new(path).create(&PostParams::default(), serde_json::to_vec(&object)?)?;
     // A misspelt field is a mistake, not something to be dropped in silence.
     let uri = request.uri().to_string();
+    let uri = uri.trim_end_matches(['?', '&']);
     let ask = if uri.contains('?') { "&" } else { "?" };
-    *request.uri_mut() = format!("{}{ask}fieldValidation=Strict", uri.trim_end_matches(['?', '&'])).parse()?;
-    let created = cluster.client().request::<DynamicObject>(request).await;
+    *request.uri_mut() = format!("{uri}{ask}fieldValidation=Strict").parse()?;
     let kind = &resource.kind;
+    let created = cluster.client().request::<DynamicObject>(request).await.map_err(|error| match error {
+        kube::Error::Api(status) if status.code == 404 && status.details.is_none() => {
+            anyhow::anyhow!("the cluster knows no kind {kind} in {}", resource.api_version)
+        }
+        kube::Error::Api(status) => anyhow::anyhow!("{}", status.message),
+        error => error.into(),
+    });
     created.with_context(|| format!("{kind} `{name}` of `{}` was refused", file.display()))?;
-    println!("{}/{name} created", kind.to_lowercase());
-    Ok(())
+    crate::print(&format!("{}/{name} created\n", kind.to_lowercase()))
 }
 
 /// The kubeconfig on disk: for its owner only, and gone at the end.

@@ -12,6 +12,7 @@ use stickler_pods::protocol::{Event, Outcome, Request, Workload};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::AgentStream;
 
@@ -173,14 +174,15 @@ impl Link {
                 }
                 Err(_) => return self.give_up(&last).await,
             };
+            let (known, since) = (self.last_seq, Instant::now());
             match self.session(stream).await {
                 Ended::Unneeded => return,
                 Ended::Cut(error) => {
                     tracing::debug!(agent = self.name, "the stream was cut: {error:#}");
                     last = error;
-                    // A session that got as far as a greeting starts the clock anew.
-                    if self.incarnation.is_some() {
-                        deadline = deadline.max(Instant::now() + self.bound / 2);
+                    // Only a session that lasted, or brought something, starts the clock anew.
+                    if self.last_seq > known || since.elapsed() > SILENCE {
+                        deadline = Instant::now() + self.bound;
                     }
                     if timeout_at(deadline, pause()).await.is_err() {
                         return self.give_up(&last).await;
@@ -205,8 +207,20 @@ impl Link {
 
     async fn session(&mut self, stream: AgentStream) -> Ended {
         let AgentStream { reader, mut writer, keep } = stream;
-        let mut lines = BufReader::new(reader).lines();
+        // Read by a task of its own: who stops reading while writing waits for ever, because the
+        // other side does the same.
+        let (heard, mut lines) = mpsc::unbounded_channel();
+        let reading = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut lines = BufReader::new(reader).lines();
+            while let Some(line) = lines.next_line().await.transpose() {
+                let broken = line.is_err();
+                if heard.send(line).is_err() || broken {
+                    return;
+                }
+            }
+        }));
         let result = self.talk(&mut lines, &mut writer).await;
+        drop(reading);
         drop(keep);
         match result {
             Ok(()) => Ended::Unneeded,
@@ -214,15 +228,17 @@ impl Link {
         }
     }
 
-    async fn talk<R, W>(
+    async fn talk<W: tokio::io::AsyncWrite + Unpin>(
         &mut self,
-        lines: &mut tokio::io::Lines<BufReader<R>>,
+        lines: &mut mpsc::UnboundedReceiver<std::io::Result<String>>,
         writer: &mut W,
-    ) -> anyhow::Result<()>
-    where
-        R: tokio::io::AsyncRead + Unpin,
-        W: tokio::io::AsyncWrite + Unpin,
-    {
+    ) -> anyhow::Result<()> {
+        // The greeting comes first and unasked: it tells whether this is still the same agent, whose
+        // numbers go on, or one that was restarted and begins anew.
+        let greeting =
+            timeout(SILENCE, lines.recv()).await.map_err(|_| anyhow!("no greeting within {SILENCE:?}"))?;
+        let greeting = greeting.context("the stream ended")?.context("the stream broke")?;
+        self.hear(parse(&greeting)?, Instant::now())?;
         send(writer, &Request::Attach { after: self.last_seq }).await?;
         let asked = Instant::now();
         send(writer, &Request::Clock { id: 0 }).await?;
@@ -252,12 +268,10 @@ impl Link {
                     };
                     send(writer, &request).await?;
                 }
-                line = timeout(SILENCE, lines.next_line()) => {
-                    let line = line.map_err(|_| anyhow!("silent for {SILENCE:?}"))?.context("the stream broke")?;
-                    let line = line.context("the stream ended")?;
-                    let event = serde_json::from_str(&line)
-                        .with_context(|| format!("the agent said something else than an event: `{line}`"))?;
-                    self.hear(event, asked)?;
+                line = timeout(SILENCE, lines.recv()) => {
+                    let line = line.map_err(|_| anyhow!("silent for {SILENCE:?}"))?;
+                    let line = line.context("the stream ended")?.context("the stream broke")?;
+                    self.hear(parse(&line)?, asked)?;
                     if self.last_seq >= self.acknowledged + ACKNOWLEDGE_EVERY {
                         send(writer, &Request::Ack { upto: self.last_seq }).await?;
                         self.acknowledged = self.last_seq;
@@ -320,11 +334,20 @@ impl Link {
     }
 }
 
+fn parse(line: &str) -> anyhow::Result<Event> {
+    serde_json::from_str(line)
+        .with_context(|| format!("the agent said something else than an event: `{line}`"))
+}
+
 async fn send<W: tokio::io::AsyncWrite + Unpin>(writer: &mut W, request: &Request) -> anyhow::Result<()> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    writer.write_all(&line).await.context("could not write to the agent")?;
-    writer.flush().await.context("could not write to the agent")
+    let writing = async {
+        writer.write_all(&line).await?;
+        writer.flush().await
+    };
+    let written = timeout(SILENCE, writing).await;
+    written.map_err(|_| anyhow!("it took nothing for {SILENCE:?}"))?.context("could not write to the agent")
 }
 
 /// Between two attempts to attach: the pod may still be starting.

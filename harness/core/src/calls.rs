@@ -123,8 +123,11 @@ impl Scene {
             Vantage::PodOn(node) | Vantage::Node(node) => Some(node),
             Vantage::Outside | Vantage::Backend(_) => None,
         };
-        let node =
-            nodes.iter().find(|node| Some(*node) != own).or(nodes.first()).context("there is no node")?;
+        let node = nodes
+            .iter()
+            .find(|node| Some(*node) != own)
+            .or_else(|| nodes.first())
+            .context("there is no node")?;
         let pod = self.vantages.pod_of(node);
         let api: Api<Pod> = Api::namespaced(self.client(), &pod.namespace);
         let config = Config::default().fields(&format!("metadata.name={}", pod.name));

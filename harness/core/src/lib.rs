@@ -29,7 +29,17 @@ pub use cluster::{AgentStream, Capability, Cluster, Outside, Provider};
 pub use destination::{To, cluster_ip, node_port};
 pub use invariant::{Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, that};
 pub use journal::Sink;
-pub use runner::Run;
+pub use runner::{Ending, Run, Session};
 pub use scene::{ExecOutput, Scene};
 pub use stickler_pods::protocol;
 pub use vantage::{Vantage, Vantages};
+
+/// Runs the part of the program that was asked for under another name: what runs in pods of the
+/// testbed is the running executable itself. To be called first in every `main` that may start a
+/// testbed; if it returns something, that is how the process ends.
+pub fn reexec() -> Option<std::process::ExitCode> {
+    #[cfg(target_os = "linux")]
+    return stickler_testbed::reexec();
+    #[cfg(not(target_os = "linux"))]
+    return stickler_pods::dispatch();
+}

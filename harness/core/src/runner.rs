@@ -3,15 +3,17 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DeleteParams};
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
-use stickler_reports::{Class, Event, Timing};
+use stickler_reports::{Class, Event, Evidence, Finding, Timing};
+use tokio::sync::RwLock;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -36,40 +38,37 @@ impl Run {
     /// Runs every check on a cluster and tells what happened. The cluster is left running.
     pub async fn on(self, cluster: &Arc<dyn Cluster>, sink: &Sink) {
         let started = Instant::now();
-        let id = format!("{:06x}", run_id());
         let opened = tokio::select! {
-            opened = Vantages::open(cluster.as_ref(), &id) => opened,
+            opened = Session::open(Arc::clone(cluster), sink.clone(), self.cancel.clone()) => opened,
             () = self.cancel.cancelled() => return self.finish(sink, started, Vec::new()),
         };
-        let vantages = match opened {
-            Ok(vantages) => Arc::new(vantages),
+        let session = match opened {
+            Ok(session) => session,
             Err(error) => {
                 sink.tell(Event::Trouble { message: format!("no vantage could be opened: {error:#}") });
                 return self.finish(sink, started, Vec::new());
             }
         };
         let opened_in = started.elapsed();
-        let stage = Stage { cluster: Arc::clone(cluster), vantages, sink: sink.clone(), run: id };
 
-        let mut checks: Vec<(usize, &'static Check)> = self.checks.iter().copied().enumerate().collect();
+        let mut checks = self.checks.clone();
         checks.shuffle(&mut rand::rngs::StdRng::seed_from_u64(self.seed));
-        let (alone, together): (Vec<_>, Vec<_>) = checks.into_iter().partition(|(_, check)| check.exclusive);
-
-        futures::stream::iter(together)
-            .for_each_concurrent(self.jobs.max(1), |(number, check)| self.one(&stage, number, check))
-            .await;
+        // Those that have to be alone come last, so that they keep nobody waiting.
+        let (alone, together): (Vec<_>, Vec<_>) = checks.into_iter().partition(|check| check.exclusive);
+        let perform = async |check| {
+            session.perform(check).await;
+        };
+        futures::stream::iter(together).for_each_concurrent(self.jobs.max(1), perform).await;
         let together_in = started.elapsed();
-        for (number, check) in alone {
-            self.one(&stage, number, check).await;
-        }
+        futures::stream::iter(alone).for_each(perform).await;
         let alone_in = started.elapsed();
-        stage.close().await;
-        let timing = |step: &str, from: std::time::Duration, to: std::time::Duration| Timing {
+        session.close().await;
+        let timing = |step: &str, from: Duration, to: Duration| Timing {
             step: step.to_owned(),
             us: u64::try_from((to - from).as_micros()).unwrap_or(u64::MAX),
         };
         let timings = vec![
-            timing("agents asked for", std::time::Duration::ZERO, opened_in),
+            timing("agents asked for", Duration::ZERO, opened_in),
             timing("checks, several at once", opened_in, together_in),
             timing("checks, one at a time", together_in, alone_in),
             timing("namespaces given back", alone_in, started.elapsed()),
@@ -84,41 +83,94 @@ impl Run {
             timings,
         });
     }
-
-    async fn one(&self, stage: &Stage, number: usize, check: &'static Check) {
-        if self.cancel.is_cancelled() {
-            return stage.not_run(check, Verdict::Inconclusive, "the run was interrupted before it started");
-        }
-        let lacking = check.needs.iter().find(|need| !stage.cluster.capabilities().contains(need));
-        if let Some(lacking) = lacking {
-            return stage.not_run(check, Verdict::Skipped, lacking.lacking());
-        }
-        stage.perform(check, number, &self.cancel).await;
-    }
 }
 
-/// What all checks of a run share.
-struct Stage {
+/// Agents that stand ready on a cluster, and checks that are performed one by one or at once.
+pub struct Session {
     cluster: Arc<dyn Cluster>,
     vantages: Arc<Vantages>,
     sink: Sink,
     run: String,
+    cancel: CancellationToken,
+    /// Held by one check alone if it is exclusive, by all others together.
+    cluster_wide: RwLock<()>,
+    performed: AtomicUsize,
 }
 
-impl Stage {
-    fn not_run(&self, check: &Check, verdict: Verdict, reason: &str) {
+/// How a check ended.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    pub verdict: Verdict,
+    pub reason: Option<String>,
+    pub finding: Option<Finding>,
+}
+
+impl Session {
+    /// Creates the agents. What they see is told to `sink`; when `cancel` is cancelled, checks that
+    /// run are given up.
+    ///
+    /// # Errors
+    /// If the agents' namespace or pods are refused.
+    pub async fn open(
+        cluster: Arc<dyn Cluster>,
+        sink: Sink,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let run = format!("{:06x}", run_id());
+        let vantages = Arc::new(Vantages::open(cluster.as_ref(), &run).await?);
+        let cluster_wide = RwLock::new(());
+        Ok(Self { cluster, vantages, sink, run, cancel, cluster_wide, performed: AtomicUsize::new(0) })
+    }
+
+    /// Performs one check, in a namespace of its own; several may be performed at once.
+    pub async fn perform(&self, check: &'static Check) -> Ending {
+        let lacking = check.needs.iter().find(|need| !self.cluster.capabilities().contains(need));
+        if let Some(lacking) = lacking {
+            return self.not_run(check, Verdict::Skipped, lacking.lacking());
+        }
+        let _together;
+        let _alone;
+        if check.exclusive {
+            _alone = self.cluster_wide.write().await;
+        } else {
+            _together = self.cluster_wide.read().await;
+        }
+        if self.cancel.is_cancelled() {
+            return self.not_run(check, Verdict::Inconclusive, "the run was interrupted before it started");
+        }
+        self.perform_now(check).await
+    }
+
+    /// Gives back what stands on the cluster, unless the cluster goes away anyway.
+    pub async fn close(&self) {
+        if self.cluster.is_ephemeral() {
+            return;
+        }
+        if let Err(error) = self.vantages.close().await {
+            self.sink.tell(Event::Trouble { message: format!("{error:#}") });
+        }
+    }
+
+    fn not_run(&self, check: &Check, verdict: Verdict, reason: &str) -> Ending {
+        let ending = Ending { verdict, reason: Some(reason.to_owned()), finding: None };
+        self.ended(check, &ending, 0, Vec::new());
+        ending
+    }
+
+    fn ended(&self, check: &Check, ending: &Ending, duration_ms: u64, evidence: Vec<Evidence>) {
         self.sink.tell(Event::CheckFinished {
             check: check.id.to_owned(),
-            verdict,
-            reason: Some(reason.to_owned()),
-            finding: None,
-            duration_ms: 0,
-            evidence: Vec::new(),
+            verdict: ending.verdict,
+            reason: ending.reason.clone(),
+            finding: ending.finding.clone(),
+            duration_ms,
+            evidence,
         });
     }
 
-    async fn perform(&self, check: &'static Check, number: usize, cancel: &CancellationToken) {
+    async fn perform_now(&self, check: &'static Check) -> Ending {
         let started = Instant::now();
+        let number = self.performed.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("stickler-{}-{}-{number}", self.run, check.chapter());
         self.sink.tell(Event::CheckStarted { check: check.id.to_owned(), namespace: namespace.clone() });
         let waiting_for = Arc::new(Mutex::new("its namespace".to_owned()));
@@ -150,11 +202,11 @@ impl Stage {
                 }
                 Err(panic) => Err(Broken::CouldNotTell(format!("the check panicked: {}", words_of(&*panic)))),
             },
-            () = cancel.cancelled() => Err(Broken::CouldNotTell("the run was interrupted".to_owned())),
+            () = self.cancel.cancelled() => Err(Broken::CouldNotTell("the run was interrupted".to_owned())),
         };
         let duration_ms = millis(started);
         let evidence =
-            if held.is_err() && !cancel.is_cancelled() { scene.evidence().await } else { Vec::new() };
+            if held.is_err() && !self.cancel.is_cancelled() { scene.evidence().await } else { Vec::new() };
         let (verdict, reason, finding) = match held {
             Ok(()) => (Verdict::Passed, None, None),
             Err(Broken::CouldNotTell(reason)) => (Verdict::Inconclusive, Some(reason), None),
@@ -169,18 +221,13 @@ impl Stage {
                 (Verdict::Failed, Some(format!("namespace {namespace}")), Some(*finding))
             }
         };
-        self.sink.tell(Event::CheckFinished {
-            check: check.id.to_owned(),
-            verdict,
-            reason,
-            finding,
-            duration_ms,
-            evidence,
-        });
+        let ending = Ending { verdict, reason, finding };
+        self.ended(check, &ending, duration_ms, evidence);
         self.vantages.forget(&namespace);
         if !self.cluster.is_ephemeral() {
             self.delete(&namespace).await;
         }
+        ending
     }
 
     async fn delete(&self, namespace: &str) {
@@ -188,15 +235,6 @@ impl Stage {
         if let Err(error) = api.delete(namespace, &DeleteParams::default()).await {
             let message = format!("could not delete the namespace `{namespace}`: {error}");
             self.sink.tell(Event::Trouble { message });
-        }
-    }
-
-    async fn close(&self) {
-        if self.cluster.is_ephemeral() {
-            return;
-        }
-        if let Err(error) = self.vantages.close().await {
-            self.sink.tell(Event::Trouble { message: format!("{error:#}") });
         }
     }
 }

@@ -202,9 +202,8 @@ impl Scene {
     /// If it was accepted, or refused for something else.
     pub async fn refused(&self, fixture: Fixture, code: u16, reason: &str, field: &str) -> Held {
         let promised = format!("`{}` is refused with {code} and `{reason}` at `{field}`", fixture.path);
-        let status = match self.try_create(fixture).await? {
-            Ok(_) => return Err(Broken::promise(promised, "it was accepted")),
-            Err(status) => status,
+        let Err(status) = self.try_create(fixture).await? else {
+            return Err(Broken::promise(promised, "it was accepted"));
         };
         let causes = status.details.iter().flat_map(|details| &details.causes);
         let mut named = causes.filter(|cause| cause.field == field && cause.reason.contains(reason));

@@ -66,7 +66,8 @@ impl Provider for KubeconfigProvider {
             };
             let asked = timeout(bound, asking).await;
             let asked = asked.with_context(|| format!("`{server}` did not answer within {bound:?}"))?;
-            let (version, nodes) = asked.with_context(|| format!("`{server}` does not answer as an API server"))?;
+            let (version, nodes) =
+                asked.with_context(|| format!("`{server}` does not answer as an API server"))?;
             let mut capabilities = vec![Capability::HostNetwork];
             if nodes.len() > 1 {
                 capabilities.insert(0, Capability::SeveralNodes);

@@ -5,15 +5,28 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use stickler_model::Promises;
 use stickler_reports::{ClusterCard, Timing};
+use stickler_testbed::bugs::Bugs;
 use stickler_testbed::{Testbed, TestbedSpec};
 
 use crate::bounds::Bounds;
 use crate::cluster::{AgentStream, Capability, Cluster, Outside, Provider};
 
 /// Starts a testbed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct TestbedProvider {
-    pub spec: TestbedSpec,
+    spec: TestbedSpec,
+}
+
+impl TestbedProvider {
+    /// Moves the process into namespaces of its own, where testbeds can be built. To be called in
+    /// `main` before any thread exists; testbeds may then be started one after the other.
+    ///
+    /// # Errors
+    /// What the machine does not allow, and what to do about it.
+    pub fn enter(nodes: usize, port: u16, bugs: Bugs) -> anyhow::Result<Self> {
+        stickler_testbed::enter::enter()?;
+        Ok(Self { spec: TestbedSpec { nodes, port, bugs } })
+    }
 }
 
 impl Provider for TestbedProvider {

@@ -122,6 +122,7 @@ impl ApiServer {
     }
 
     /// Stops serving: listeners and connections are closed when this returns. The store stays.
+    #[cfg(test)]
     pub(crate) async fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop.cancel();

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
@@ -81,7 +81,9 @@ pub(crate) async fn run(node: Arc<Node>, container: Container, spec: ExecSpec, s
     if let Some(verdict) = verdict {
         let _ = to_client.send(message(ERROR, verdict.to_string().as_bytes())).await;
     }
-    let _ = to_client.send(Message::Close(None)).await;
+    // Clients of Kubernetes take any other code, and none, for a connection that broke.
+    let frame = CloseFrame { code: close_code::NORMAL, reason: "".into() };
+    let _ = to_client.send(Message::Close(Some(frame))).await;
 }
 
 /// The verdict, or none when the client left first.

@@ -143,6 +143,7 @@ impl Kubelet {
     }
 
     /// How many processes of pods there are.
+    #[cfg(test)]
     pub(crate) fn processes(&self) -> usize {
         self.node.runtime.alive()
     }

@@ -1,0 +1,81 @@
+//! `stickler list`, and the help.
+
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::program::{output, stickler};
+use crate::{Impossible, Test};
+
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("checks_are_listed_with_what_promises_them", checks_are_listed_with_what_promises_them),
+    ("bugs_are_listed_with_the_checks_that_catch_them", bugs_are_listed_with_the_checks_that_catch_them),
+    ("a_list_may_be_cut_short", a_list_may_be_cut_short),
+    ("help_names_every_command_and_exit_status", help_names_every_command_and_exit_status),
+];
+
+fn list(arguments: &[&str]) -> Vec<Value> {
+    let folder = tempdir().expect("a folder can be made");
+    let listed = output(stickler(folder.path(), arguments));
+    assert_eq!((listed.code(), listed.stderr.as_str()), (Some(0), ""));
+    serde_json::from_str(&listed.stdout).expect("one JSON array")
+}
+
+fn checks_are_listed_with_what_promises_them() -> Result<(), Impossible> {
+    let rows = list(&["list", "--format", "json"]);
+    assert!(rows.len() >= 18, "{} checks", rows.len());
+    for row in &rows {
+        let id = row["id"].as_str().expect("an id");
+        assert!(
+            id.split_once('/').is_some_and(|(chapter, name)| !chapter.is_empty() && !name.is_empty()),
+            "{id}"
+        );
+        assert!(row["title"].as_str().is_some_and(|title| !title.is_empty()), "{row}");
+        assert!(matches!(row["class"].as_str(), Some("promise" | "observation")), "{row}");
+        let sources = row["promised_by"].as_array().expect("a list of sources");
+        let known = |source: &str| source.starts_with("https://") || source.starts_with("notes: ");
+        assert!(sources.iter().all(|source| source.as_str().is_some_and(known)), "{row}");
+        assert!(row["class"] != "promise" || !sources.is_empty(), "a promise has a source: {row}");
+        assert!(row["needs"].is_array() && row["exclusive"].is_boolean(), "{row}");
+    }
+    Ok(())
+}
+
+fn bugs_are_listed_with_the_checks_that_catch_them() -> Result<(), Impossible> {
+    let checks = list(&["list", "--format", "json"]);
+    let rows = list(&["list", "--bugs", "--format", "json"]);
+    assert!(!rows.is_empty());
+    for row in &rows {
+        for field in ["id", "title", "component", "seen_in"] {
+            assert!(row[field].as_str().is_some_and(|text| !text.is_empty()), "{field} of {row}");
+        }
+        for caught_by in row["caught_by"].as_array().expect("a list of checks") {
+            assert!(checks.iter().any(|check| check["id"] == *caught_by), "{caught_by} is no check");
+        }
+    }
+    Ok(())
+}
+
+fn a_list_may_be_cut_short() -> Result<(), Impossible> {
+    use std::process::Stdio;
+    let folder = tempdir().expect("a folder can be made");
+    // The reader is gone before the first line is written, as with `stickler list | head -0`.
+    let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+    drop(reader);
+    let mut command = stickler(folder.path(), &["list"]);
+    let child = command.stdout(writer).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(command);
+    let ended = child.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+    assert!(ended.status.success(), "{:?}", ended.status);
+    Ok(())
+}
+
+fn help_names_every_command_and_exit_status() -> Result<(), Impossible> {
+    let folder = tempdir().expect("a folder can be made");
+    let help = output(stickler(folder.path(), &["--help"]));
+    assert_eq!(help.code(), Some(0));
+    for word in ["run", "list", "up", "--filter", "--cluster", "--bug", "--report", "Exit status"] {
+        assert!(help.stdout.contains(word), "{word} is missing:\n{}", help.stdout);
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! The binary `stickler` as people use it: started as a process, judged by what it prints, how it
+//! ends, and what it leaves on the machine.
+
+mod bad_input;
+mod catalogue;
+mod kubectl;
+mod leftovers;
+mod program;
+mod report;
+mod signals;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // What is on the machine before and after is compared, so nothing else may come and go.
+    arguments.test_threads = Some(1);
+    let mut trials = Vec::new();
+    for (chapter, tests) in [
+        ("bad_input", bad_input::TESTS),
+        ("catalogue", catalogue::TESTS),
+        ("kubectl", kubectl::TESTS),
+        ("report", report::TESTS),
+        ("signals", signals::TESTS),
+    ] {
+        for (name, test) in tests {
+            trials.push(Trial::ignorable_test(format!("{chapter}::{name}"), || perform(*test)));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A test: passed, or why it cannot be tried on this machine; a broken promise panics.
+type Test = fn() -> Result<(), Impossible>;
+
+/// What this machine lacks.
+struct Impossible(String);
+
+fn perform(test: Test) -> Result<Completion, Failed> {
+    match test() {
+        Ok(()) => Ok(Completion::Completed),
+        Err(Impossible(reason)) => Ok(Completion::ignored_with(reason)),
+    }
+}

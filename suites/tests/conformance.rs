@@ -1,0 +1,91 @@
+//! Every check as a test, on a testbed: what `cargo test` shows of the suites.
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    if let Some(code) = stickler::reexec() {
+        return code;
+    }
+    let arguments = Arguments::from_args();
+    #[cfg(target_os = "linux")]
+    let trials = on_testbed::trials();
+    #[cfg(not(target_os = "linux"))]
+    let trials: Result<Vec<libtest_mimic::Trial>, String> = Ok(stickler_suites::all()
+        .map(|check| {
+            let ignored = || Ok(libtest_mimic::Completion::ignored_with("the testbed needs Linux"));
+            libtest_mimic::Trial::ignorable_test(check.id, ignored)
+        })
+        .collect());
+    match trials {
+        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Err(error) => {
+            use std::io::Write as _;
+            // Nothing else can be done about an error that cannot be written.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod on_testbed {
+    use std::sync::Arc;
+
+    use libtest_mimic::{Completion, Failed, Trial};
+    use stickler::providers::TestbedProvider;
+    use stickler::{Check, Cluster, Provider as _, Session, Sink, Verdict};
+    use tokio::runtime::Runtime;
+    use tokio::sync::OnceCell;
+    use tokio_util::sync::CancellationToken;
+
+    /// One testbed for all checks, started by the first that needs it.
+    struct Bed {
+        // Ended before the runtime its tasks run on.
+        session: OnceCell<Session>,
+        runtime: Runtime,
+        provider: TestbedProvider,
+    }
+
+    pub(crate) fn trials() -> Result<Vec<Trial>, String> {
+        let provider =
+            TestbedProvider::enter(3, 0, [].into_iter().collect()).map_err(|error| error.to_string())?;
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            return Err("another cryptography provider is installed already".to_owned());
+        }
+        let runtime = Runtime::new().map_err(|error| error.to_string())?;
+        let bed = Arc::new(Bed { session: OnceCell::new(), runtime, provider });
+        let trial = |check: &'static Check| {
+            let bed = Arc::clone(&bed);
+            Trial::ignorable_test(check.id, move || bed.perform(check))
+        };
+        Ok(stickler_suites::all().map(trial).collect())
+    }
+
+    impl Bed {
+        fn perform(&self, check: &'static Check) -> Result<Completion, Failed> {
+            let ending = self.runtime.block_on(async {
+                let session = self
+                    .session
+                    .get_or_try_init(|| self.open())
+                    .await
+                    .map_err(|error| format!("{error:#}"))?;
+                Ok::<_, String>(session.perform(check).await)
+            })?;
+            match (ending.verdict, ending.finding) {
+                (Verdict::Passed, _) => Ok(Completion::Completed),
+                (Verdict::Skipped, _) => Ok(Completion::ignored_with(ending.reason.unwrap_or_default())),
+                (_, Some(finding)) => {
+                    Err(format!("promised: {}\nobserved: {}", finding.promised, finding.observed).into())
+                }
+                (verdict, None) => Err(format!("{verdict:?}: {}", ending.reason.unwrap_or_default()).into()),
+            }
+        }
+
+        async fn open(&self) -> anyhow::Result<Session> {
+            let cluster: Arc<dyn Cluster> = Arc::from(self.provider.start().await?);
+            Session::open(cluster, Sink::new(Vec::new()), CancellationToken::new()).await
+        }
+    }
+}

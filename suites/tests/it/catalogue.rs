@@ -1,0 +1,85 @@
+//! The catalogue of checks, of fixtures and of planted bugs fits together.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+#[test]
+fn ids_are_unique_and_stand_in_their_chapter() {
+    let mistakes = stickler_suites::mistakes_in_the_catalogue();
+    assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+}
+
+#[test]
+fn every_chapter_is_listed() {
+    let listed: BTreeSet<String> =
+        stickler_suites::CHAPTERS.iter().map(|(chapter, _)| chapter.replace('-', "_")).collect();
+    for file in files(&root().join("suites/src"), "rs") {
+        assert!(
+            file == "lib" || listed.contains(&file),
+            "suites/src/{file}.rs is not in CHAPTERS; add `mod {file};` and a line to it in suites/src/lib.rs"
+        );
+    }
+}
+
+#[test]
+fn every_fixture_of_a_check_is_used() {
+    let sources: String = files(&root().join("suites/src"), "rs")
+        .iter()
+        .map(|file| {
+            std::fs::read_to_string(root().join(format!("suites/src/{file}.rs"))).expect("a source file")
+        })
+        .collect();
+    for folder in ["service", "ports", "node-port"] {
+        for file in files(&root().join("fixtures").join(folder), "yaml") {
+            let path = format!("{folder}/{file}.yaml");
+            assert!(sources.contains(&path), "no check uses fixtures/{path}; delete it");
+        }
+    }
+}
+
+#[test]
+fn every_manifest_can_be_read() {
+    let fixtures = root().join("fixtures");
+    for entry in std::fs::read_dir(&fixtures).expect("the fixtures") {
+        let folder = entry.expect("an entry").path();
+        if !folder.is_dir() || folder.ends_with("pods") {
+            continue;
+        }
+        for file in files(&folder, "yaml") {
+            let path = folder.join(format!("{file}.yaml"));
+            let text = std::fs::read_to_string(&path).expect("a manifest");
+            stickler::manifest::parse(&path.display().to_string(), &text)
+                .expect("a manifest that can be read");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn bugs_name_checks_that_exist() {
+    let ids: BTreeSet<&str> = stickler_suites::all().map(|check| check.id).collect();
+    let mut names = BTreeSet::new();
+    for card in stickler::providers::bugs::BUGS {
+        assert!(names.insert(card.id), "two bugs are called `{}`", card.id);
+        assert!(!card.caught_by.is_empty(), "bug `{}` names no check that catches it", card.id);
+        for check in card.caught_by {
+            assert!(ids.contains(check), "bug `{}` names the check `{check}`, which does not exist", card.id);
+        }
+    }
+}
+
+fn files(folder: &Path, extension: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert!(!names.is_empty(), "{} holds nothing", folder.display());
+    names
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
+}

@@ -1,0 +1,4 @@
+//! Rules about the catalogue and the house, each of which says which line to change.
+
+mod catalogue;
+mod house;

@@ -1,0 +1,107 @@
+//! Do the checks notice anything? Every bug that can be planted is, one at a time, and the checks
+//! that are to catch it must, those and no others.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(code) = stickler::reexec() {
+        return code;
+    }
+    #[cfg(target_os = "linux")]
+    return planted::main();
+    #[cfg(not(target_os = "linux"))]
+    return ExitCode::SUCCESS;
+}
+
+#[cfg(target_os = "linux")]
+mod planted {
+    use std::process::ExitCode;
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use libtest_mimic::{Arguments, Failed, Trial};
+    use stickler::providers::TestbedProvider;
+    use stickler::providers::bugs::{BUGS, BugCard};
+    use stickler::{Cluster, Provider as _, Run, Sink, Verdict};
+    use stickler_reports::{Event, Record, Report, Reporter};
+    use tokio::runtime::Runtime;
+    use tokio_util::sync::CancellationToken;
+
+    pub(crate) fn main() -> ExitCode {
+        let arguments = Arguments::from_args();
+        if let Err(error) = TestbedProvider::enter(3, 0, [].into_iter().collect()) {
+            let trial = Trial::test("bugs", move || Err(Failed::from(error.to_string())));
+            return libtest_mimic::run(&arguments, vec![trial]).exit_code();
+        }
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let trial = |card: &'static BugCard| Trial::test(format!("bug/{}", card.id), move || caught(card));
+        // One testbed after the other: what is measured is what is noticed, not how the machine
+        // bears two clusters at once.
+        let arguments = Arguments { test_threads: Some(1), ..arguments };
+        libtest_mimic::run(&arguments, BUGS.iter().map(trial).collect()).exit_code()
+    }
+
+    fn caught(card: &BugCard) -> Result<(), Failed> {
+        let report = Runtime::new()?.block_on(run_with(card)).map_err(|error| format!("{error:#}"))?;
+        let failed: Vec<_> = report.checks.iter().filter(|check| check.verdict == Verdict::Failed).collect();
+        if failed.is_empty() {
+            return Err(format!("no check noticed `{}`: {}", card.id, card.title).into());
+        }
+        for check in &report.checks {
+            match check.verdict {
+                Verdict::Failed if !card.caught_by.contains(&check.id.as_str()) => {
+                    let observed = check.observed.as_deref().unwrap_or_default();
+                    return Err(format!(
+                        "`{}` failed, but is not in `caught_by` of `{}`; add it if this is right: {observed}",
+                        check.id, card.id
+                    )
+                    .into());
+                }
+                Verdict::Failed => {
+                    let told = [&check.promised, &check.observed];
+                    if told.iter().any(|text| text.as_deref().unwrap_or_default().is_empty()) {
+                        return Err(format!(
+                            "`{}` does not say what was promised and what was seen",
+                            check.id
+                        )
+                        .into());
+                    }
+                }
+                Verdict::Inconclusive => {
+                    let reason = check.reason.as_deref().unwrap_or_default();
+                    return Err(format!("`{}` could not tell: {reason}", check.id).into());
+                }
+                Verdict::Passed | Verdict::Skipped => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_with(card: &BugCard) -> anyhow::Result<Report> {
+        let provider = TestbedProvider::enter(3, 0, [card.bug].into_iter().collect())?;
+        let cluster: Arc<dyn Cluster> = Arc::from(provider.start().await?);
+        let report = Arc::new(Mutex::new(Report::new()));
+        let sink = Sink::new(vec![Box::new(Into(Arc::clone(&report)))]);
+        let checks: Vec<_> = stickler_suites::all().collect();
+        sink.tell(Event::RunStarted {
+            tool: "sensitivity".to_owned(),
+            suite: "conformance".to_owned(),
+            seed: 1,
+            jobs: JOBS,
+            checks: checks.iter().map(|check| check.card()).collect(),
+        });
+        Run { checks, seed: 1, jobs: JOBS, cancel: CancellationToken::new() }.on(&cluster, &sink).await;
+        let report = report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(report)
+    }
+
+    /// Checks that fail spend their time waiting, so many may at once.
+    const JOBS: usize = 12;
+
+    struct Into(Arc<Mutex<Report>>);
+
+    impl Reporter for Into {
+        fn hear(&mut self, record: &Record) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).hear(record);
+        }
+    }
+}
