@@ -14,6 +14,8 @@ pub enum Bug {
     NodePortOnlyWherePodRuns,
     /// An endpoint whose pod was deleted stays until something else happens to the service's pods.
     DeletedEndpointStays,
+    /// A container that fails its liveness probe runs on.
+    LivenessNeverRestarts,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -107,6 +109,14 @@ pub const BUGS: &[BugCard] = &[
             "node-port/refused-without-endpoints",
             "service/refused-without-endpoints",
         ],
+    },
+    BugCard {
+        bug: Bug::LivenessNeverRestarts,
+        id: "liveness-never-restarts",
+        component: "kubelet",
+        title: "a container that fails its liveness probe is never restarted",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/106682",
+        caught_by: &["liveness/restarts"],
     },
 ];
 

@@ -28,7 +28,7 @@ use crate::namespace::NetNamespace;
 use crate::pki::{Credentials, Pki};
 use crate::proxy::{Proxy, ProxyConfig};
 use crate::scheduler::Scheduler;
-use crate::topology::{CLUSTER_CIDR, NodeNet, SERVICE_CIDR, Topology, TopologySpec};
+use crate::topology::{CLUSTER_CIDR, GATEWAY, NodeNet, SERVICE_CIDR, Topology, TopologySpec};
 
 /// What the API server says it is.
 const VERSION: &str = "v1.37.0";
@@ -299,7 +299,10 @@ async fn start_node(
         version: VERSION.to_owned(),
         cluster_dns: Some(CLUSTER_DNS),
         cluster_domain: "cluster.local".to_owned(),
+        node_dns: GATEWAY,
+        node_searches: vec!["lan".to_owned(), "vm".to_owned()],
         applets: stickler_pods::APPLETS.iter().map(|applet| applet.name.to_owned()).collect(),
+        bugs: bugs.clone(),
     });
     let proxy = async {
         let proxy = Proxy::start(ProxyConfig {

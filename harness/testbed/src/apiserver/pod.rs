@@ -340,6 +340,46 @@ pub(crate) async fn wait_for_account(registry: &Registry, namespace: &str, pod: 
     Err(Status::forbidden(&PODS, text(pod, "/metadata/name"), &why))
 }
 
+/// Where a pod finds the token of its account, the certificate of the API server and its namespace.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Gives every container the account's token, unless the pod or the account does not want it
+/// ([Managing Service Accounts, "Bound service account token volume mechanism"](https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#bound-service-account-token-volume)).
+pub(crate) fn mount_token(registry: &Registry, namespace: &str, pod: &mut Value) {
+    let account = [text(pod, "/spec/serviceAccountName"), text(pod, "/spec/serviceAccount"), "default"];
+    let account = account.into_iter().find(|account| !account.is_empty()).unwrap_or("default");
+    let account = registry.get(&SERVICE_ACCOUNTS, &Key::new(namespace, account)).ok();
+    let of_account = account.as_ref().and_then(|found| found.value["automountServiceAccountToken"].as_bool());
+    let of_pod = pod["spec"]["automountServiceAccountToken"].as_bool();
+    if !of_pod.or(of_account).unwrap_or(true) {
+        return;
+    }
+    let name = format!("kube-api-access-{}", &names::uid()[..5]);
+    let mut mounted = false;
+    for list in ["containers", "initContainers"] {
+        for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let taken = super::json::list(container, "/volumeMounts");
+            if !container.is_object() || taken.iter().any(|mount| text(mount, "/mountPath") == TOKEN_PATH) {
+                continue;
+            }
+            let mount = json!({"name": name, "mountPath": TOKEN_PATH, "readOnly": true});
+            container["volumeMounts"] = taken.iter().cloned().chain([mount]).collect();
+            mounted = true;
+        }
+    }
+    if mounted {
+        let namespace = json!({"path": "namespace",
+            "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}});
+        let volume = json!({"name": name, "projected": {"defaultMode": 0o644, "sources": [
+            {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [namespace]}},
+        ]}});
+        let volumes = list(pod, "/spec/volumes").iter().cloned().chain([volume]).collect();
+        pod["spec"]["volumes"] = volumes;
+    }
+}
+
 /// The pod, assigned to the node that the binding names.
 pub(crate) fn bind(key: &Key, pod: &Value, binding: &Value) -> Result<Value> {
     let node = text(binding, "/target/name");

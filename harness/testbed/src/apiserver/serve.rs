@@ -210,9 +210,10 @@ async fn act(
                 (_, namespace) => namespace.unwrap_or_default(),
             };
             let (headers, body) = read(request).await?;
-            let body = request::read_object(&headers, &body)?;
+            let mut body = request::read_object(&headers, &body)?;
             if resource.kind == "Pod" {
                 pod::wait_for_account(registry, namespace, &body).await?;
+                pod::mount_token(registry, namespace, &mut body);
             }
             let written = registry.create(resource, namespace, body, query.write_options()?)?;
             Ok(shown(StatusCode::CREATED, view, &target, &written))

@@ -14,7 +14,7 @@ use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
 use super::image;
-use super::init::{self, Plan, StartFailure};
+use super::init::{self, Mount, Plan, StartFailure};
 use super::log::Log;
 use super::sandbox::Sandbox;
 use super::spawn::{self, Child, Children, Exit};
@@ -32,6 +32,8 @@ pub struct ContainerSpec {
     pub directory: String,
     /// Small files to write into the root: path and contents.
     pub files: Vec<(String, String)>,
+    /// Parts of volumes.
+    pub mounts: Vec<Mount>,
 }
 
 /// A started container.
@@ -131,6 +133,7 @@ impl Runtime {
             applets: self.applets.clone(),
             libraries: image::shared_objects().to_vec(),
             files: spec.files.clone(),
+            mounts: spec.mounts.clone(),
         };
         let (stdout, to_stdout) = spawn::pipe()?;
         let (stderr, to_stderr) = spawn::pipe()?;

@@ -12,7 +12,7 @@ use super::image;
 /// is `CreateContainerConfigError`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct ConfigError(String);
+pub(crate) struct ConfigError(pub(crate) String);
 
 /// What is known about a pod only where it runs.
 #[derive(Clone, Debug)]
@@ -29,6 +29,7 @@ pub(crate) async fn environment(
     pod: &Pod,
     container: &Container,
     place: &Place,
+    services: Vec<(String, String)>,
 ) -> Result<Vec<(String, String)>, ConfigError> {
     let namespace = pod.namespace().unwrap_or_default();
     let mut variables = vec![
@@ -36,6 +37,7 @@ pub(crate) async fn environment(
         ("HOSTNAME".to_owned(), place.hostname.clone()),
         ("HOME".to_owned(), "/root".to_owned()),
     ];
+    variables.extend(services);
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         let mut values = BTreeMap::new();
@@ -57,7 +59,23 @@ pub(crate) async fn environment(
         };
         variables.extend(value.map(|value| (variable.name.clone(), value)));
     }
-    Ok(variables)
+    Ok(last_ones(variables))
+}
+
+/// Programs look for the first of two variables of one name.
+fn last_ones(variables: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    let mut kept: Vec<(String, String)> = Vec::new();
+    for (name, value) in variables {
+        match places.get(&name) {
+            Some(place) => kept[*place].1 = value,
+            None => {
+                places.insert(name.clone(), kept.len());
+                kept.push((name, value));
+            }
+        }
+    }
+    kept
 }
 
 async fn resolve(
@@ -85,7 +103,7 @@ async fn resolve(
 
 /// The fields a variable may name
 /// ([Downward API, "Available fields"](https://kubernetes.io/docs/concepts/workloads/pods/downward-api/#available-fields)).
-fn field_of(pod: &Pod, path: &str, place: &Place) -> Result<String, ConfigError> {
+pub(crate) fn field_of(pod: &Pod, path: &str, place: &Place) -> Result<String, ConfigError> {
     let spec = pod.spec.as_ref();
     let keyed = |prefix: &str| path.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']");
     if let Some(key) = keyed("metadata.labels") {
@@ -193,6 +211,13 @@ mod tests {
         ] {
             assert_eq!(expand(text, &variables), expanded, "{text}");
         }
+    }
+
+    #[test]
+    fn of_two_variables_the_last_is_kept() {
+        let variables = [("A", "1"), ("B", "2"), ("A", "3")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let kept = last_ones(variables.into());
+        assert_eq!(kept, [("A", "3"), ("B", "2")].map(|(k, v)| (k.to_owned(), v.to_owned())));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,17 @@ pub(crate) struct Plan {
     pub(crate) libraries: Vec<PathBuf>,
     /// Small files to write: path and contents.
     pub(crate) files: Vec<(String, String)>,
+    pub(crate) mounts: Vec<Mount>,
+}
+
+/// A folder or file that a container shares with others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where it is before the container has its own root.
+    pub source: PathBuf,
+    /// Where it is seen inside.
+    pub target: PathBuf,
+    pub read_only: bool,
 }
 
 /// Why a container did not start.
@@ -88,6 +99,11 @@ fn build_root(plan: &Plan) -> Result<(), StartFailure> {
         .iter()
         .map(|path| Ok((path, Source::open(path)?)))
         .collect::<Result<Vec<_>, StartFailure>>()?;
+    let volumes = plan
+        .mounts
+        .iter()
+        .map(|mount| Ok((mount, Source::open(&mount.source)?)))
+        .collect::<Result<Vec<_>, StartFailure>>()?;
     mount("make mounts private", None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None)?;
     let stage = ["/tmp", "/mnt", "/run", "/var"]
         .into_iter()
@@ -109,7 +125,8 @@ fn build_root(plan: &Plan) -> Result<(), StartFailure> {
         let all = Permissions::from_mode(0o1777);
         fs::set_permissions(root.path(folder), all).map_err(|error| failed("open /tmp to all", &error))?;
     }
-    root.link("/run", "var/run")?;
+    // Relative, for before the root is entered `/run` is the host's.
+    root.link("../run", "var/run")?;
 
     root.bind_program(&executable)?;
     for (path, library) in &libraries {
@@ -123,6 +140,9 @@ fn build_root(plan: &Plan) -> Result<(), StartFailure> {
     }
     root.devices()?;
     root.proc()?;
+    for (mount, source) in &volumes {
+        root.volume(mount, source)?;
+    }
     root.enter()
 }
 
@@ -189,6 +209,37 @@ impl Root {
     fn bind_read_only(&self, source: &Source, inside: &Path) -> Result<(), StartFailure> {
         let target = self.bind(&source.path(), inside)?;
         read_only(&target).map_err(|error| failed(&format!("make {} read-only", inside.display()), &error))
+    }
+
+    /// Links in volumes were perhaps made by a container, and would lead out of the root.
+    fn volume(&self, mount: &Mount, source: &Source) -> Result<(), StartFailure> {
+        let inside = match mount.target.strip_prefix("/var/run") {
+            Ok(rest) => Path::new("/run").join(rest),
+            Err(_) => mount.target.clone(),
+        };
+        let what = format!("mount a volume at {}", mount.target.display());
+        let refused = |why: &str| StartFailure::new(format!("cannot {what}: {why}"));
+        let io_failed = |error: &io::Error| failed(&what, error);
+        let folder = source.0.metadata().map_err(|error| io_failed(&error))?.is_dir();
+        let mut target = self.0.clone();
+        let components: Vec<_> = inside.components().filter(|part| *part != Component::RootDir).collect();
+        for (index, component) in components.iter().enumerate() {
+            let Component::Normal(name) = component else { return Err(refused("the path has `..` in it")) };
+            target.push(name);
+            let made = match fs::symlink_metadata(&target) {
+                Ok(found) if found.is_symlink() => return Err(refused("the path leads through a link")),
+                Ok(_) => Ok(()),
+                Err(_) if folder || index + 1 < components.len() => fs::create_dir(&target),
+                Err(_) => File::create(&target).map(drop),
+            };
+            made.map_err(|error| io_failed(&error))?;
+        }
+        let (from, to) = (c_path(&source.path())?, c_path(&target)?);
+        self::mount(&what, Some(&from), &to, None, libc::MS_BIND, None)?;
+        if mount.read_only {
+            read_only(&target).map_err(|error| io_failed(&error))?;
+        }
+        Ok(())
     }
 
     /// The executable is bound; if it was replaced since we started, a copy of the running one is

@@ -3,17 +3,24 @@
 mod address;
 mod container;
 mod environment;
+mod events;
 mod exec;
 mod image;
 mod init;
 mod log;
 mod node;
 mod output;
+mod preparation;
+mod probe;
 mod records;
+mod resolver;
 mod sandbox;
 mod server;
+mod services;
 mod spawn;
 mod status;
+mod stopping;
+mod volumes;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -31,16 +38,20 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::bugs::Bugs;
 use crate::namespace::NetNamespace;
 use crate::pki::Credentials;
 use address::Addresses;
+use events::Events;
 use node::Node;
 use records::Records;
+use resolver::Resolver;
 use server::Server;
+use services::Services;
 use worker::Wanted;
 
 pub use container::{Container, ContainerSpec, ExecSpec, Runtime, Session, Terminal};
-pub use init::{StartFailure, init_main};
+pub use init::{Mount, StartFailure, init_main};
 pub use log::{Line, Log};
 pub use sandbox::Sandbox;
 pub use spawn::{Child, Children, Exit};
@@ -75,8 +86,13 @@ pub(crate) struct KubeletConfig {
     pub(crate) version: String,
     pub(crate) cluster_dns: Option<Ipv4Addr>,
     pub(crate) cluster_domain: String,
+    /// Whom the node itself asks for names, and where it looks for short ones.
+    pub(crate) node_dns: Ipv4Addr,
+    pub(crate) node_searches: Vec<String>,
     /// Names under which the running executable behaves as another program.
     pub(crate) applets: Vec<String>,
+    /// What is wrong on purpose.
+    pub(crate) bugs: Bugs,
 }
 
 /// A running kubelet. Dropping it ends its tasks and every process of its pods.
@@ -89,10 +105,14 @@ impl Kubelet {
     /// Registers the node and starts to run its pods. When this returns the node is `Ready`.
     pub(crate) async fn start(config: KubeletConfig) -> anyhow::Result<Self> {
         let applets: Vec<&str> = config.applets.iter().map(String::as_str).collect();
+        let (events, teller) = Events::new(config.client.clone(), &config.node_name);
+        let (services, follow_services) = Services::follow(&config.client);
         let node = Arc::new(Node {
             runtime: Runtime::new(&applets),
             addresses: Addresses::new(config.pod_cidr),
             records: Records::default(),
+            events,
+            bugs: config.bugs,
             client: config.client,
             name: config.node_name,
             ip: config.node_ip,
@@ -102,11 +122,18 @@ impl Kubelet {
             labels: config.labels,
             control_plane: config.control_plane,
             version: config.version,
-            cluster_dns: config.cluster_dns,
-            cluster_domain: config.cluster_domain,
+            resolver: Resolver {
+                cluster: config.cluster_dns,
+                cluster_domain: config.cluster_domain,
+                node: config.node_dns,
+                node_searches: config.node_searches,
+            },
+            services,
         });
         let server = Server::listen(&node, &config.serving, &config.ca_pem)?;
         let mut tasks = JoinSet::new();
+        tasks.spawn(teller.tell());
+        tasks.spawn(follow_services);
         tasks.spawn(server.serve(Arc::clone(&node)));
         tasks.spawn(run_pods(Arc::clone(&node)));
         let registered = node.register().await;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
     DaemonEndpoint, Node as NodeObject, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
-    NodeStatus, NodeSystemInfo, Pod,
+    NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
@@ -22,9 +22,13 @@ use super::PodNetwork;
 use super::address::Addresses;
 use super::container::Runtime;
 use super::environment::Place;
+use super::events::Events;
 use super::records::Records;
+use super::resolver::Resolver;
 use super::sandbox::Sandbox;
+use super::services::Services;
 use super::status::time;
+use crate::bugs::Bugs;
 use crate::namespace::NetNamespace;
 
 /// Where a kubelet listens
@@ -50,11 +54,13 @@ pub(crate) struct Node {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) control_plane: bool,
     pub(crate) version: String,
-    pub(crate) cluster_dns: Option<Ipv4Addr>,
-    pub(crate) cluster_domain: String,
+    pub(crate) resolver: Resolver,
+    pub(crate) services: Services,
     pub(crate) runtime: Runtime,
     pub(crate) addresses: Addresses,
     pub(crate) records: Records,
+    pub(crate) events: Events,
+    pub(crate) bugs: Bugs,
 }
 
 impl Node {
@@ -66,40 +72,6 @@ impl Node {
             host_ip: self.ip,
             pod_ip,
         }
-    }
-
-    /// The files a kubelet and its runtime write into every container.
-    pub(crate) fn files(&self, pod: &Pod, place: &Place) -> Vec<(String, String)> {
-        let hostname = &place.hostname;
-        let mut hosts = String::from(
-            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
-             fe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
-        );
-        if let Some(ip) = place.pod_ip {
-            hosts.push_str(&format!("{ip}\t{hostname}\n"));
-        }
-        for alias in pod.spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
-            let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
-            hosts.push_str(&format!("{}\t{names}\n", alias.ip));
-        }
-        let resolv = self.cluster_dns.map_or_else(String::new, |dns| {
-            let (domain, namespace) = (&self.cluster_domain, pod.namespace().unwrap_or_default());
-            format!(
-                "search {namespace}.svc.{domain} svc.{domain} {domain}\nnameserver {dns}\noptions ndots:5\n"
-            )
-        });
-        [
-            ("/etc/hostname", format!("{hostname}\n")),
-            ("/etc/hosts", hosts),
-            ("/etc/resolv.conf", resolv),
-            (
-                "/etc/passwd",
-                "root:x:0:0:root:/root:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n".to_owned(),
-            ),
-            ("/etc/group", "root:x:0:\nnogroup:x:65534:\n".to_owned()),
-        ]
-        .map(|(path, contents)| (path.to_owned(), contents))
-        .into()
     }
 
     /// Makes the node known, ready at once, with one request if it is new.

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -258,14 +261,80 @@ async fn request<T>(
 
 /// The way to the spawner thread, which is started by the first request.
 fn spawner() -> io::Result<&'static mpsc::Sender<Request>> {
-    static SPAWNER: OnceLock<Result<mpsc::Sender<Request>, String>> = OnceLock::new();
+    spawner_and_store().map(|(sender, _)| sender)
+}
+
+/// Where files of volumes are: memory that only pods see.
+pub(crate) fn store() -> io::Result<&'static Store> {
+    let (_, store) = spawner_and_store()?;
+    store.as_ref().map_err(|error| io::Error::other(error.clone()))
+}
+
+type Spawner = (mpsc::Sender<Request>, Result<Store, String>);
+
+fn spawner_and_store() -> io::Result<&'static Spawner> {
+    static SPAWNER: OnceLock<Result<Spawner, String>> = OnceLock::new();
     let started = SPAWNER.get_or_init(|| {
         let (sender, requests) = mpsc::channel();
-        let run = move || serve(&requests);
+        let (made, store) = mpsc::channel();
+        let run = move || {
+            // Who waits for it is there until it has come.
+            let _ =
+                made.send(Store::make().map_err(|error| format!("cannot keep volumes in memory: {error}")));
+            serve(&requests);
+        };
         let thread = std::thread::Builder::new().name("pod-spawner".into()).spawn(run);
-        thread.map(|_| sender).map_err(|error| format!("cannot start the pod spawner thread: {error}"))
+        let failed = |error: &dyn std::fmt::Display| format!("cannot start the pod spawner thread: {error}");
+        thread.map_err(|error| failed(&error))?;
+        Ok((sender, store.recv().map_err(|error| failed(&error))?))
     });
     started.as_ref().map_err(|error| io::Error::other(error.clone()))
+}
+
+/// A file system in memory, mounted where only the spawner thread and the containers it starts can see
+/// it. It is gone with the process, however that ends.
+#[derive(Debug)]
+pub(crate) struct Store {
+    root: OwnedFd,
+    inside: PathBuf,
+}
+
+impl Store {
+    /// Gives the calling thread mounts of its own, hence only for a thread that stays.
+    #[expect(unsafe_code, reason = "unshare and mount have no wrappers")]
+    fn make() -> io::Result<Self> {
+        let check = |result: c_int| match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        };
+        // Nothing that starting a container needs is in any of them.
+        let inside = ["/sys", "/srv", "/media", "/mnt"].into_iter().find(|path| Path::new(path).is_dir());
+        let inside = PathBuf::from(inside.ok_or(io::ErrorKind::NotFound)?);
+        let path = CString::new(inside.as_os_str().as_bytes())?;
+        let none = std::ptr::null();
+        // SAFETY: every pointer is null or a C string; the mounts of this thread alone are changed, for
+        // it has left those of the others first, and a slave's mounts are not passed on.
+        unsafe {
+            check(libc::unshare(libc::CLONE_NEWNS))?;
+            check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_SLAVE, none.cast()))?;
+            let (kind, options) = (c"tmpfs".as_ptr(), c"mode=0755,size=512m".as_ptr());
+            let flags = libc::MS_NOSUID | libc::MS_NODEV;
+            check(libc::mount(kind, path.as_ptr(), kind, flags, options.cast()))?;
+        }
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+        let root = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(&inside)?;
+        Ok(Self { root: root.into(), inside })
+    }
+
+    /// The path for this process.
+    pub(crate) fn outside(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.root.as_raw_fd()).into()
+    }
+
+    /// The path for the first process of a container, before it has a root of its own.
+    pub(crate) fn inside(&self) -> &Path {
+        &self.inside
+    }
 }
 
 fn serve(requests: &mpsc::Receiver<Request>) {

@@ -51,18 +51,22 @@ pub(crate) struct ContainerView {
     pub(crate) last: Option<Ended>,
     pub(crate) restarts: i32,
     pub(crate) id: Option<String>,
+    /// The startup probe of this run has succeeded, or there is none.
+    pub(crate) started: bool,
+    /// The readiness probe of this run succeeds, or there is none.
+    pub(crate) ready: bool,
 }
 
 impl ContainerView {
-    /// Whether the container takes part in the pod's readiness now. Without a readiness probe that is
-    /// whenever it runs
+    /// Whether the container takes part in the pod's readiness now. Without probes that is whenever it
+    /// runs
     /// ([Probes](https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#container-probes):
     /// "If a container does not provide a readiness probe, the default state is `Success`").
     fn ready(&self) -> bool {
         match (&self.state, self.role) {
             (State::Terminated(ended), Role::Init) => ended.code == 0,
             (State::Running { .. }, Role::Init) => false,
-            (state, _) => matches!(state, State::Running { .. }),
+            (state, _) => matches!(state, State::Running { .. }) && self.started && self.ready,
         }
     }
 
@@ -70,7 +74,8 @@ impl ContainerView {
     pub(crate) fn lets_others_start(&self) -> bool {
         match (&self.state, self.role) {
             (State::Terminated(ended), Role::Init) => ended.code == 0,
-            (State::Running { .. }, Role::Sidecar) | (_, Role::App) => true,
+            (State::Running { .. }, Role::Sidecar) => self.started,
+            (_, Role::App) => true,
             _ => false,
         }
     }
@@ -83,7 +88,7 @@ impl ContainerView {
             image_id: self.image_id.clone(),
             container_id: self.id.clone(),
             ready: self.ready(),
-            started: Some(running),
+            started: Some(running && self.started),
             restart_count: self.restarts,
             state: Some(state(&self.state)),
             last_state: self.last.clone().map(|ended| state(&State::Terminated(ended))),
@@ -367,6 +372,8 @@ mod tests {
             last: None,
             restarts: 0,
             id: None,
+            started: true,
+            ready: true,
         }
     }
 

@@ -47,6 +47,8 @@ struct Api {
     changes: watch::Sender<u64>,
     nodes: Mutex<Vec<Value>>,
     deletions: Mutex<Vec<Value>>,
+    told: Mutex<Vec<Value>>,
+    config_maps: Mutex<BTreeMap<String, Value>>,
 }
 
 type Shared = State<Arc<Api>>;
@@ -59,6 +61,8 @@ impl Api {
             changes: watch::Sender::new(1),
             nodes: Mutex::default(),
             deletions: Mutex::default(),
+            told: Mutex::default(),
+            config_maps: Mutex::default(),
         })
     }
 
@@ -67,6 +71,10 @@ impl Api {
         let router = Router::new()
             .route("/api/v1/nodes", post(create_node))
             .route("/api/v1/pods", get(pods))
+            .route("/api/v1/services", get(services))
+            .route("/api/v1/namespaces/{namespace}/configmaps/{name}", get(config_map))
+            .route("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", post(token))
+            .route("/api/v1/namespaces/{namespace}/events", post(create_event))
             .route(pod, axum::routing::delete(delete_pod))
             .route(&format!("{pod}/status"), axum::routing::patch(patch_pod))
             .with_state(Arc::clone(self));
@@ -97,6 +105,25 @@ impl Api {
         self.pods.lock().expect("pods").get(name).cloned().unwrap_or_default()
     }
 
+    /// Waits until an event of this reason was told; returns its message.
+    async fn told(&self, pod: &str, reason: &str) -> String {
+        let mut changes = self.changes.subscribe();
+        let find = || {
+            let told = self.told.lock().expect("events");
+            let fits = |event: &&Value| event["reason"] == reason && event["involvedObject"]["name"] == pod;
+            told.iter().find(fits).map(|event| event["message"].as_str().unwrap_or_default().to_owned())
+        };
+        let wait = async {
+            loop {
+                if let Some(message) = find() {
+                    return message;
+                }
+                changes.changed().await.expect("the API lives");
+            }
+        };
+        timeout(BOUND, wait).await.expect("the event is told")
+    }
+
     /// Waits until the pod is as wanted.
     async fn until(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut changes = self.changes.subscribe();
@@ -114,6 +141,39 @@ impl Api {
 async fn create_node(State(api): Shared, Json(node): Json<Value>) -> Response {
     api.nodes.lock().expect("nodes").push(node.clone());
     (StatusCode::CREATED, Json(node)).into_response()
+}
+
+/// There is one service, and it never changes.
+async fn services(Query(query): Query<BTreeMap<String, String>>) -> Response {
+    if query.contains_key("watch") {
+        let silence = futures::stream::pending::<Result<String, std::convert::Infallible>>();
+        return Response::new(Body::from_stream(silence));
+    }
+    let service = json!({"metadata": {"name": "web-front", "namespace": "default", "uid": "s"},
+        "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}});
+    Json(json!({"apiVersion": "v1", "kind": "ServiceList", "metadata": {"resourceVersion": "1"},
+        "items": [service]}))
+    .into_response()
+}
+
+async fn config_map(State(api): Shared, Path((_, name)): Path<(String, String)>) -> Response {
+    match api.config_maps.lock().expect("maps").get(&name) {
+        Some(data) => Json(json!({"metadata": {"name": name}, "data": data})).into_response(),
+        None => failure(StatusCode::NOT_FOUND),
+    }
+}
+
+async fn token(Path((_, account)): Path<(String, String)>, Json(mut request): Json<Value>) -> Response {
+    let pod = &request["spec"]["boundObjectRef"]["name"];
+    let token = format!("{account} in {}", pod.as_str().unwrap_or_default());
+    request["status"] = json!({"token": token, "expirationTimestamp": "2100-01-01T00:00:00Z"});
+    (StatusCode::CREATED, Json(request)).into_response()
+}
+
+async fn create_event(State(api): Shared, Json(event): Json<Value>) -> Response {
+    api.told.lock().expect("events").push(event.clone());
+    api.changes.send_modify(|version| *version += 1);
+    (StatusCode::CREATED, Json(event)).into_response()
 }
 
 async fn pods(State(api): Shared, Query(query): Query<BTreeMap<String, String>>) -> Response {
@@ -155,9 +215,13 @@ async fn delete_pod(State(api): Shared, Path((_, name)): Path<(String, String)>,
 }
 
 fn failure(code: StatusCode) -> Response {
-    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code.as_u16()});
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code.as_u16(),
+        "reason": if code == StatusCode::NOT_FOUND { "NotFound" } else { "" }});
     (code, Json(status)).into_response()
 }
+
+mod contents;
+mod probes;
 
 /// Pods of these tests talk to nobody.
 struct NoNetwork;
@@ -174,10 +238,10 @@ impl PodNetwork for NoNetwork {
 
 /// A kubelet on a node whose address is its loopback.
 async fn kubelet(api: &Arc<Api>) -> Kubelet {
-    kubelet_of(api, &Pki::new().expect("an authority")).await
+    kubelet_of(api, &Pki::new().expect("an authority"), Bugs::default()).await
 }
 
-async fn kubelet_of(api: &Arc<Api>, pki: &Pki) -> Kubelet {
+async fn kubelet_of(api: &Arc<Api>, pki: &Pki, bugs: Bugs) -> Kubelet {
     let node_ip = Ipv4Addr::LOCALHOST;
     let config = KubeletConfig {
         client: api.client(),
@@ -193,7 +257,10 @@ async fn kubelet_of(api: &Arc<Api>, pki: &Pki) -> Kubelet {
         version: "v1.37.0".into(),
         cluster_dns: None,
         cluster_domain: "cluster.local".into(),
+        node_dns: Ipv4Addr::LOCALHOST,
+        node_searches: vec!["lan".into()],
         applets: applets::APPLETS.iter().map(|name| (*name).to_owned()).collect(),
+        bugs,
     };
     let kubelet = Kubelet::start(config).await.expect("a kubelet");
     // Only a watch sees what happens after it began.
@@ -379,7 +446,7 @@ async fn exec_over_the_network() {
     use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
     let (api, pki) = (Api::new(), Pki::new().expect("an authority"));
-    let kubelet = kubelet_of(&api, &pki).await;
+    let kubelet = kubelet_of(&api, &pki, Bugs::default()).await;
     switch_loopback_on(&kubelet.node.namespace);
     api.run("web", json!({"restartPolicy": "Always", "containers": [container(&["sleep"])]}));
     api.until("web", is_ready).await;

@@ -4,21 +4,25 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{self as core, Pod, PodStatus};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
-use super::container::{Container, ContainerSpec, ExecSpec};
-use super::environment::{self, Place};
+use super::container::Container;
+use super::events::Tone;
 use super::image;
 use super::node::Node;
+use super::preparation::{container_spec, host_network, make_sandbox, release};
+use super::probe::{Probes, Purpose, Subject, Verdict};
 use super::sandbox::Sandbox;
 use super::spawn::Exit;
 use super::status::{self, ContainerView, Ended, PodView, Role, State};
+use super::stopping::Stop;
+use super::volumes::{REFRESH, Volumes};
+use crate::bugs::Bug;
 
 /// The first pause before a restart that is not the first, and the longest one
 /// ([Pod Lifecycle, "Container restart policy"](https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-policy)).
@@ -28,6 +32,8 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(300);
 const GOOD_RUN: Duration = Duration::from_secs(600);
 /// How soon something is tried again that failed outside the pod.
 const RETRY: Duration = Duration::from_secs(1);
+/// Sooner, for the objects a new namespace is born with come right after it.
+const VOLUME_RETRY: Duration = Duration::from_millis(200);
 /// What a pod is granted unless it says otherwise.
 const GRACE: i64 = 30;
 
@@ -57,6 +63,9 @@ struct Worker {
     started: Timestamp,
     sandbox: Option<Sandbox>,
     ip: Option<Ipv4Addr>,
+    volumes: Volumes,
+    /// When the contents of the volumes are to be looked up again; none before they are there.
+    refresh: Option<Instant>,
     /// When to try again what failed outside the pod.
     retry: Option<Instant>,
     slots: Vec<Slot>,
@@ -67,6 +76,8 @@ struct Worker {
     terminating: Option<Terminating>,
     exits: mpsc::UnboundedReceiver<(usize, Exit)>,
     exited: mpsc::UnboundedSender<(usize, Exit)>,
+    verdicts: mpsc::UnboundedReceiver<Verdict>,
+    judges: mpsc::UnboundedSender<Verdict>,
 }
 
 struct Terminating {
@@ -84,11 +95,15 @@ struct Slot {
     back_off: Option<Duration>,
     /// When to start; none while it runs or when it shall not.
     due: Option<Instant>,
+    probes: Option<Probes>,
+    /// It is being ended because a probe failed, and shall run again whatever its code is.
+    unwell: bool,
 }
 
 impl Worker {
     fn new(node: Arc<Node>, pod: Arc<Pod>) -> Self {
         let (exited, exits) = mpsc::unbounded_channel();
+        let (judges, verdicts) = mpsc::unbounded_channel();
         let spec = pod.spec.clone().unwrap_or_default();
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         let final_already = matches!(phase, Some("Succeeded" | "Failed"));
@@ -104,6 +119,8 @@ impl Worker {
             started: Timestamp::now(),
             sandbox: None,
             ip: None,
+            volumes: Volumes::new(&pod),
+            refresh: None,
             retry: None,
             slots,
             reported: pod.status.clone().filter(|status| status.start_time.is_some()),
@@ -111,6 +128,8 @@ impl Worker {
             terminating: None,
             exits,
             exited,
+            verdicts,
+            judges,
             node,
             pod,
         }
@@ -139,6 +158,7 @@ impl Worker {
                     }
                 }
                 Some((slot, exit)) = self.exits.recv() => self.ended(slot, exit),
+                Some(verdict) = self.verdicts.recv() => self.judged(&verdict),
                 () = until(timer) => {}
             }
         }
@@ -159,12 +179,17 @@ impl Worker {
                 }
                 Err(error) => {
                     self.retry = Some(Instant::now() + RETRY);
+                    let message = format!("Failed to create pod sandbox: {error:#}");
+                    self.warn(None, "FailedCreatePodSandBox", message);
                     for slot in &mut self.slots {
                         slot.wait("ContainerCreating", Some(format!("{error:#}")));
                     }
                     return;
                 }
             }
+        }
+        if self.refresh.is_none_or(|due| due <= Instant::now()) && !self.fill_volumes().await {
+            return;
         }
         for index in 0..self.slots.len() {
             if self.slots[index].due.is_some_and(|due| due <= Instant::now()) {
@@ -177,18 +202,52 @@ impl Worker {
         }
     }
 
+    /// Makes the volumes or renews what is in them; false while containers cannot start without.
+    async fn fill_volumes(&mut self) -> bool {
+        let Some(sandbox) = &self.sandbox else { return false };
+        if self.retry.is_some() {
+            return self.refresh.is_some();
+        }
+        let place = self.node.place(sandbox, self.ip);
+        let filled = self.volumes.fill(&self.node.client, &self.pod, &place).await;
+        let first = self.refresh.is_none();
+        match filled {
+            Ok(()) => {
+                // Far away means never.
+                let pause = if Volumes::may_change(&self.pod) { REFRESH } else { REFRESH * 60 * 24 * 365 };
+                self.refresh = Some(Instant::now() + pause);
+            }
+            Err(error) => {
+                let message = format!("{error:#}");
+                self.warn(None, "FailedMount", message.clone());
+                if first {
+                    self.retry = Some(Instant::now() + VOLUME_RETRY);
+                    for slot in &mut self.slots {
+                        slot.wait("ContainerCreating", Some(message.clone()));
+                    }
+                    return false;
+                }
+                // What was there stays.
+                self.refresh = Some(Instant::now() + REFRESH);
+            }
+        }
+        true
+    }
+
     async fn start(&mut self, index: usize) {
         let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
         let (Some(sandbox), slot) = (&self.sandbox, &mut self.slots[index]) else { return };
         let Some(image) = image::find(&slot.view.image) else {
-            return slot.miss_image();
+            let (reason, message) = slot.miss_image();
+            return self.warn(Some(index), reason, message);
         };
         let place = node.place(sandbox, self.ip);
-        let spec = match container_spec(&node, &pod, &slot.spec, image, &place).await {
+        let spec = match container_spec(&node, &pod, &slot.spec, image, &place, &self.volumes).await {
             Ok(spec) => spec,
             Err(error) => {
                 slot.due = Some(Instant::now() + RETRY);
-                return slot.wait("CreateContainerConfigError", Some(format!("{error:#}")));
+                slot.wait("CreateContainerConfigError", Some(format!("{error:#}")));
+                return self.warn(Some(index), "Failed", format!("Error: {error:#}"));
             }
         };
         if !matches!(slot.view.state, State::Waiting { .. }) || slot.view.last.is_some() {
@@ -202,9 +261,25 @@ impl Worker {
         let id = format!("stickler://{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
         slot.view.id = Some(id.clone());
         slot.due = None;
+        slot.unwell = false;
+        slot.view.started = slot.spec.startup_probe.is_none();
+        slot.view.ready = slot.spec.readiness_probe.is_none();
         match node.runtime.start(sandbox, spec).await {
             Ok(container) => {
                 slot.view.state = State::Running { since: Timestamp::now() };
+                if slot.view.role != Role::Init {
+                    let subject = Subject {
+                        node: Arc::clone(&node),
+                        pod: Arc::clone(&pod),
+                        spec: slot.spec.clone(),
+                        container: container.clone(),
+                        address: self.ip.unwrap_or(node.ip),
+                        slot: index,
+                        run: id,
+                        since: Instant::now(),
+                    };
+                    slot.probes = Some(Probes::begin(subject, self.judges.clone()));
+                }
                 slot.running = Some(container.clone());
                 node.records.started(&pod, &slot.view.name, container.clone());
                 let exited = self.exited.clone();
@@ -212,6 +287,11 @@ impl Worker {
                     // The worker may have gone, and then nobody wants to know.
                     let _ = exited.send((index, container.wait().await));
                 });
+                let (image, name) = (slot.view.image.clone(), slot.view.name.clone());
+                let present = format!("Container image \"{image}\" already present on machine");
+                self.note(index, "Pulled", present);
+                self.note(index, "Created", format!("Container created: {name}"));
+                self.note(index, "Started", format!("Container started: {name}"));
             }
             Err(failure) => {
                 slot.view.state = State::Terminated(Ended {
@@ -222,6 +302,7 @@ impl Worker {
                     finished: Timestamp::now(),
                     id: Some(id),
                 });
+                self.warn(Some(index), "Failed", format!("Error: failed to start container: {failure}"));
                 self.restart_or_not(index);
             }
         }
@@ -239,6 +320,7 @@ impl Worker {
             slot.back_off = None;
         }
         slot.running = None;
+        slot.probes = None;
         self.node.records.ended(&self.pod, &slot.view.name);
         slot.view.state = State::Terminated(Ended {
             code: exit.code(),
@@ -251,6 +333,65 @@ impl Worker {
         self.restart_or_not(index);
     }
 
+    /// Follows what a probe found out.
+    fn judged(&mut self, verdict: &Verdict) {
+        let Some(slot) = self.slots.get_mut(verdict.slot) else { return };
+        // What is known about an earlier run says nothing about this one.
+        if slot.running.is_none() || slot.view.id.as_ref() != Some(&verdict.run) {
+            return;
+        }
+        match (verdict.purpose, verdict.well) {
+            (Purpose::Readiness, ready) => slot.view.ready = ready,
+            (Purpose::Startup, true) => {
+                slot.view.started = true;
+                if let Some(probes) = slot.probes.as_mut().filter(|_| self.terminating.is_none()) {
+                    probes.started();
+                }
+            }
+            (Purpose::Liveness, true) => {}
+            (Purpose::Liveness, false) if self.node.bugs.has(Bug::LivenessNeverRestarts) => {}
+            (purpose, false) => self.end_unwell(verdict.slot, purpose),
+        }
+    }
+
+    /// Ends a container that failed a probe on which its life depends; its end decides about the rest.
+    fn end_unwell(&mut self, index: usize, purpose: Purpose) {
+        let restarts = status::restart_policy(&self.pod) != "Never";
+        let pods_own = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let slot = &mut self.slots[index];
+        let Some(container) = slot.running.clone().filter(|_| self.terminating.is_none()) else { return };
+        slot.unwell = true;
+        let probe = match purpose {
+            Purpose::Startup => slot.spec.startup_probe.as_ref(),
+            _ => slot.spec.liveness_probe.as_ref(),
+        };
+        let grace = probe.and_then(|probe| probe.termination_grace_period_seconds).or(pods_own);
+        let grace = Duration::from_secs(grace.unwrap_or(GRACE).max(0).unsigned_abs());
+        let stop = Stop {
+            node: Arc::clone(&self.node),
+            container,
+            spec: slot.spec.clone(),
+            address: self.ip.unwrap_or(self.node.ip),
+            deadline: Instant::now() + grace,
+        };
+        tokio::spawn(async move { stop.ask_and_force().await });
+        let (name, kind) = (&slot.view.name, format!("{purpose:?}").to_lowercase());
+        let then = if restarts { ", will be restarted" } else { "" };
+        let message = format!("Container {name} failed {kind} probe{then}");
+        self.note(index, "Killing", message);
+    }
+
+    fn note(&self, index: usize, reason: &'static str, message: String) {
+        let name = self.slots.get(index).map(|slot| slot.view.name.as_str());
+        self.node.events.tell(&self.pod, name, Tone::Normal, reason, message);
+    }
+
+    fn warn(&self, index: Option<usize>, reason: &'static str, message: String) {
+        let slot = index.and_then(|index| self.slots.get(index));
+        let name = slot.map(|slot| slot.view.name.as_str());
+        self.node.events.tell(&self.pod, name, Tone::Warning, reason, message);
+    }
+
     /// Decides about a container that has just ended.
     fn restart_or_not(&mut self, index: usize) {
         let policy = status::restart_policy(&self.pod);
@@ -259,6 +400,7 @@ impl Worker {
         let again = match (slot.view.role, policy) {
             (Role::Sidecar, _) => true,
             (Role::App, "Always") => true,
+            (_, policy) if slot.unwell => policy != "Never",
             (_, "Never") => false,
             (Role::Init, _) | (_, "OnFailure") => ended.code != 0,
             _ => true,
@@ -274,14 +416,15 @@ impl Worker {
                 slot.due = Some(now + pause);
                 let (name, pod) = (&slot.view.name, &self.pod);
                 let message = format!(
-                    "back-off {} restarting failed container={name} pod={}_{}({})",
+                    "back-off {} restarting failed container={name} pod={}",
                     go_duration(pause),
-                    pod.name_any(),
-                    pod.namespace().unwrap_or_default(),
-                    pod.uid().unwrap_or_default()
+                    full_name(pod)
                 );
                 slot.view.last = Some(ended);
                 slot.view.state = State::Waiting { reason: "CrashLoopBackOff", message: Some(message) };
+                let message =
+                    format!("Back-off restarting failed container {name} in pod {}", full_name(pod));
+                self.warn(Some(index), "BackOff", message);
             }
         }
     }
@@ -304,12 +447,20 @@ impl Worker {
                     slot.due = None;
                     match (&slot.running, &slot.view.last) {
                         (Some(container), _) => {
-                            tokio::spawn(stop(
-                                Arc::clone(&self.node),
-                                container.clone(),
-                                slot.spec.clone(),
+                            let stop = Stop {
+                                node: Arc::clone(&self.node),
+                                container: container.clone(),
+                                spec: slot.spec.clone(),
+                                address: self.ip.unwrap_or(self.node.ip),
                                 deadline,
-                            ));
+                            };
+                            tokio::spawn(async move { stop.ask().await });
+                            if let Some(probes) = &mut slot.probes {
+                                probes.terminating();
+                            }
+                            let message = format!("Stopping container {}", slot.view.name);
+                            let name = Some(slot.view.name.as_str());
+                            self.node.events.tell(&self.pod, name, Tone::Normal, "Killing", message);
                         }
                         // What waits for its next run has ended.
                         (None, Some(ended)) if matches!(slot.view.state, State::Waiting { .. }) => {
@@ -443,10 +594,11 @@ impl Worker {
     }
 
     fn next_timer(&self) -> Option<Instant> {
+        let refresh = self.refresh.filter(|due| *due > Instant::now() && self.terminating.is_none());
         let due = self.slots.iter().filter_map(|slot| slot.due);
         let deadline = self.terminating.as_ref().filter(|t| !t.killed).map(|t| t.deadline);
         // A container that is due already waits for another one, which will wake us.
-        due.filter(|due| *due > Instant::now()).chain(deadline).chain(self.retry).min()
+        due.filter(|due| *due > Instant::now()).chain(deadline).chain(self.retry).chain(refresh).min()
     }
 
     fn api(&self) -> Api<Pod> {
@@ -467,11 +619,15 @@ impl Slot {
                 last: None,
                 restarts: 0,
                 id: None,
+                started: false,
+                ready: false,
             },
             spec,
             running: None,
             back_off: None,
             due: Some(Instant::now()),
+            probes: None,
+            unwell: false,
         }
     }
 
@@ -480,8 +636,8 @@ impl Slot {
     }
 
     /// The image is not there. It will not come either, so after the first complaint there is only the
-    /// state everybody knows.
-    fn miss_image(&mut self) {
+    /// state everybody knows. Returns what is to be told about it.
+    fn miss_image(&mut self) -> (&'static str, String) {
         let image = &self.view.image;
         let there = image::names();
         let failed = matches!(&self.view.state, State::Waiting { reason: "ErrImagePull", .. });
@@ -490,109 +646,21 @@ impl Slot {
                 "Container image \"{image}\" is not present with pull policy of Never; images here are {there}"
             );
             self.due = None;
-            self.wait("ErrImageNeverPull", Some(message));
+            self.wait("ErrImageNeverPull", Some(message.clone()));
+            ("ErrImageNeverPull", message)
         } else if failed {
             let message =
                 format!("Back-off pulling image \"{image}\": there is no registry; images here are {there}");
             self.due = None;
-            self.wait("ImagePullBackOff", Some(message));
+            self.wait("ImagePullBackOff", Some(message.clone()));
+            ("BackOff", message)
         } else {
             let message =
                 format!("failed to pull image \"{image}\": there is no registry; images here are {there}");
             self.due = Some(Instant::now() + RETRY);
-            self.wait("ErrImagePull", Some(message));
+            self.wait("ErrImagePull", Some(message.clone()));
+            ("Failed", message)
         }
-    }
-}
-
-/// Namespaces and address of a pod.
-async fn make_sandbox(node: Arc<Node>, pod: Arc<Pod>) -> anyhow::Result<(Sandbox, Ipv4Addr)> {
-    if host_network(&pod) {
-        return Ok((Sandbox::new(&node.name, Some(node.namespace.clone())).await?, node.ip));
-    }
-    let spec = pod.spec.as_ref();
-    let hostname = spec.and_then(|spec| spec.hostname.clone()).unwrap_or_else(|| pod.name_any());
-    let sandbox = Sandbox::new(&hostname, None).await?;
-    let ip = node.addresses.allocate()?;
-    match node.network.attach(sandbox.network(), ip).await {
-        Ok(()) => Ok((sandbox, ip)),
-        Err(error) => {
-            release(&node, &sandbox, ip).await;
-            Err(error).with_context(|| format!("cannot attach pod address {ip} to the node's network"))
-        }
-    }
-}
-
-async fn release(node: &Node, sandbox: &Sandbox, ip: Ipv4Addr) {
-    if let Err(error) = node.network.detach(sandbox.network(), ip).await {
-        tracing::debug!(%error, %ip, "cannot detach a pod");
-    }
-    node.addresses.release(ip);
-}
-
-fn host_network(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default()
-}
-
-/// Everything about a container that needs to be looked up or expanded.
-async fn container_spec(
-    node: &Node,
-    pod: &Pod,
-    container: &core::Container,
-    image: image::Image,
-    place: &Place,
-) -> anyhow::Result<ContainerSpec> {
-    if let Some(mount) = container.volume_mounts.iter().flatten().next() {
-        anyhow::bail!(
-            "cannot mount volume `{}` at `{}`: volumes are not supported",
-            mount.name,
-            mount.mount_path
-        );
-    }
-    let environment = environment::environment(&node.client, pod, container, place).await?;
-    let expand = |words: &[String]| -> Vec<String> {
-        words.iter().map(|word| environment::expand(word, &environment)).collect()
-    };
-    let arguments = expand(container.args.as_deref().unwrap_or_default());
-    // Arguments alone replace the image's own arguments, not its program.
-    let default = match container.args {
-        Some(_) => image.command.get(..1).unwrap_or_default(),
-        None => image.command,
-    };
-    let mut command = match container.command.as_deref() {
-        Some(command) if !command.is_empty() => expand(command),
-        _ => default.iter().map(|word| (*word).to_owned()).collect(),
-    };
-    command.extend(arguments);
-    let directory = container.working_dir.clone().filter(|path| !path.is_empty());
-    Ok(ContainerSpec {
-        command,
-        environment,
-        directory: directory.unwrap_or_else(|| "/".into()),
-        files: node.files(pod, place),
-    })
-}
-
-/// Lets a container end by itself: first its hook, then SIGTERM.
-async fn stop(node: Arc<Node>, container: Container, spec: core::Container, deadline: Instant) {
-    if let Some(hook) = spec.lifecycle.and_then(|lifecycle| lifecycle.pre_stop) {
-        let run = async {
-            if let Some(exec) = hook.exec {
-                let command = exec.command.unwrap_or_default();
-                match node.runtime.exec(&container, ExecSpec { command, ..ExecSpec::default() }).await {
-                    Ok(session) => drop(session.process.wait().await),
-                    Err(error) => tracing::warn!(%error, container = spec.name, "preStop hook failed"),
-                }
-            } else if let Some(pause) = hook.sleep {
-                let length = Duration::from_secs(pause.seconds.max(0).unsigned_abs());
-                // A container that ends meanwhile needs no more rest.
-                let _ = timeout(length, container.process().wait()).await;
-            }
-        };
-        let _ = timeout_at(deadline, run).await;
-    }
-    if let Err(error) = container.process().signal(libc::SIGTERM) {
-        tracing::warn!(%error, container = spec.name, "cannot terminate a container");
     }
 }
 
@@ -601,6 +669,12 @@ async fn until(timer: Option<Instant>) {
         Some(timer) => tokio::time::sleep_until(timer).await,
         None => std::future::pending().await,
     }
+}
+
+/// As it is written in messages.
+fn full_name(pod: &Pod) -> String {
+    let (name, namespace) = (pod.name_any(), pod.namespace().unwrap_or_default());
+    format!("{name}_{namespace}({})", pod.uid().unwrap_or_default())
 }
 
 /// As Go prints it, for this message is known to users: `10s`, `1m20s`, `5m0s`.

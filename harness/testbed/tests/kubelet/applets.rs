@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// Their names.
-pub(crate) const APPLETS: &[&str] =
-    &["cat", "echo", "exit", "graceful", "hostname", "ls", "noise", "pid", "sleep", "terminal"];
+pub(crate) const APPLETS: &[&str] = &[
+    "cat", "echo", "env", "exists", "exit", "graceful", "hostname", "ls", "noise", "pid", "rm", "sleep",
+    "stubborn", "terminal", "touch",
+];
 
 pub(crate) fn dispatch() -> Option<ExitCode> {
     let mut arguments = std::env::args();
@@ -17,6 +19,8 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
     match program {
         "cat" => copy(first),
         "echo" => println!("{}", arguments.join(" ")),
+        "env" => std::env::vars().for_each(|(name, value)| println!("{name}={value}")),
+        "exists" => return Some(ExitCode::from(u8::from(!Path::new(first).exists()))),
         "exit" => return Some(ExitCode::from(first.parse::<u8>().unwrap_or(99))),
         "graceful" => return Some(graceful()),
         "hostname" => copy("/proc/sys/kernel/hostname"),
@@ -26,11 +30,32 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
             let _ = std::io::stderr().write_all(b"err\n");
         }
         "pid" => println!("{}", std::process::id()),
+        "rm" => return Some(done(std::fs::remove_file(first))),
         "sleep" => sleep(),
+        "stubborn" => stubborn(),
         "terminal" => terminal(),
+        "touch" => return Some(done(std::fs::write(first, ""))),
         _ => return None,
     }
     Some(ExitCode::SUCCESS)
+}
+
+fn done(result: std::io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does not listen to SIGTERM.
+#[expect(unsafe_code, reason = "signals have no wrapper in std")]
+fn stubborn() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+    sleep();
 }
 
 fn copy(path: &str) {

@@ -65,6 +65,7 @@ fn spec(command: &[&str]) -> ContainerSpec {
         environment: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
         directory: "/work".into(),
         files: vec![("/etc/hostname".into(), "web-0\n".into())],
+        mounts: Vec::new(),
     }
 }
 
