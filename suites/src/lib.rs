@@ -1,11 +1,17 @@
 //! The promises of Kubernetes Services, one check each, one file per chapter. A suite names no
 //! provider and no component: it must not know what it talks to.
 
+mod affinity;
+mod dns;
 mod endpoints;
+mod env;
 mod exec;
 mod goweb;
+mod headless;
+mod liveness;
 mod node_port;
 mod ports;
+mod readiness;
 mod service;
 mod vip;
 
@@ -16,10 +22,16 @@ pub const CHAPTERS: &[(&str, &[Check])] = &[
     ("goweb", goweb::CHECKS),
     ("service", service::CHECKS),
     ("exec", exec::CHECKS),
+    ("affinity", affinity::CHECKS),
     ("ports", ports::CHECKS),
+    ("env", env::CHECKS),
+    ("dns", dns::CHECKS),
     ("vip", vip::CHECKS),
     ("endpoints", endpoints::CHECKS),
     ("node-port", node_port::CHECKS),
+    ("readiness", readiness::CHECKS),
+    ("liveness", liveness::CHECKS),
+    ("headless", headless::CHECKS),
 ];
 
 /// Every check, chapter by chapter.

@@ -302,6 +302,14 @@ pub(crate) fn name_of(pod: Option<&Pod>) -> Result<String, Broken> {
     Ok(pod.and_then(|pod| pod.metadata.name.clone()).context("there is no such pod")?)
 }
 
+/// Does a pod say that it is Ready?
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|conditions| {
+        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    })
+}
+
 /// Every address of an Endpoints object with every port.
 pub(crate) fn sockets(endpoints: &Endpoints) -> Vec<SocketAddr> {
     let mut sockets = Vec::new();

@@ -288,6 +288,16 @@ pub fn http(address: SocketAddr) -> Probe {
     }
 }
 
+/// An HTTP request for a host, with a cookie of its own, on a connection of its own.
+pub fn http_with_host(address: SocketAddr, host: &str) -> Probe {
+    match http(address) {
+        Probe::Http { address, path, method, source_port, reuse_connection, .. } => {
+            Probe::Http { address, host: Some(host.to_owned()), path, method, source_port, reuse_connection }
+        }
+        other => other,
+    }
+}
+
 /// A datagram on a socket of its own.
 pub fn udp(address: SocketAddr) -> Probe {
     Probe::Udp { address, payload: "{index}".to_owned(), source_port: None, keep_socket: false }

@@ -279,6 +279,73 @@ impl Invariant for Spreads {
     }
 }
 
+/// Every connection from one place to one destination is answered by one and the same back end.
+pub fn sticks(from: Vec<Vantage>, to: To) -> Sticks {
+    Sticks { from, to }
+}
+
+/// See [`sticks`].
+pub struct Sticks {
+    from: Vec<Vantage>,
+    to: To,
+}
+
+/// How many connections are needed so that a back end chosen anew for each of them would be the
+/// same one for all with a probability of at most [`FALSE_ALARM`].
+pub(crate) fn connections_to_see_stickiness(backends: usize) -> u64 {
+    let backends = backends.max(2) as f64;
+    // (1 / backends)^(n - 1) <= FALSE_ALARM
+    ((FALSE_ALARM.ln() / (1.0 / backends).ln()).ceil() as u64) + 1
+}
+
+impl Invariant for Sticks {
+    fn promise(&self) -> String {
+        format!("each client of {:?} is answered by one back end each time", self.to)
+    }
+
+    fn look<'a>(&'a self, scene: &'a Scene) -> BoxFuture<'a, anyhow::Result<Judgement>> {
+        async move {
+            scene.control(&self.from).await?;
+            let world = scene.world().await?;
+            let targets = match self.to.resolve(&world, scene.namespace()) {
+                Ok(targets) => targets,
+                Err(missing) => return Ok(broken(self.promise(), missing)),
+            };
+            for from in &self.from {
+                for target in &targets {
+                    let client = scene.vantages().to_model(from);
+                    let route = route(&world, scene.cluster.promises(), &client, &target.destination);
+                    let Route::Answered { by, affinity: Some(_), .. } = &route else {
+                        return Ok(broken(self.promise(), format!("{} is {route}", target.label)));
+                    };
+                    let calls = connections_to_see_stickiness(by.len());
+                    let outcomes =
+                        scene.call(from, &target.label, scene.workload(probe(target), calls)).await?;
+                    if let Some(finding) = judge(scene, from, target, &route, &outcomes)? {
+                        return Ok(Judgement::Broken(finding));
+                    }
+                    let names: BTreeSet<&str> = outcomes
+                        .iter()
+                        .filter_map(|outcome| match &outcome.seen {
+                            Seen::Answered(answer) => answer.hostname.as_deref(),
+                            _ => None,
+                        })
+                        .collect();
+                    if names.len() > 1 {
+                        let observed = format!(
+                            "{calls} connections from {from} to {} were answered by {names:?}",
+                            target.label
+                        );
+                        return Ok(broken(self.promise(), observed));
+                    }
+                }
+            }
+            Ok(Judgement::Holds)
+        }
+        .boxed()
+    }
+}
+
 /// Which back ends answered nothing, and who answered how often.
 fn unseen(backends: &BTreeSet<Backend>, outcomes: &[Outcome]) -> Option<String> {
     let mut answers: BTreeMap<&str, u64> = BTreeMap::new();
@@ -373,7 +440,17 @@ fn broken(promised: String, observed: String) -> Judgement {
 
 #[cfg(test)]
 mod tests {
-    use super::{FALSE_ALARM, PART_OF_AN_EVEN_SHARE, connections_to_see_all};
+    use super::{FALSE_ALARM, PART_OF_AN_EVEN_SHARE, connections_to_see_all, connections_to_see_stickiness};
+
+    #[test]
+    fn chance_does_not_look_like_stickiness() {
+        for backends in 2..20 {
+            let calls = connections_to_see_stickiness(backends) as f64;
+            let same = |calls: f64| (1.0 / backends as f64).powf(calls - 1.0);
+            assert!(same(calls) <= FALSE_ALARM * 1.000_001, "{backends} back ends");
+            assert!(same(calls - 1.0) > FALSE_ALARM, "{backends} back ends");
+        }
+    }
 
     #[test]
     fn the_sample_is_as_large_as_the_false_alarm_demands_and_no_larger() {

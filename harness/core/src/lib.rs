@@ -16,6 +16,7 @@ pub mod history;
 mod invariant;
 mod journal;
 pub mod manifest;
+mod names;
 pub mod providers;
 mod runner;
 mod scene;
@@ -24,12 +25,15 @@ mod wait;
 
 pub use agent::{Agent, ClockOffset};
 pub use bounds::Bounds;
-pub use calls::{http, in_words, udp};
+pub use calls::{http, http_with_host, in_words, udp};
 pub use check::{Broken, Check, Class, Held, Source, Verdict, docs, kep, notes};
 pub use cluster::{AgentStream, Capability, Cluster, Outside, Provider};
 pub use destination::{To, cluster_ip, node_port};
-pub use invariant::{Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, that};
+pub use invariant::{
+    Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, sticks, that,
+};
 pub use journal::Sink;
+pub use names::{ResolveAsPromised, resolve_as_promised};
 pub use runner::{Ending, Run, Session};
 pub use scene::{ExecOutput, Scene};
 pub use stickler_pods::protocol;

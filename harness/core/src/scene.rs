@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Event as ApiEvent, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status as ExecStatus;
 use kube::api::{Api, AttachParams, DynamicObject, ListParams, PostParams};
@@ -274,6 +274,47 @@ impl Scene {
         columns.iter().map(cell).collect()
     }
 
+    /// Waits until a pod is Ready, or is not.
+    ///
+    /// # Errors
+    /// What it is instead, within the bound.
+    pub async fn becomes(&self, pod: &str, ready: bool) -> Result<(), Broken> {
+        let what = format!("pod `{pod}` to become {}", if ready { "ready" } else { "unready" });
+        self.is_waiting_for(&what);
+        let config = Config::default().fields(&format!("metadata.name={pod}"));
+        let done = |pods: &[Pod]| {
+            let pod = pods.first().ok_or_else(|| "no such pod".to_owned())?;
+            match (wait::pod_ready(pod), ready) {
+                (Ok(()), true) | (Err(_), false) => Ok(()),
+                (Err(why), true) => Err(why),
+                (Ok(()), false) => Err("it is ready".to_owned()),
+            }
+        };
+        Ok(wait::until(self.api::<Pod>(), config, &what, self.bounds().pods_ready, done).await?)
+    }
+
+    /// Waits until a probe of a pod whose name begins so was seen to fail, by its event.
+    ///
+    /// # Errors
+    /// If no such event comes within the bound.
+    pub async fn probed(&self, pod: &str) -> Result<(), Broken> {
+        let what = format!("an event `Unhealthy` of a pod `{pod}`");
+        self.is_waiting_for(&what);
+        let done = |events: &[ApiEvent]| {
+            let about = |event: &&ApiEvent| {
+                event.reason.as_deref() == Some("Unhealthy")
+                    && event.involved_object.name.as_deref().is_some_and(|name| name.starts_with(pod))
+            };
+            if events.iter().any(|event| about(&event)) {
+                Ok(())
+            } else {
+                Err(format!("{} other events", events.len()))
+            }
+        };
+        Ok(wait::until(self.api::<ApiEvent>(), Config::default(), &what, self.bounds().pods_ready, done)
+            .await?)
+    }
+
     /// Waits until a Deployment has rolled out what it asks for, as `kubectl rollout status` does.
     ///
     /// # Errors
@@ -360,7 +401,7 @@ impl Scene {
             let all = ListParams::default();
             let nodes = Api::<Node>::all(client.clone()).list(&all).await?;
             world.extend(nodes.items);
-            for namespace in [self.namespace.as_str(), self.vantages.namespace()] {
+            for namespace in [self.namespace.as_str(), self.vantages.namespace(), "default"] {
                 let (pods, services, endpoints, slices) = tokio::try_join!(
                     list::<Pod>(&client, namespace),
                     list::<Service>(&client, namespace),

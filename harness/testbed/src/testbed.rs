@@ -14,6 +14,8 @@ use base64::Engine as _;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use ipnet::Ipv4Net;
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
 use thiserror::Error;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
@@ -36,6 +38,8 @@ const VERSION: &str = "v1.37.0";
 const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// The API server's port on the control plane node.
 const API_PORT: u16 = 6443;
+/// The objects cluster DNS is made of; its role is one of those every cluster has.
+const DNS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/dns/kube-dns.yaml"));
 /// The most a start may take, on a machine that is busy with something else.
 const START: Duration = Duration::from_secs(30);
 
@@ -179,16 +183,20 @@ impl Testbed {
             }
             try_join_all(asking).await?;
         }
+        clock.next("cluster DNS asked for");
+        let at_home = ApiEndpoint { address: home_address, ca_pem: pki.ca_pem() };
+        let client = client(home, &at_home, &admin)?;
+        // Whoever needs names waits for them; a cluster is ready without, as upstream's nodes are.
+        create_dns(&client).await?;
         clock.done();
 
-        let at_home = ApiEndpoint { address: home_address, ca_pem: pki.ca_pem() };
         Ok(Self {
             _proxies: proxies,
             _kubelets: kubelets,
             _scheduler: scheduler,
             _controllers: controllers,
             _apiserver: apiserver,
-            client: client(home, &at_home, &admin)?,
+            client,
             kubeconfig: kubeconfig(host_address, &pki.ca_pem(), &admin),
             steps: std::mem::take(&mut clock.steps),
             ready: clock.started.elapsed(),
@@ -324,6 +332,20 @@ async fn first_answer(node: &NodeNet, service: &ApiEndpoint, admin: &Credentials
     let ready = http::Request::get("/readyz").body(Vec::new())?;
     let client = client(&node.namespace, service, admin)?;
     client.request_text(ready).await.with_context(|| format!("{} from {}", service.address, node.name))?;
+    Ok(())
+}
+
+/// Creates what cluster DNS is made of: objects like any others, run by the cluster itself.
+async fn create_dns(client: &kube::Client) -> anyhow::Result<()> {
+    let objects: Vec<DynamicObject> =
+        serde_saphyr::from_multiple(DNS).context("the manifest of cluster DNS")?;
+    for object in objects {
+        let types = object.types.clone().context("an object of cluster DNS has no kind")?;
+        let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
+        let namespace = object.metadata.namespace.clone().unwrap_or_default();
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
+        api.create(&PostParams::default(), &object).await.with_context(|| types.kind.clone())?;
+    }
     Ok(())
 }
 

@@ -71,7 +71,9 @@ impl Backends {
             Seen::Reset | Seen::Closed => Answer::Reset,
             Seen::TimedOut { .. } => Answer::Silent,
             Seen::Unreachable { .. } => Answer::Unreachable,
-            Seen::Resolved(_) => return Err(NotAnAnswer("a name was resolved, nobody was called".to_owned())),
+            Seen::Resolved(_) => {
+                return Err(NotAnAnswer("a name was resolved, nobody was called".to_owned()));
+            }
             Seen::CouldNotLook { error } => return Err(NotAnAnswer(error.clone())),
         })
     }

@@ -1,0 +1,165 @@
+//! Names: what the cluster's DNS answers, as pods ask it.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, anyhow, bail};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, try_join_all};
+use stickler_model::{Code, Record, RecordType, Reply, Resolution, resolve, resolve_from};
+use stickler_pods::protocol::{Probe, Resolved, Seen};
+use stickler_reports::Finding;
+
+use crate::Scene;
+use crate::calls::in_words;
+use crate::invariant::{Invariant, Judgement};
+use crate::vantage::Vantage;
+
+/// Whole names are answered as the model promises for the objects as they are.
+pub fn resolve_as_promised(from: Vec<Vantage>, kind: RecordType, names: Vec<String>) -> ResolveAsPromised {
+    ResolveAsPromised { from, kind, names, tcp: false, search: false }
+}
+
+/// See [`resolve_as_promised`].
+pub struct ResolveAsPromised {
+    from: Vec<Vantage>,
+    kind: RecordType,
+    names: Vec<String>,
+    tcp: bool,
+    search: bool,
+}
+
+impl ResolveAsPromised {
+    /// Over TCP instead of UDP.
+    #[must_use]
+    pub fn over_tcp(self) -> Self {
+        Self { tcp: true, ..self }
+    }
+
+    /// Along the search path, as programs in pods resolve.
+    #[must_use]
+    pub fn searching(self) -> Self {
+        Self { search: true, ..self }
+    }
+
+    async fn ask(&self, scene: &Scene, from: &Vantage, name: &str) -> anyhow::Result<Option<Finding>> {
+        let world = scene.world().await?;
+        let promises = scene.cluster.promises();
+        let (promised, missed) = if self.search {
+            let stickler_model::Vantage::Pod(pod) = scene.vantages().to_model(from) else {
+                bail!("only pods have a search path, {from} has not");
+            };
+            let lookup = resolve_from(&world, promises, &pod, name, self.kind);
+            let missed =
+                matches!(lookup.resolution, Resolution::NotPromised { .. }) && !lookup.passed.is_empty();
+            (lookup.resolution, missed)
+        } else {
+            (resolve(&world, promises, name, self.kind), false)
+        };
+        let probe = Probe::Dns {
+            server: None,
+            name: name.to_owned(),
+            record_type: type_name(self.kind).to_owned(),
+            tcp: self.tcp,
+            search: self.search,
+        };
+        let label = format!("{} of `{name}`", type_name(self.kind));
+        let outcomes = scene.call(from, &label, scene.workload(probe, 1)).await?;
+        let seen = &outcomes.first().context("no call was made")?.seen;
+        let finding = |promised: String, observed: String| Finding {
+            promised,
+            observed: format!("{from} asking for the {label}: {observed}"),
+        };
+        let reply = match seen {
+            Seen::Resolved(resolved) if missed => {
+                // Beyond the cluster's names anything may be answered, but by nobody of the cluster.
+                let inside = format!(".{}.", promises.cluster_domain);
+                if resolved.records.is_empty() || !resolved.name.ends_with(&inside) {
+                    return Ok(None);
+                }
+                let promised = format!("from {from}, `{name}` names nothing in the cluster");
+                return Ok(Some(finding(promised, in_words(seen))));
+            }
+            Seen::Resolved(resolved) => {
+                let records = records(resolved)?;
+                Reply::Answered { code: code(&resolved.code), records }
+            }
+            Seen::CouldNotLook { error } => bail!("the agent could not look: {error}"),
+            _ => Reply::Silent,
+        };
+        let Err(why) = promised.allows(&reply) else { return Ok(None) };
+        let promised = format!("the {label} is: {}, promised by {}", promised.why(), promised.rule());
+        Ok(Some(finding(promised, why)))
+    }
+}
+
+impl Invariant for ResolveAsPromised {
+    fn promise(&self) -> String {
+        format!("{} resolve as promised from {} places", self.names.join(", "), self.from.len())
+    }
+
+    fn look<'a>(&'a self, scene: &'a Scene) -> BoxFuture<'a, anyhow::Result<Judgement>> {
+        async move {
+            if self.from.is_empty() || self.names.is_empty() {
+                bail!("there is nothing to ask, or nobody to ask it");
+            }
+            scene.control(&self.from).await?;
+            let mut asked = Vec::new();
+            for from in &self.from {
+                for name in &self.names {
+                    asked.push(self.ask(scene, from, name).boxed());
+                }
+            }
+            let first = try_join_all(asked).await?.into_iter().flatten().next();
+            Ok(first.map_or(Judgement::Holds, Judgement::Broken))
+        }
+        .boxed()
+    }
+}
+
+fn type_name(kind: RecordType) -> &'static str {
+    match kind {
+        RecordType::A => "A",
+        RecordType::Aaaa => "AAAA",
+        RecordType::Cname => "CNAME",
+        RecordType::Ptr => "PTR",
+        RecordType::Srv => "SRV",
+        RecordType::Txt => "TXT",
+    }
+}
+
+fn code(name: &str) -> Code {
+    match name {
+        "NOERROR" => Code::NoError,
+        "NXDOMAIN" => Code::NxDomain,
+        "SERVFAIL" => Code::ServFail,
+        "REFUSED" => Code::Refused,
+        // The model distinguishes no others.
+        _ => Code::Other(u16::MAX),
+    }
+}
+
+/// The records in the model's words.
+fn records(resolved: &Resolved) -> anyhow::Result<BTreeSet<Record>> {
+    resolved
+        .records
+        .iter()
+        .map(|line| record(line).with_context(|| format!("`{line}` is no record")))
+        .collect()
+}
+
+fn record(line: &str) -> anyhow::Result<Record> {
+    let (kind, data) = line.split_once(' ').context("it has no data")?;
+    Ok(match kind {
+        "A" | "AAAA" => Record::Address(data.parse()?),
+        "CNAME" => Record::Alias(data.to_owned()),
+        "PTR" => Record::Pointer(data.to_owned()),
+        "TXT" => Record::Text(data.trim_matches('"').to_owned()),
+        "SRV" => {
+            let mut fields = data.split_whitespace().skip(2);
+            let port = fields.next().context("it has no port")?.parse()?;
+            let target = fields.next().context("it has no target")?.to_owned();
+            Record::Srv { port, target }
+        }
+        other => return Err(anyhow!("nobody asked for `{other}`")),
+    })
+}
