@@ -38,8 +38,11 @@ const VERSION: &str = "v1.37.0";
 const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// The API server's port on the control plane node.
 const API_PORT: u16 = 6443;
-/// The objects cluster DNS is made of; its role is one of those every cluster has.
-const DNS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/dns/kube-dns.yaml"));
+/// The objects cluster DNS is made of; what it may do comes first.
+const DNS: [&str; 2] = [
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/dns/rbac.yaml")),
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/dns/kube-dns.yaml")),
+];
 /// The most a start may take, on a machine that is busy with something else.
 const START: Duration = Duration::from_secs(30);
 
@@ -337,14 +340,18 @@ async fn first_answer(node: &NodeNet, service: &ApiEndpoint, admin: &Credentials
 
 /// Creates what cluster DNS is made of: objects like any others, run by the cluster itself.
 async fn create_dns(client: &kube::Client) -> anyhow::Result<()> {
-    let objects: Vec<DynamicObject> =
-        serde_saphyr::from_multiple(DNS).context("the manifest of cluster DNS")?;
-    for object in objects {
-        let types = object.types.clone().context("an object of cluster DNS has no kind")?;
-        let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
-        let namespace = object.metadata.namespace.clone().unwrap_or_default();
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
-        api.create(&PostParams::default(), &object).await.with_context(|| types.kind.clone())?;
+    for manifest in DNS {
+        let objects: Vec<DynamicObject> =
+            serde_saphyr::from_multiple(manifest).context("the manifest of cluster DNS")?;
+        for object in objects {
+            let types = object.types.clone().context("an object of cluster DNS has no kind")?;
+            let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
+            let api: Api<DynamicObject> = match &object.metadata.namespace {
+                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+                None => Api::all_with(client.clone(), &resource),
+            };
+            api.create(&PostParams::default(), &object).await.with_context(|| types.kind.clone())?;
+        }
     }
     Ok(())
 }
