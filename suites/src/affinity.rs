@@ -97,7 +97,7 @@ async fn only_two_kinds(scene: &mut Scene) -> Held {
 }
 
 async fn layer_4(scene: &mut Scene) -> Held {
-    scene.given(fixture!("affinity/client-ip.yaml")).await?;
+    scene.given(fixture!("affinity/layer-4.yaml")).await?;
     let from = scene.vantages().pods();
     scene.eventually(as_promised(from.clone(), vec![cluster_ip("sticky")])).await?;
     scene

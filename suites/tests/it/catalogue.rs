@@ -29,7 +29,7 @@ fn every_fixture_of_a_check_is_used() {
             std::fs::read_to_string(root().join(format!("suites/src/{file}.rs"))).expect("a source file")
         })
         .collect();
-    for folder in ["service", "ports", "node-port"] {
+    for folder in ["service", "ports", "node-port", "affinity", "env", "readiness", "liveness", "headless"] {
         for file in files(&root().join("fixtures").join(folder), "yaml") {
             let path = format!("{folder}/{file}.yaml");
             assert!(sources.contains(&path), "no check uses fixtures/{path}; delete it");
