@@ -117,11 +117,16 @@ pub const BUGS: &[BugCard] = &[
         component: "endpointslice controller",
         title: "an endpoint whose pod was deleted stays until another pod of the service changes",
         seen_in: "https://github.com/siderolabs/talos/issues/12802",
+        // Where pods are replaced, it depends on what comes last: the end of an old pod, which is
+        // missed, or the start of a new one.
         caught_by: &[
             "endpoints/mirror-ready-pods",
             "node-port/from-outside",
             "node-port/refused-without-endpoints",
+            "service/address-never-changes",
+            "service/pods-come-and-go",
             "service/refused-without-endpoints",
+            "service/udp",
         ],
     },
     BugCard {
