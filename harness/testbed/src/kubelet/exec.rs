@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::container::{Container, ExecSpec, Session, Terminal};
@@ -35,6 +36,8 @@ const CLOSE: u8 = 255;
 
 /// How long to wait for more output of a process that has ended; a child it left may hold the pipe.
 const REST: Duration = Duration::from_secs(1);
+/// How long a client may take to say goodbye after the verdict.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the query of an exec request asks for.
 pub(crate) fn parse(query: &[(String, String)]) -> Result<ExecSpec, String> {
@@ -65,10 +68,13 @@ pub(crate) async fn run(node: Arc<Node>, container: Container, spec: ExecSpec, s
     let versioned = socket.protocol().and_then(|protocol| protocol.to_str().ok()) == Some(PROTOCOLS[0]);
     let command = spec.command.clone();
     let (mut to_client, from_client) = socket.split();
+    let mut listening;
     let verdict = match node.runtime.exec(&container, spec).await {
-        Ok(session) => {
+        Ok(mut session) => {
             let process = session.process.clone();
-            let served = serve(session, &mut to_client, from_client, versioned, &command).await;
+            let (stdin, terminal) = (session.stdin.take(), session.terminal.take());
+            listening = tokio::spawn(listen(from_client, stdin, terminal, versioned));
+            let served = serve(session, &mut to_client, &mut listening, &command).await;
             if served.is_none() {
                 // Nobody is there any more who would want it to go on.
                 let _ = process.signal(libc::SIGKILL);
@@ -76,7 +82,10 @@ pub(crate) async fn run(node: Arc<Node>, container: Container, spec: ExecSpec, s
             }
             served
         }
-        Err(failure) => Some(not_started(&failure)),
+        Err(failure) => {
+            listening = tokio::spawn(listen(from_client, None, None, versioned));
+            Some(not_started(&failure))
+        }
     };
     if let Some(verdict) = verdict {
         let _ = to_client.send(message(ERROR, verdict.to_string().as_bytes())).await;
@@ -84,17 +93,21 @@ pub(crate) async fn run(node: Arc<Node>, container: Container, spec: ExecSpec, s
     // Clients of Kubernetes take any other code, and none, for a connection that broke.
     let frame = CloseFrame { code: close_code::NORMAL, reason: "".into() };
     let _ = to_client.send(Message::Close(Some(frame))).await;
+    // What the client still sends must be read: a connection that is closed over it is reset, and
+    // the reset may overtake the verdict.
+    if !listening.is_finished() && timeout(FAREWELL, &mut listening).await.is_err() {
+        listening.abort();
+    }
 }
 
 /// The verdict, or none when the client left first.
 async fn serve(
     session: Session,
     to_client: &mut SplitSink<WebSocket, Message>,
-    from_client: SplitStream<WebSocket>,
-    versioned: bool,
+    mut listening: &mut JoinHandle<()>,
     command: &[String],
 ) -> Option<Value> {
-    let Session { process, stdin, stdout, stderr, terminal } = session;
+    let Session { process, stdout, stderr, .. } = session;
     let (sender, mut messages) = mpsc::channel(16);
     let pumps: Vec<_> = [(STDOUT, stdout), (STDERR, stderr)]
         .into_iter()
@@ -102,14 +115,12 @@ async fn serve(
         .map(tokio::spawn)
         .collect();
     drop(sender);
-    let mut listening = tokio::spawn(listen(from_client, stdin, terminal, versioned));
     let mut ended = std::pin::pin!(process.wait());
     let exit = loop {
         tokio::select! {
             exit = &mut ended => break exit,
             Some(message) = messages.recv() => {
                 if to_client.send(message).await.is_err() {
-                    listening.abort();
                     return None;
                 }
             }
@@ -121,8 +132,7 @@ async fn serve(
             break;
         }
     }
-    listening.abort();
-    pumps.iter().for_each(tokio::task::JoinHandle::abort);
+    pumps.iter().for_each(JoinHandle::abort);
     Some(verdict(exit.code(), command))
 }
 
