@@ -29,8 +29,11 @@ status: {{phase: Running, podIP: 10.244.1.{number}, podIPs: [{{ip: 10.244.1.{num
     World::from_yaml(&format!("{text}---\n{ingresses}")).unwrap()
 }
 
+/// The kind of a path, the path, and the service behind it.
+type Path<'a> = (&'a str, &'a str, &'a str);
+
 /// An Ingress of the controller's class with these rules and whatever else its specification has.
-fn rules(name: &str, rules: &[(&str, &[(&str, &str, &str)])], more: &str) -> String {
+fn rules(name: &str, rules: &[(&str, &[Path<'_>])], more: &str) -> String {
     let mut text = format!(
         "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}}}\nspec:\n  ingressClassName: ours\n"
     );
