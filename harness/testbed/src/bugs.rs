@@ -16,6 +16,12 @@ pub enum Bug {
     DeletedEndpointStays,
     /// A container that fails its liveness probe runs on.
     LivenessNeverRestarts,
+    /// The proxy does not know session affinity.
+    AffinityIgnored,
+    /// Cluster DNS answers for headless services with unready pods too.
+    HeadlessIncludesUnready,
+    /// UDP flows go on to where they went before, whatever became of the endpoint there.
+    StaleUdpConntrack,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -55,6 +61,8 @@ pub const BUGS: &[BugCard] = &[
             "service/refused-without-endpoints",
             "service/deleted-is-gone",
             "service/udp",
+            "service/udp-endpoint-replaced",
+            "service/udp-endpoint-appears",
             "affinity/default-none",
             "affinity/client-ip",
             "affinity/layer-4",
@@ -93,6 +101,8 @@ pub const BUGS: &[BugCard] = &[
             "service/only-ready-pods-answer",
             "service/refused-without-endpoints",
             "service/udp",
+            "service/udp-endpoint-replaced",
+            "service/udp-endpoint-appears",
             "node-port/from-outside",
             "node-port/refused-without-endpoints",
             "readiness/touch-makes-ready",
@@ -127,6 +137,7 @@ pub const BUGS: &[BugCard] = &[
             "service/pods-come-and-go",
             "service/refused-without-endpoints",
             "service/udp",
+            "service/udp-endpoint-replaced",
         ],
     },
     BugCard {
@@ -136,6 +147,31 @@ pub const BUGS: &[BugCard] = &[
         title: "a container that fails its liveness probe is never restarted",
         seen_in: "https://github.com/kubernetes/kubernetes/issues/106682",
         caught_by: &["liveness/restarts"],
+    },
+    BugCard {
+        bug: Bug::AffinityIgnored,
+        id: "affinity-ignored",
+        component: "proxy",
+        title: "sessionAffinity ClientIP is stored and not heeded: each connection goes anywhere",
+        seen_in: "https://github.com/cilium/cilium/issues/35254",
+        caught_by: &["affinity/client-ip", "affinity/layer-4"],
+    },
+    BugCard {
+        bug: Bug::HeadlessIncludesUnready,
+        id: "headless-includes-unready",
+        component: "cluster DNS",
+        title: "the name of a headless service leads to pods that are not ready as well",
+        seen_in: "https://github.com/kubernetes/dns/issues/472",
+        caught_by: &["headless/none-ready", "headless/follows-readiness", "headless/publish-not-ready"],
+    },
+    BugCard {
+        bug: Bug::StaleUdpConntrack,
+        id: "stale-udp-conntrack",
+        component: "proxy",
+        title: "a UDP flow goes on to the endpoint it had, though that was removed or replaced",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/125467",
+        // Where a client takes any port, it may take one it had before.
+        caught_by: &["service/udp-endpoint-replaced", "service/udp-endpoint-appears", "service/udp"],
     },
 ];
 

@@ -195,6 +195,10 @@ pub struct Dataplane {
     conntrack: Conntrack,
     /// What the kernel holds, if that is known.
     applied: Option<Applied>,
+    /// UDP flows go on as they were when the rules change; for [`Bug::StaleUdpConntrack`] only.
+    ///
+    /// [`Bug::StaleUdpConntrack`]: crate::bugs::Bug::StaleUdpConntrack
+    pub(super) keeps_flows: bool,
 }
 
 #[derive(Default)]
@@ -206,7 +210,8 @@ struct Applied {
 impl Dataplane {
     /// Callers from `pods` keep their source address at cluster IPs.
     pub fn open(node: &NetNamespace, pods: Ipv4Net) -> anyhow::Result<Self> {
-        Ok(Self { tables: Tables::open(node, pods)?, conntrack: Conntrack::open(node)?, applied: None })
+        let (tables, conntrack) = (Tables::open(node, pods)?, Conntrack::open(node)?);
+        Ok(Self { tables, conntrack, applied: None, keeps_flows: false })
     }
 
     /// Writes the rules of a node without services, unless an earlier proxy left its own: those go
@@ -235,7 +240,8 @@ impl Dataplane {
         elements.extend(hairpins.map(|(element, value)| (element.clone(), *value)));
         self.tables.change(&changes(&before.elements, &elements)).await?;
         // Only now: flows that are forgotten earlier could be learnt again from the old rules.
-        for flows in outdated_flows(&before.desired, desired) {
+        let outdated = outdated_flows(&before.desired, desired);
+        for flows in outdated.into_iter().filter(|_| !self.keeps_flows) {
             self.conntrack.forget(&flows).await?;
         }
         self.applied = Some(Applied { desired: desired.clone(), elements });
