@@ -343,7 +343,9 @@ async fn udp_endpoint_appears(scene: &mut Scene) -> Held {
     scene.given(fixture!("service/udp-flow.yaml")).await?;
     let from = scene.inside();
     let flow = || as_promised(from.clone(), vec![cluster_ip("flow")]).from_port(PORT);
-    selects(scene, "none").await?;
+    // First somebody, then nobody: the flow must not go on to the pod of before either.
+    scene.eventually(flow()).await?;
+    scene.while_sending(&from, "flow", PORT, async |scene: &Scene| selects(scene, "none").await).await?;
     scene.eventually(endpoints_mirror_pods("flow")).await?;
     scene.eventually(flow()).await?;
     scene.while_sending(&from, "flow", PORT, async |scene: &Scene| selects(scene, "blue").await).await?;

@@ -154,14 +154,15 @@ fn judge(
     Ok(None)
 }
 
-/// The source the back end saw, where it is promised to be the client's own.
+/// The source the back end saw, where it is promised to be the client's own: the address, for the
+/// kernel may take another port if two flows would look the same to it.
 fn wrong_source(route: &Route, client: &stickler_model::Vantage, outcome: &Outcome) -> Option<String> {
     let Route::Answered { by, source, .. } = route else { return None };
     let Seen::Answered(answer) = &outcome.seen else { return None };
     let name = answer.hostname.as_deref()?;
     let backend = by.iter().find(|backend| backend.is_called(name))?;
     let (seen, own) = (answer.source?, outcome.from?);
-    (source.is_kept(client, backend) && seen != own)
+    (source.is_kept(client, backend) && seen.ip() != own.ip())
         .then(|| format!("was answered by {backend}, which saw the caller as {seen} instead of {own}"))
 }
 

@@ -154,6 +154,7 @@ impl Testbed {
             node_port_range: NODE_PORTS,
             kubelet_dial: dial_from(control_plane.namespace.clone()),
             version: VERSION.to_owned(),
+            bugs: spec.bugs.clone(),
         })?;
 
         clock.next("controllers and scheduler");

@@ -278,7 +278,9 @@ fn outdated_flows(before: &Desired, after: &Desired) -> BTreeSet<Flows> {
         let is = after.frontends.get(&frontend).unwrap_or(&nobody);
         let flows = |answered_by| Flows { to: frontend.at.address(), port: frontend.port, answered_by };
         if was.all.is_empty() && !is.all.is_empty() {
-            outdated.insert(flows(None));
+            // Untranslated, they are answered by whom they were sent to. Others went by the new rules
+            // already, and their answers may be on the way.
+            outdated.insert(flows(frontend.at.address()));
         }
         // An endpoint that only changed its port is asked at the wrong one as well.
         let left = was.all.difference(&is.all);
@@ -343,7 +345,7 @@ mod tests {
         let left = Flows { to: address, port: 80, answered_by: Some(endpoint(2).ip) };
         assert_eq!(forgotten(&[2, 3], &[3, 4], Protocol::Udp), [left].into());
         assert_eq!(forgotten(&[2], &[], Protocol::Udp), [left].into());
-        let untranslated = Flows { to: address, port: 80, answered_by: None };
+        let untranslated = Flows { to: address, port: 80, answered_by: address };
         assert_eq!(forgotten(&[], &[2], Protocol::Udp), [untranslated].into());
         assert_eq!(forgotten(&[2, 3], &[3, 4], Protocol::Tcp), [].into());
     }
