@@ -44,7 +44,11 @@ where
                 }
             };
             match event {
-                Event::Init => listing.clear(),
+                // Nothing is known before a list is complete, not even that there is nothing.
+                Event::Init => {
+                    listing.clear();
+                    continue;
+                }
                 Event::InitApply(object) => {
                     listing.push(object);
                     continue;
