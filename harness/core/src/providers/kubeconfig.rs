@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::ranges;
 use crate::bounds::Bounds;
-use crate::cluster::{Capability, Cluster, Outside, Provider};
+use crate::cluster::{Capability, Cluster, Disruption, Outside, Provider};
 
 /// Finds a cluster by its kubeconfig.
 #[derive(Clone)]
@@ -134,6 +134,10 @@ impl Cluster for KubeconfigCluster {
 
     fn outside(&self) -> Option<&dyn Outside> {
         // Addresses of nodes may belong to networks this harness must not dial.
+        None
+    }
+
+    fn disruption(&self) -> Option<&dyn Disruption> {
         None
     }
 
