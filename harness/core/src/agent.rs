@@ -315,7 +315,7 @@ impl Link {
             }
             Event::Clock { now_us, .. } => {
                 let round_trip = clock_asked.elapsed();
-                let now = jiff::Timestamp::now().as_microsecond();
+                let now = crate::clock::now_us();
                 let half = (round_trip.as_micros() / 2) as i64;
                 let offset =
                     ClockOffset { add_us: now - half - now_us as i64, within_us: half.unsigned_abs().max(1) };

@@ -9,6 +9,8 @@ mod agent;
 mod bounds;
 mod calls;
 mod check;
+pub mod chronicle;
+mod clock;
 mod cluster;
 mod destination;
 mod evidence;
