@@ -10,6 +10,7 @@ mod bounds;
 mod calls;
 mod check;
 pub mod chronicle;
+pub mod clients;
 mod clock;
 mod cluster;
 mod destination;
