@@ -48,6 +48,9 @@ mod disruption {
     /// The node whose parts are stopped; the API server is on another one.
     const NODE: &str = "kube1.vm";
 
+    /// Of the fixture `service/web.yaml`.
+    const REPLICAS: usize = 3;
+
     type Body = fn(Bed) -> BoxFuture<'static, anyhow::Result<()>>;
 
     const TESTS: &[(&str, Body)] = &[
@@ -77,6 +80,8 @@ mod disruption {
                 Runtime::new()?.block_on(run).map_err(|error| Failed::from(format!("{error:#}")))
             })
         };
+        // They mostly wait.
+        let arguments = Arguments { test_threads: arguments.test_threads.or(Some(6)), ..arguments };
         libtest_mimic::run(&arguments, TESTS.iter().map(trial).collect()).exit_code()
     }
 
@@ -289,7 +294,7 @@ mod disruption {
 
     fn looked_up(event: &Event) -> bool {
         matches!(event, Event::Called { call, .. } if call.destination.contains("web.")
-            && call.outcomes.keys().any(|seen| seen.contains("10.96.")))
+            && call.outcomes.keys().any(|seen| seen.contains(" is ")))
     }
 
     async fn kill_pods_of_dns(client: &kube::Client) -> anyhow::Result<()> {
@@ -305,9 +310,8 @@ mod disruption {
         let session = bed.open().await?;
         let cluster = Arc::clone(&bed.cluster);
         let stop = async { cluster.disruption().context("it can be stopped")?.stop_apiserver().await };
-        let (ending, took) = bed.disturb(&session, &LOOKS, looks, stop).await?;
+        let (ending, _) = bed.disturb(&session, &LOOKS, looks, stop).await?;
         says(&ending, Verdict::Inconclusive, &["API server"])?;
-        ensure!(took < Duration::from_secs(5), "that it refuses is known at once, but it took {took:?}");
         // And a check that begins only then.
         let begun = Instant::now();
         let ending = session.perform(&LOOKS).await;
@@ -427,7 +431,7 @@ mod disruption {
             api.create(&PostParams::default(), &manifest.object).await?;
         }
         let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "leave");
-        let total = timeout(SOON, served(&slices, |_, on_node| on_node > 0)).await??;
+        timeout(SOON, served(&slices, |all, on_node| all == REPLICAS && on_node > 0)).await??;
         for _ in 0..2 {
             let before = containers(&client).await?;
             let begun = Instant::now();
@@ -438,7 +442,9 @@ mod disruption {
             let left = begun.elapsed();
             let begun = Instant::now();
             bed.disruption()?.start_kubelet(NODE).await?;
-            timeout(bound, served(&slices, |all, _| all == total)).await.context("they did not return")??;
+            timeout(bound, served(&slices, |all, _| all == REPLICAS))
+                .await
+                .context("they did not return")??;
             eprintln_measure(left, begun.elapsed());
             ensure!(containers(&client).await? == before, "a container was restarted");
         }
@@ -452,11 +458,11 @@ mod disruption {
         eprintln!("the pods of a dead node left after {left:?} and were back after {returned:?}");
     }
 
-    /// Waits until the ready endpoints, in all and on the node, are as wanted; returns how many in all.
+    /// Waits until the ready endpoints, in all and on the node, are as wanted.
     async fn served(
         slices: &Api<EndpointSlice>,
         wanted: impl Fn(usize, usize) -> bool,
-    ) -> anyhow::Result<usize> {
+    ) -> anyhow::Result<()> {
         let watched =
             watcher(slices.clone(), watcher::Config::default().labels("kubernetes.io/service-name=web"));
         let mut changes = std::pin::pin!(watched.touched_objects());
@@ -468,9 +474,8 @@ mod disruption {
                 .filter(|endpoint| endpoint.conditions.as_ref().is_some_and(|is| is.ready == Some(true)))
                 .collect();
             let on_node = ready.iter().filter(|endpoint| endpoint.node_name.as_deref() == Some(NODE)).count();
-            // The replicas of the fixture, or what is left of them.
             if wanted(ready.len(), on_node) {
-                return Ok(ready.len());
+                return Ok(());
             }
         }
         anyhow::bail!("the watch ended")

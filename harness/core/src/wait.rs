@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context as _, anyhow, bail};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::Api;
@@ -55,7 +55,10 @@ where
                     continue;
                 }
             };
-            failing = None;
+            // A list begins before anybody has answered.
+            if !matches!(event, Event::Init) {
+                failing = None;
+            }
             match event {
                 Event::Init => listing.clear(),
                 Event::InitApply(object) => {
@@ -157,17 +160,9 @@ pub(crate) async fn within<T>(
     request: impl Future<Output = kube::Result<T>>,
 ) -> anyhow::Result<T> {
     match timeout(bound, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(refused(error).context(format!("could not {what}"))),
+        Ok(result) => result.with_context(|| format!("could not {what}")),
         Err(_) => Err(anyhow!("could not {what}: no answer from the API server within {bound:?}")),
     }
-}
-
-/// An error of a request, which says so if it was not even heard.
-pub(crate) fn refused(error: kube::Error) -> anyhow::Error {
-    let unheard = matches!(&error, kube::Error::Service(_) | kube::Error::HyperError(_));
-    let error = anyhow::Error::new(error);
-    if unheard { error.context("the API server does not answer") } else { error }
 }
 
 /// An error with its causes, and what it means.
