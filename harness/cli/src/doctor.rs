@@ -191,7 +191,10 @@ fn machine() -> anyhow::Result<Diagnosis> {
     ] {
         let found = found_in_path(program).map(|path| path.display().to_string());
         let found = found.ok_or_else(|| anyhow::anyhow!("it is in no folder of $PATH"));
-        lines.push(Line::of(program, &format!("the program `{program}`"), found).only_for(feature));
+        lines.push(
+            Line::of(&format!("program-{program}"), &format!("the program `{program}`"), found)
+                .only_for(feature),
+        );
     }
     let works = |id: &str| lines.iter().any(|line| line.id == id && line.works);
     let mut follows = vec![

@@ -116,7 +116,8 @@ async fn container() -> anyhow::Result<()> {
     let runtime = Runtime::new(&["true"]);
     let sandbox = Sandbox::new("doctor", None).await?;
     let command = vec!["true".to_owned()];
-    let spec = ContainerSpec { command, directory: "/".to_owned(), ..ContainerSpec::default() };
+    let environment = vec![("PATH".to_owned(), "/bin:/usr/bin".to_owned())];
+    let spec = ContainerSpec { command, environment, directory: "/".to_owned(), ..ContainerSpec::default() };
     let exit = runtime.start(&sandbox, spec).await?.wait().await;
     ensure!(exit.code() == 0, "its process ended with {}", exit.code());
     Ok(())

@@ -24,7 +24,7 @@ fn is_well(ended: &Ended) {
     assert_eq!(ended.code(), Some(0), "{ended:#?}");
     let text = as_json(ended);
     assert!(text.contains("\"well\": true"), "{text}");
-    for id in ["namespaces", "nftables", "conntrack", "containers", "testbed", "netem", "kubectl"] {
+    for id in ["namespaces", "nftables", "conntrack", "containers", "testbed", "netem", "program-kubectl"] {
         assert!(text.contains(&format!("\"id\": \"{id}\"")), "`{id}` is not examined: {text}");
     }
 }
