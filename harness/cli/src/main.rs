@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "a command line program talks to its user")]
 
 mod cluster;
+mod doctor;
 mod interrupt;
 mod list;
 mod run;
@@ -39,6 +40,8 @@ enum Command {
     Run(run::Run),
     /// List every check, or every bug that can be planted.
     List(list::List),
+    /// Say what this machine, or a cluster, can and cannot do, and why.
+    Doctor(doctor::Doctor),
     /// Start a cluster, say how to use it with kubectl, and keep it until Ctrl-C.
     Up(up::Up),
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
     let ended = match command {
         Command::Run(run) => run.execute(),
         Command::List(list) => list.execute(),
+        Command::Doctor(doctor) => doctor.execute(),
         Command::Up(up) => up.execute(),
     };
     match ended {
