@@ -1,6 +1,7 @@
 //! The binary `stickler`: one file per command.
 #![expect(clippy::print_stderr, reason = "a command line program talks to its user")]
 
+mod chaos;
 mod cluster;
 mod interrupt;
 mod list;
@@ -37,6 +38,9 @@ enum Command {
     /// Check every promise of Services on a cluster, and report what was broken.
     #[command(after_help = EXIT_STATUS)]
     Run(run::Run),
+    /// Let faults strike while clients call from everywhere, and judge every answer.
+    #[command(after_help = EXIT_STATUS)]
+    Chaos(chaos::ChaosArgs),
     /// List every check, or every bug that can be planted.
     List(list::List),
     /// Start a cluster, say how to use it with kubectl, and keep it until Ctrl-C.
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
     let command = cli.command.unwrap_or(Command::Run(cli.run));
     let ended = match command {
         Command::Run(run) => run.execute(),
+        Command::Chaos(chaos) => chaos.execute(),
         Command::List(list) => list.execute(),
         Command::Up(up) => up.execute(),
     };
