@@ -64,7 +64,7 @@ pub struct ChaosReport {
     pub not_served_everywhere: usize,
     /// From the instant a backend left to the last call it answered.
     pub removed_to_last_served: DistributionReport,
-    /// From the last fault healed to everything as promised; none if it did not come to that.
+    /// From the last pod ready again to everything as promised; none if it did not come to that.
     pub converged_ms: Option<u64>,
     pub convergence_bound_ms: u64,
 }
@@ -87,6 +87,8 @@ pub struct ViolationReport {
     pub needed_ms: Option<u64>,
     /// The fault that had struck last.
     pub after: Option<String>,
+    /// The client's calls before and after it, with their times.
+    pub around: Vec<String>,
 }
 
 /// How long something took, over many cases.

@@ -171,7 +171,7 @@ fn violated(text: &mut String, violation: &ViolationReport, chaos: &ChaosReport,
     let since_us = chaos.faults.first().map_or(violation.started_us, |first| first.injected_us);
     let _ = writeln!(
         text,
-        "{} {} calling {}, call {} at {:.3} s{after}\n   promised  {}\n   observed  {}; {needed}\n",
+        "{} {} calling {}, call {} at {:.3} s{after}\n   promised  {}\n   observed  {}; {needed}",
         paint.red("FAILED"),
         violation.vantage,
         violation.destination,
@@ -180,6 +180,10 @@ fn violated(text: &mut String, violation: &ViolationReport, chaos: &ChaosReport,
         violation.allowed_then,
         violation.seen,
     );
+    for line in &violation.around {
+        let _ = writeln!(text, "             {line}");
+    }
+    let _ = writeln!(text);
 }
 
 /// The staleness of answers as bars.

@@ -145,9 +145,7 @@ impl Chaos {
         let clients = self.clients(scene).await?;
         scene.sink.tell(Event::ClientsStarted { clients: clients.count(), rate: self.rate });
         let struck = strike::all(scene, &plan, &recording, &self.cancel).await;
-        let healed = Instant::now();
         let converged = self.converged(scene).await;
-        let converged_in = healed.elapsed();
         let harvests = clients.stop(bounds.agent + bounds.call).await;
         self.tell_calls(scene, &harvests);
         let chronicle = recording.chronicle().await.context("the changes of the objects are not known")?;
@@ -168,7 +166,7 @@ impl Chaos {
         // It may take a while, and agents say something once a second.
         let mut report = tokio::task::block_in_place(|| shown.judge());
         match converged {
-            Ok(()) => report.converged_ms = Some(millis(converged_in)),
+            Ok(took) => report.converged_ms = Some(millis(took)),
             Err(Broken::CouldNotTell(why)) => {
                 report.verdict = report.verdict.max(Verdict::Inconclusive);
                 report.reason = joined(report.reason, format!("after the last fault: {why}"));
@@ -185,12 +183,14 @@ impl Chaos {
         Ok(Some(report))
     }
 
-    /// Everything is mended, all pods are ready, and every vantage sees what is promised. A run that
+    /// Everything is mended, all pods are ready, and every vantage sees what is promised: how long
+    /// the last of it took. A run that
     /// is cancelled is mended, and no more.
-    async fn converged(&self, scene: &Scene) -> Result<(), Broken> {
+    async fn converged(&self, scene: &Scene) -> Result<Duration, Broken> {
         strike::mend(scene).await?;
+        let mended = Instant::now();
         tokio::select! {
-            seen = is_as_promised(scene) => seen,
+            seen = is_as_promised(scene) => seen.map(|()| mended.elapsed()),
             () = self.cancel.cancelled() => Err(Broken::CouldNotTell("the run was interrupted".to_owned())),
         }
     }

@@ -21,6 +21,8 @@ use crate::vantage::{Vantage, Vantages};
 
 /// So many violations are told in full.
 const IN_FULL: usize = 20;
+/// So many calls of the same client are told before and after each.
+const BESIDE: usize = 2;
 
 /// Everything a run has to show.
 pub(super) struct Shown<'a> {
@@ -259,7 +261,24 @@ impl Shown<'_> {
             allowed_then,
             needed_ms: needed_us.map(|needed| u64::try_from(needed / 1_000).unwrap_or_default()),
             after: last.map(|struck| struck.fault.name().to_owned()),
+            around: self.around(harvest, outcome),
         }
+    }
+
+    /// What the client saw before and after a call.
+    fn around(&self, harvest: &Harvest, outcome: usize) -> Vec<String> {
+        let first = outcome.saturating_sub(BESIDE);
+        let beside = harvest.outcomes.iter().enumerate().skip(first).take(2 * BESIDE + 1);
+        beside
+            .map(|(number, outcome)| {
+                let (start_us, end_us, _) = harvest.times(outcome);
+                let since_us = self.struck.first().map_or(start_us, |first| first.injected_us);
+                let seconds = |at_us: i64| (at_us - since_us) as f64 / 1e6;
+                let from = outcome.from.map(|from| format!(" from {from}")).unwrap_or_default();
+                let seen = in_words(&outcome.seen);
+                format!("call {number} at {:.3} to {:.3} s{from}: {seen}", seconds(start_us), seconds(end_us))
+            })
+            .collect()
     }
 
     /// The faults, each with how stale the answers were from its beginning to the next one's.
