@@ -4,6 +4,7 @@
 mod bad_input;
 mod catalogue;
 mod doctor;
+mod chaos;
 mod kubectl;
 mod leftovers;
 mod program;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         ("bad_input", bad_input::TESTS),
         ("catalogue", catalogue::TESTS),
         ("doctor", doctor::TESTS),
+        ("chaos", chaos::TESTS),
         ("kubectl", kubectl::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),
