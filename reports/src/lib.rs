@@ -3,12 +3,14 @@
 //! sinks of [`Event`]s.
 
 mod event;
+mod explore;
 mod journal;
 mod json;
 mod report;
 mod terminal;
 
 pub use event::{Call, CheckCard, Class, ClusterCard, Event, Evidence, Finding, Record, Timing, Verdict};
+pub use explore::{ExploreFailure, ExploreReport};
 pub use journal::{Journal, JournalError, read_journal};
 pub use json::{ReportError, write_report};
 pub use report::{CheckReport, ClusterReport, Report, SCHEMA, Summary};

@@ -22,6 +22,8 @@ pub struct Report {
     /// Stopped before its end, by a signal or a crash.
     pub interrupted: bool,
     pub checks: Vec<CheckReport>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explore: Option<crate::ExploreReport>,
     /// Trouble that belongs to no check, such as an agent that did not come up.
     pub troubles: Vec<String>,
     pub timings: Vec<Timing>,
@@ -70,6 +72,7 @@ impl Report {
             // Until the last event says otherwise.
             interrupted: true,
             checks: Vec::new(),
+            explore: None,
             troubles: Vec::new(),
             timings: Vec::new(),
             summary: Summary::default(),
@@ -98,6 +101,7 @@ impl Report {
             .map(|check| check.verdict)
             // A skipped check has its reason in the report and is no stain on the run.
             .filter(|verdict| *verdict != Verdict::Skipped)
+            .chain(self.explore.iter().map(crate::ExploreReport::verdict))
             .fold(floor, Ord::max)
     }
 
@@ -173,7 +177,11 @@ impl Reporter for Report {
                 self.interrupted = *interrupted;
                 self.timings.clone_from(timings);
             }
-            Event::CheckStarted { .. } | Event::Acted { .. } | Event::Called { .. } => {}
+            Event::Explored { explore } => self.explore = Some((**explore).clone()),
+            Event::CheckStarted { .. }
+            | Event::Acted { .. }
+            | Event::Called { .. }
+            | Event::CaseFinished { .. } => {}
         }
     }
 }

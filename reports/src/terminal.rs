@@ -28,7 +28,33 @@ pub fn progress(record: &Record, colour: bool) -> Option<String> {
             Some(line)
         }
         Event::Trouble { message } => Some(format!("{} {message}", paint.red("trouble"))),
+        Event::CaseFinished {
+            case,
+            of,
+            shrinking,
+            operations,
+            steps,
+            verdict,
+            reason,
+            finding,
+            duration_ms,
+        } => {
+            let of = shrinking.map_or_else(
+                || format!("case {case} of {of}"),
+                |run| format!("case {case}, smaller ({run})"),
+            );
+            let word = paint.verdict(*verdict);
+            let mut line =
+                format!("{word} {of}: {steps} of {} operations ({duration_ms} ms)", operations.len());
+            if let Some(finding) = finding.as_ref().filter(|_| shrinking.is_none()) {
+                let _ = write!(line, "\n      {}", finding.observed);
+            } else if let Some(reason) = reason {
+                let _ = write!(line, ": {reason}");
+            }
+            Some(line)
+        }
         Event::RunStarted { .. }
+        | Event::Explored { .. }
         | Event::CheckStarted { .. }
         | Event::Acted { .. }
         | Event::Called { .. }
@@ -51,6 +77,9 @@ pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
         let _ = writeln!(text, "{} {trouble}\n", paint.red("trouble"));
     }
     chapters(&mut text, report, &paint);
+    if let Some(explore) = &report.explore {
+        explore.write(&mut text);
+    }
     for check in report.checks.iter().filter(|check| check.verdict == Verdict::Skipped) {
         let reason = check.reason.as_deref().unwrap_or("no reason was given");
         let _ = writeln!(text, "  skipped {}: {reason}", check.id);
@@ -107,7 +136,10 @@ fn last_line(text: &mut String, report: &Report, paint: &Paint) {
         Verdict::Inconclusive if report.interrupted => paint.yellow("interrupted"),
         Verdict::Inconclusive => paint.yellow("could not tell"),
     };
-    let _ = write!(text, "\n{word}: {} passed", summary.passed);
+    let _ = write!(text, "\n{word}");
+    if !report.checks.is_empty() {
+        let _ = write!(text, ": {} passed", summary.passed);
+    }
     for (count, name) in
         [(summary.failed, "failed"), (summary.inconclusive, "inconclusive"), (summary.skipped, "skipped")]
     {

@@ -2,8 +2,10 @@
 #![expect(clippy::print_stderr, reason = "a command line program talks to its user")]
 
 mod cluster;
+mod explore;
 mod interrupt;
 mod list;
+mod replay;
 mod run;
 mod up;
 
@@ -37,6 +39,13 @@ enum Command {
     /// Check every promise of Services on a cluster, and report what was broken.
     #[command(after_help = EXIT_STATUS)]
     Run(run::Run),
+    /// Look for a world of services and pods in which a promise is broken, and for the fewest
+    /// operations that lead there.
+    #[command(after_help = EXIT_STATUS)]
+    Explore(explore::Explore),
+    /// Perform a case that `explore` saved again.
+    #[command(after_help = EXIT_STATUS)]
+    Replay(replay::Replay),
     /// List every check, or every bug that can be planted.
     List(list::List),
     /// Start a cluster, say how to use it with kubectl, and keep it until Ctrl-C.
@@ -68,6 +77,8 @@ fn main() -> ExitCode {
     let command = cli.command.unwrap_or(Command::Run(cli.run));
     let ended = match command {
         Command::Run(run) => run.execute(),
+        Command::Explore(explore) => explore.execute(),
+        Command::Replay(replay) => replay.execute(),
         Command::List(list) => list.execute(),
         Command::Up(up) => up.execute(),
     };

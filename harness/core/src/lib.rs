@@ -12,6 +12,7 @@ mod check;
 mod cluster;
 mod destination;
 mod evidence;
+pub mod explore;
 pub mod history;
 mod invariant;
 mod journal;

@@ -141,6 +141,31 @@ impl Session {
         self.perform_now(check).await
     }
 
+    /// Sets a scene for something else than a check: a namespace of its own, to be given back by
+    /// [`Session::clear`].
+    pub(crate) async fn stage(&self, chapter: &'static str) -> anyhow::Result<Scene> {
+        let number = self.performed.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("stickler-{}-{chapter}-{number}", self.run);
+        create_namespace(&self.cluster.client(), &namespace, &self.run, self.cluster.bounds().request)
+            .await?;
+        Ok(Scene {
+            check: chapter,
+            namespace,
+            cluster: Arc::clone(&self.cluster),
+            vantages: Arc::clone(&self.vantages),
+            sink: self.sink.clone(),
+            waiting_for: Arc::default(),
+            calls: Mutex::default(),
+            controlled: Mutex::default(),
+        })
+    }
+
+    /// Gives a scene back, on every cluster: many follow each other, and all would stay.
+    pub(crate) async fn clear(&self, scene: Scene) {
+        self.vantages.forget(&scene.namespace);
+        self.delete(&scene.namespace).await;
+    }
+
     /// Gives back what stands on the cluster, unless the cluster goes away anyway.
     pub async fn close(&self) {
         if self.cluster.is_ephemeral() {
