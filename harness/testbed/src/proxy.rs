@@ -163,7 +163,7 @@ where
 /// How long to wait before an interrupted watch is tried again: a client's default would leave the
 /// node without news for the better part of a second after the first failure.
 #[derive(Default)]
-struct Patience {
+pub(crate) struct Patience {
     failures: u32,
 }
 

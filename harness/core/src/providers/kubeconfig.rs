@@ -13,7 +13,7 @@ use stickler_reports::{ClusterCard, Timing};
 use tokio::time::timeout;
 
 use crate::bounds::Bounds;
-use crate::cluster::{Capability, Cluster, Outside, Provider};
+use crate::cluster::{Capability, Cluster, Disruption, Outside, Provider};
 
 /// Finds a cluster by its kubeconfig.
 #[derive(Clone)]
@@ -129,6 +129,10 @@ impl Cluster for KubeconfigCluster {
 
     fn outside(&self) -> Option<&dyn Outside> {
         // Addresses of nodes may belong to networks this harness must not dial.
+        None
+    }
+
+    fn disruption(&self) -> Option<&dyn Disruption> {
         None
     }
 

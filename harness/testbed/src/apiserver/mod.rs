@@ -125,13 +125,16 @@ impl ApiServer {
     }
 
     /// Stops serving: listeners and connections are closed when this returns. The store stays.
-    #[cfg(test)]
     pub(crate) async fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop.cancel();
             running.tasks.close();
             running.tasks.wait().await;
         }
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        self.running.is_some()
     }
 
     /// Serves again, with everything that was in the store.

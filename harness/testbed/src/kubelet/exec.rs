@@ -17,6 +17,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::container::{Container, ExecSpec, Session, Terminal};
 use super::init::StartFailure;
@@ -63,8 +64,14 @@ pub(crate) fn parse(query: &[(String, String)]) -> Result<ExecSpec, String> {
     Ok(spec)
 }
 
-/// Starts the process and serves its streams until it ends or the client leaves.
-pub(crate) async fn run(node: Arc<Node>, container: Container, spec: ExecSpec, socket: WebSocket) {
+/// Starts the process and serves its streams until it ends, the client leaves, or they are cut.
+pub(crate) async fn run(
+    node: Arc<Node>,
+    container: Container,
+    spec: ExecSpec,
+    socket: WebSocket,
+    cut: CancellationToken,
+) {
     let versioned = socket.protocol().and_then(|protocol| protocol.to_str().ok()) == Some(PROTOCOLS[0]);
     let command = spec.command.clone();
     let (mut to_client, from_client) = socket.split();
@@ -74,7 +81,10 @@ pub(crate) async fn run(node: Arc<Node>, container: Container, spec: ExecSpec, s
             let process = session.process.clone();
             let (stdin, terminal) = (session.stdin.take(), session.terminal.take());
             listening = tokio::spawn(listen(from_client, stdin, terminal, versioned));
-            let served = serve(session, &mut to_client, &mut listening, &command).await;
+            let served = tokio::select! {
+                served = serve(session, &mut to_client, &mut listening, &command) => served,
+                () = cut.cancelled() => None,
+            };
             if served.is_none() {
                 // Nobody is there any more who would want it to go on.
                 let _ = process.signal(libc::SIGKILL);
@@ -87,6 +97,10 @@ pub(crate) async fn run(node: Arc<Node>, container: Container, spec: ExecSpec, s
             Some(not_started(&failure))
         }
     };
+    if cut.is_cancelled() {
+        // A dead kubelet says no goodbye.
+        return listening.abort();
+    }
     if let Some(verdict) = verdict {
         let _ = to_client.send(message(ERROR, verdict.to_string().as_bytes())).await;
     }

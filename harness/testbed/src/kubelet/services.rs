@@ -12,6 +12,8 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::time::timeout;
 
+use crate::proxy::Patience;
+
 /// How long a container waits for the first list before it is tried again.
 const FIRST_LIST: Duration = Duration::from_secs(1);
 
@@ -26,7 +28,7 @@ impl Services {
     pub(crate) fn follow(client: &Client) -> (Self, impl Future<Output = ()> + use<>) {
         let (known, writer) = store();
         let changes = watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
-        let follow = changes.default_backoff().reflect(writer).for_each(|change| async move {
+        let follow = changes.backoff(Patience::default()).reflect(writer).for_each(|change| async move {
             if let Err(error) = change {
                 tracing::debug!(%error, "cannot watch services, trying again");
             }
