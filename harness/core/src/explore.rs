@@ -257,10 +257,7 @@ impl<'a> Expedition<'a> {
     async fn perform(&mut self, number: usize, operations: &[Operation], shrinking: Option<usize>) -> Ended {
         let started = Instant::now();
         let mut steps = 0;
-        let performed = tokio::select! {
-            performed = self.attempt(operations, shrinking.is_some(), &mut steps) => performed,
-            () = self.cancel.cancelled() => Err((Broken::CouldNotTell("it was interrupted".to_owned()), Vec::new())),
-        };
+        let performed = self.attempt(operations, shrinking.is_some(), &mut steps).await;
         let (verdict, reason, finding, evidence) = match performed {
             Ok(()) => (Verdict::Passed, None, None, Vec::new()),
             Err((Broken::Promise(finding), evidence)) => (Verdict::Failed, None, Some(*finding), evidence),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use stickler_reports::Finding;
 
-use super::operation::{Operation, POD_FUNCTION, WorkloadName, apply, workload};
+use super::operation::{Operation, POD_FUNCTION, apply, workload};
 use super::reference::Plan;
 
 /// The version of the file's shape.
@@ -133,7 +133,7 @@ fn line_of(text: &str, index: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::explore::operation::{Maker, Reach, ServiceName};
+    use crate::explore::operation::{Maker, Reach, ServiceName, WorkloadName};
 
     fn case() -> Case {
         let (service, workload) = (ServiceName::Two, WorkloadName::Web);

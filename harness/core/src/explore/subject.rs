@@ -93,6 +93,7 @@ impl Subject {
                 operation::workload(*name, plan.maker, plan.gated, replicas)
             })
             .collect();
+        let standing = self.standing();
         let (created, controlled) = tokio::join!(
             async {
                 for manifest in workloads {
@@ -100,7 +101,7 @@ impl Subject {
                 }
                 Ok::<_, Broken>(())
             },
-            self.scene.control(&self.standing()),
+            self.scene.control(&standing),
         );
         created?;
         controlled?;
@@ -281,8 +282,8 @@ impl Subject {
             return Ok(());
         };
         // Is it so, or could it only not be seen?
-        let now =
-            wait::within(self.scene.bounds().request, "list the pods", api.list(&ListParams::default()));
+        let all = ListParams::default();
+        let now = wait::within(self.scene.bounds().request, "list the pods", api.list(&all));
         let observed = match now.await {
             Err(gone) => return Err(error.context(format!("{gone:#}")).into()),
             Ok(pods) => match self.differs(&pods.items) {

@@ -84,6 +84,7 @@ impl Table {
         if let Some(finding) = mirrors(scene, world) {
             return Ok(Some(finding));
         }
+        let ask = resolve_as_promised(Vec::new(), RecordType::A, Vec::new());
         let mut looks: Vec<BoxFuture<'_, anyhow::Result<Option<Finding>>>> = Vec::new();
         let targets = self.services.iter().map(|target| (CALLS, target));
         for (calls, (destination, label)) in targets.chain(self.pods.iter().map(|target| (1, target))) {
@@ -92,7 +93,6 @@ impl Table {
                 looks.push(cell(scene, world, from, target, calls).boxed());
             }
         }
-        let ask = resolve_as_promised(Vec::new(), RecordType::A, Vec::new());
         for from in from.iter().filter(|from| matches!(from, Vantage::PodOn(_))) {
             for name in &self.names {
                 let ask = &ask;
