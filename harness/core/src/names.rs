@@ -123,7 +123,7 @@ impl Invariant for ResolveAsPromised {
     }
 }
 
-fn type_name(kind: RecordType) -> &'static str {
+pub(crate) fn type_name(kind: RecordType) -> &'static str {
     match kind {
         RecordType::A => "A",
         RecordType::Aaaa => "AAAA",
@@ -134,7 +134,7 @@ fn type_name(kind: RecordType) -> &'static str {
     }
 }
 
-fn code(name: &str) -> Code {
+pub(crate) fn code(name: &str) -> Code {
     match name {
         "NOERROR" => Code::NoError,
         "NXDOMAIN" => Code::NxDomain,
@@ -146,7 +146,7 @@ fn code(name: &str) -> Code {
 }
 
 /// The records in the model's words.
-fn records(resolved: &Resolved) -> anyhow::Result<BTreeSet<Record>> {
+pub(crate) fn records(resolved: &Resolved) -> anyhow::Result<BTreeSet<Record>> {
     resolved
         .records
         .iter()
