@@ -10,6 +10,7 @@ mod operation;
 mod reference;
 mod subject;
 mod table;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub use case::{CASE_SCHEMA, Case, CaseError};
 pub use operation::{Maker, Operation, Reach, ServiceName, WorkloadName};
 
 use crate::check::Broken;
+use crate::clock::now_us;
 use crate::cluster::Cluster;
 use crate::journal::Sink;
 use crate::runner::Session;
@@ -309,16 +311,32 @@ impl<'a> Expedition<'a> {
         let kubelets = u8::try_from(self.nodes).unwrap_or(u8::MAX);
         let plan = Plan::initial(if self.cluster.disruption().is_some() { kubelets } else { 0 });
         let mut subject = Subject::open(session, plan.clone(), patience).await.map_err(lost)?;
-        let held = tokio::select! {
-            held = walk(&mut subject, plan, operations, steps) => held,
+        let mut begun = Vec::new();
+        let mut held = tokio::select! {
+            held = walk(&mut subject, plan, operations, &mut begun) => held,
             // What was stopped must be started again, also then.
-            () = self.cancel.cancelled() => Err(Broken::CouldNotTell("it was interrupted".to_owned())),
+            () = self.cancel.cancelled() => Err(interrupted()),
         };
+        *steps = begun.len();
+        // Agents on a node without a kubelet cannot tell what they saw.
+        let healed = subject.heal().await;
+        if let (Ok(()), Ok(())) = (&held, &healed) {
+            held = tokio::select! {
+                seen = subject.testify() => match seen {
+                    Ok(None) => Ok(()),
+                    Ok(Some(seen)) => {
+                        *steps = begun.partition_point(|begun| *begun <= seen.at_us).max(1);
+                        Err(Broken::Promise(Box::new(seen.finding)))
+                    }
+                    Err(error) => Err(error.into()),
+                },
+                () = self.cancel.cancelled() => Err(interrupted()),
+            };
+        }
         let evidence = match &held {
             Err(_) if !shrinking && !self.cancel.is_cancelled() => subject.scene.evidence().await,
             _ => Vec::new(),
         };
-        let healed = subject.heal().await;
         self.report.looks += subject.looks;
         session.clear(subject.scene).await;
         let held = match (held, healed) {
@@ -343,18 +361,26 @@ impl<'a> Expedition<'a> {
     }
 }
 
+fn interrupted() -> Broken {
+    Broken::CouldNotTell("it was interrupted".to_owned())
+}
+
+/// Performs operations, and notes when each was begun.
 async fn walk(
     subject: &mut Subject,
     mut plan: Plan,
     operations: &[Operation],
-    steps: &mut usize,
+    begun: &mut Vec<i64>,
 ) -> Result<(), Broken> {
     subject.begin().await?;
     for operation in operations {
         if let Err(why) = plan.permits(operation) {
-            return Err(Broken::CouldNotTell(format!("operation {} makes no sense here: {why}", *steps + 1)));
+            return Err(Broken::CouldNotTell(format!(
+                "operation {} makes no sense here: {why}",
+                begun.len() + 1
+            )));
         }
-        *steps += 1;
+        begun.push(now_us());
         plan = plan.after(operation);
         subject.step(operation, plan.clone()).await?;
     }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::operation::{self, Operation, TRAFFIC, UNREADY, WorkloadName};
 use super::reference::{Plan, PodPlan};
 use super::table::{Table, hairpins};
+use super::witness::{Testimony, Witnesses};
 use crate::Scene;
 use crate::action::{Action, Resource, delete, edit, scale, use_image};
 use crate::bounds::Bounds;
@@ -57,6 +58,7 @@ pub(crate) struct Subject {
     pods: BTreeMap<String, PodState>,
     table: Table,
     nodes: Vec<String>,
+    witnesses: Option<Witnesses>,
     /// How many looks at how many cells.
     pub(crate) looks: usize,
 }
@@ -79,7 +81,8 @@ impl Subject {
         let mut nodes = scene.vantages().nodes().to_vec();
         nodes.sort();
         let pods = BTreeMap::new();
-        Ok(Self { scene, patience, plan, pods, table: Table::default(), nodes, looks: 0 })
+        let witnesses = Some(Witnesses::open(&scene).await?);
+        Ok(Self { scene, patience, plan, pods, table: Table::default(), nodes, witnesses, looks: 0 })
     }
 
     /// Makes the plan's workloads, and waits until their pods are ready.
@@ -127,6 +130,17 @@ impl Subject {
         started
             .map_err(|_| anyhow::anyhow!("it took longer than {bound:?}"))?
             .with_context(|| format!("could not start the kubelet of {node} again"))
+    }
+
+    /// Ends the clients that called all the time, and says what they saw that was never allowed.
+    ///
+    /// # Errors
+    /// If what they saw is not known.
+    pub(crate) async fn testify(&mut self) -> anyhow::Result<Option<Testimony>> {
+        match self.witnesses.take() {
+            Some(witnesses) => witnesses.testify(&self.scene, self.scene.bounds().convergence).await,
+            None => Ok(None),
+        }
     }
 
     async fn perform(&mut self, operation: &Operation) -> Held {
@@ -216,6 +230,9 @@ impl Subject {
         let state = self.pods.entry(name.clone()).or_default();
         (state.plan.touched, state.restarts) = (false, restarts(&pod) + 1);
         self.tell(&format!("kubectl exec {name} -- kill 1"));
+        if let Some(witnesses) = &self.witnesses {
+            witnesses.crashed(&self.scene, &name);
+        }
         // The command may go down with the container it ends.
         if let Ok(output) = self.scene.exec(&name, &["kill", "1"]).await
             && output.code != 0
@@ -373,7 +390,13 @@ impl Subject {
             self.looks += self.table.cells(from.len());
             let looked = self.table.look(&self.scene, &world, &from).await;
             match looked {
-                Ok(None) => return Ok(()),
+                Ok(None) => {
+                    let standing = self.standing();
+                    if let Some(witnesses) = &mut self.witnesses {
+                        witnesses.attend(&self.scene, &self.table, &standing)?;
+                    }
+                    return Ok(());
+                }
                 Ok(Some(finding)) if Instant::now() >= deadline => {
                     let bound = self.patience.convergence;
                     let observed = format!("{} (still so after {bound:?})", finding.observed);

@@ -66,6 +66,16 @@ impl Table {
         }
     }
 
+    /// Every address of a service there ever was, with its label, and whether it is a node's.
+    pub(crate) fn services(&self) -> impl Iterator<Item = (Destination, &str, bool)> {
+        self.services.iter().map(|(to, label)| (*to, label.as_str(), label.contains(" at ")))
+    }
+
+    /// The names of all services there ever were.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
     /// How many cells a look from so many places has, at most.
     pub(crate) fn cells(&self, places: usize) -> usize {
         (self.services.len() + self.pods.len()) * places
