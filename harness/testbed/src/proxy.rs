@@ -49,6 +49,7 @@ impl Proxy {
     /// Prepares the node's rules, then follows the API in the background.
     pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<Self> {
         let mut dataplane = Dataplane::open(&config.node.namespace, config.cluster_cidr)?;
+        dataplane.keeps_flows = config.bugs.has(Bug::StaleUdpConntrack);
         if !config.bugs.has(Bug::NoProxy) {
             dataplane.prepare().await?;
         }

@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::apiserver::{ApiServer, ApiServerConfig, KubeletDial};
-use crate::bugs::Bugs;
+use crate::bugs::{Bug, Bugs};
 use crate::client::{ApiEndpoint, client};
 use crate::controllers::{Controllers, ControllersConfig, NodePatience};
 use crate::enter::host_listener;
@@ -157,6 +157,7 @@ impl Testbed {
             node_port_range: NODE_PORTS,
             kubelet_dial: dial_from(control_plane.namespace.clone()),
             version: VERSION.to_owned(),
+            bugs: spec.bugs.clone(),
         })?;
 
         clock.next("controllers and scheduler");
@@ -181,7 +182,7 @@ impl Testbed {
 
         clock.next("first answer of a cluster IP on every node");
         let admin = pki.client("kubernetes-admin", &["system:masters"])?;
-        if !spec.bugs.has(crate::bugs::Bug::NoProxy) {
+        if !spec.bugs.has(Bug::NoProxy) {
             let service = first_service_address();
             let through_service = ApiEndpoint { address: service, ca_pem: pki.ca_pem() };
             let mut asking = Vec::new();
@@ -194,7 +195,7 @@ impl Testbed {
         let at_home = ApiEndpoint { address: home_address, ca_pem: pki.ca_pem() };
         let client = client(home, &at_home, &admin)?;
         // Whoever needs names waits for them; a cluster is ready without, as upstream's nodes are.
-        create_dns(&client).await?;
+        create_dns(&client, &spec.bugs).await?;
         clock.done();
 
         Ok(Self {
@@ -400,12 +401,20 @@ async fn first_answer(node: &NodeNet, service: &ApiEndpoint, admin: &Credentials
 }
 
 /// Creates what cluster DNS is made of: objects like any others, run by the cluster itself.
-async fn create_dns(client: &kube::Client) -> anyhow::Result<()> {
+async fn create_dns(client: &kube::Client, bugs: &Bugs) -> anyhow::Result<()> {
     for manifest in DNS {
         let objects: Vec<DynamicObject> =
             serde_saphyr::from_multiple(manifest).context("the manifest of cluster DNS")?;
-        for object in objects {
+        for mut object in objects {
             let types = object.types.clone().context("an object of cluster DNS has no kind")?;
+            if bugs.has(Bug::HeadlessIncludesUnready)
+                && let Some(command) = object
+                    .data
+                    .pointer_mut("/spec/template/spec/containers/0/command")
+                    .and_then(serde_json::Value::as_array_mut)
+            {
+                command.push("--unready-too".into());
+            }
             let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
             let api: Api<DynamicObject> = match &object.metadata.namespace {
                 Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),

@@ -59,6 +59,7 @@ impl Lab {
                 async { Err(std::io::Error::other("there is no kubelet here")) }.boxed()
             }),
             version: "v1.37.0".to_owned(),
+            bugs: Bugs::default(),
         })
         .unwrap();
         let client = client(&pki, &format!("https://{address}"));

@@ -23,6 +23,7 @@ use super::container::{Container, ExecSpec, Session, Terminal};
 use super::init::StartFailure;
 use super::node::Node;
 use super::output::truth;
+use crate::bugs::Bug;
 
 /// In order of preference: version 5 can close standard input, version 4 cannot.
 pub(crate) const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
@@ -82,9 +83,13 @@ pub(crate) async fn run(
             let (stdin, terminal) = (session.stdin.take(), session.terminal.take());
             listening = tokio::spawn(listen(from_client, stdin, terminal, versioned));
             let served = tokio::select! {
-                served = serve(session, &mut to_client, &mut listening, &command) => served,
+                served = serve(session, &mut to_client, &mut listening) => served,
                 () = cut.cancelled() => None,
             };
+            let served = served.map(|code| match code {
+                _ if node.bugs.has(Bug::ExecLosesExitCode) => verdict(0, &command),
+                code => verdict(code, &command),
+            });
             if served.is_none() {
                 // Nobody is there any more who would want it to go on.
                 let _ = process.signal(libc::SIGKILL);
@@ -114,13 +119,12 @@ pub(crate) async fn run(
     }
 }
 
-/// The verdict, or none when the client left first.
+/// The exit code, or none when the client left first.
 async fn serve(
     session: Session,
     to_client: &mut SplitSink<WebSocket, Message>,
     mut listening: &mut JoinHandle<()>,
-    command: &[String],
-) -> Option<Value> {
+) -> Option<i32> {
     let Session { process, stdout, stderr, .. } = session;
     let (sender, mut messages) = mpsc::channel(16);
     let pumps: Vec<_> = [(STDOUT, stdout), (STDERR, stderr)]
@@ -147,7 +151,7 @@ async fn serve(
         }
     }
     pumps.iter().for_each(JoinHandle::abort);
-    Some(verdict(exit.code(), command))
+    Some(exit.code())
 }
 
 async fn pump(channel: u8, mut stream: pipe::Receiver, messages: mpsc::Sender<Message>) {

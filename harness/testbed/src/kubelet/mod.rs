@@ -123,13 +123,13 @@ impl Kubelet {
     pub(crate) async fn start(config: KubeletConfig) -> anyhow::Result<Self> {
         let applets: Vec<&str> = config.applets.iter().map(String::as_str).collect();
         let (events, teller) = Events::new(config.client.clone(), &config.node_name);
-        let (services, follow_services) = Services::follow(&config.client);
+        let (services, follow_services) = Services::follow(&config.client, config.bugs.clone());
         let node = Arc::new(Node {
             runtime: Runtime::new(&applets),
             addresses: Addresses::new(config.pod_cidr),
             records: Records::default(),
             events,
-            bugs: config.bugs,
+            bugs: config.bugs.clone(),
             client: config.client,
             name: config.node_name,
             ip: config.node_ip,
@@ -144,6 +144,7 @@ impl Kubelet {
                 cluster_domain: config.cluster_domain,
                 node: config.node_dns,
                 node_searches: config.node_searches,
+                bugs: config.bugs,
             },
             services,
         });

@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use super::container::{Container, ExecSpec};
 use super::events::Tone;
 use super::node::Node;
+use crate::bugs::Bug;
 
 /// How much of what a probe says is kept.
 const LONGEST_OUTPUT: u64 = 10 * 1024;
@@ -132,7 +133,9 @@ async fn watch(
     let period = seconds(probe.period_seconds.or(Some(10)), 1);
     let mut ticks = interval_at(first, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut streak = Streak::new(purpose.before(subject.ready), &probe);
+    let kills = purpose == Purpose::Readiness && subject.node.bugs.has(Bug::UnreadyIsKilled);
+    let before = if kills { None } else { purpose.before(subject.ready) };
+    let mut streak = Streak::new(before, &probe);
     loop {
         ticks.tick().await;
         let well = match subject.look(&probe, seconds(probe.timeout_seconds, 1)).await {
@@ -147,6 +150,7 @@ async fn watch(
                 continue;
             }
         };
+        let purpose = if kills && !well { Purpose::Liveness } else { purpose };
         if streak.add(well) {
             let (slot, run) = (subject.slot, subject.run.clone());
             if verdicts.send(Verdict { slot, run, purpose, well }).is_err() {
