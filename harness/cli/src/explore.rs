@@ -29,6 +29,9 @@ pub(crate) struct Explore {
     /// Decides every operation: the same seed draws the same cases; drawn if it is not given.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// How many smaller sequences of operations are tried when one fails.
+    #[arg(long, value_name = "N", default_value_t = Exploration::SHRINK_RUNS)]
+    shrink: usize,
     /// Where `report.json`, `journal.jsonl` and a failing case go; the folder is made if need be.
     #[arg(long, value_name = "DIR", default_value = "report")]
     report: PathBuf,
@@ -67,7 +70,7 @@ impl Explore {
             steps: self.steps as usize,
             seed,
             folder: self.report.clone(),
-            shrink_runs: Exploration::SHRINK_RUNS,
+            shrink_runs: self.shrink,
             shrink_for: Exploration::SHRINK_FOR,
             cancel,
         };

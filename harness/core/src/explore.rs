@@ -75,7 +75,7 @@ impl Exploration {
             let tree = sequences.new_tree(&mut runner);
             let mut tree = tree.map_err(|why| anyhow::anyhow!("no operations could be drawn: {why}"))?;
             let (_, operations, seen) = tree.current();
-            let ended = expedition.perform(number, &operations, None).await;
+            let ended = expedition.perform(number, &operations, Try::First).await;
             if self.cancel.is_cancelled() || expedition.gave_up() {
                 break;
             }
@@ -106,7 +106,7 @@ impl Exploration {
         let started = Instant::now();
         let first = (operations[..ended.steps].to_vec(), ended);
         let mut tried: BTreeMap<String, bool> = BTreeMap::new();
-        let mut best: Option<Vec<Operation>> = None;
+        let mut failing: Vec<Vec<Operation>> = Vec::new();
         let mut runs = 0;
         let may_go_on = |runs: usize| {
             runs < self.shrink_runs && started.elapsed() < self.shrink_for && !self.cancel.is_cancelled()
@@ -114,17 +114,16 @@ impl Exploration {
         let mut simpler = tree.simplify();
         while simpler && may_go_on(runs) {
             let (_, candidate, _) = tree.current();
-            let shortest = best.as_ref().map_or(first.0.len(), Vec::len);
             let known = tried.get(&format!("{candidate:?}")).copied();
             let failed = match known {
                 Some(failed) => failed,
                 None if candidate.is_empty() => false,
                 None => {
                     runs += 1;
-                    let ended = expedition.perform(number, &candidate, Some(runs)).await;
+                    let ended = expedition.perform(number, &candidate, Try::Smaller(runs)).await;
                     let failed = ended.verdict == Verdict::Failed;
-                    if failed && ended.steps <= shortest {
-                        best = Some(candidate[..ended.steps].to_vec());
+                    if failed {
+                        failing.push(candidate[..ended.steps].to_vec());
                     }
                     tried.insert(format!("{candidate:?}"), failed);
                     failed
@@ -132,14 +131,18 @@ impl Exploration {
             };
             simpler = if failed { tree.simplify() } else { tree.complicate() };
         }
-        // Only what fails within the full bounds counts.
+        // Only what fails within the full bounds counts; of equally long ones, the last is the simplest.
+        failing.reverse();
+        failing.sort_by_key(Vec::len);
         let mut confirmed = first;
-        if let Some(best) = best
-            && !self.cancel.is_cancelled()
-        {
-            let ended = expedition.perform(number, &best, None).await;
+        for smaller in failing.into_iter().take(CONFIRMED) {
+            if self.cancel.is_cancelled() {
+                break;
+            }
+            let ended = expedition.perform(number, &smaller, Try::Confirming(runs)).await;
             if ended.verdict == Verdict::Failed {
-                confirmed = (best[..ended.steps].to_vec(), ended);
+                confirmed = (smaller[..ended.steps].to_vec(), ended);
+                break;
             }
         }
         let (operations, ended) = confirmed;
@@ -178,7 +181,7 @@ impl Exploration {
 /// Performs exactly the operations of a case, and tells what happened.
 pub async fn replay(case: &Case, cluster: &Arc<dyn Cluster>, sink: &Sink, cancel: &CancellationToken) {
     let mut expedition = Expedition::new(cluster, sink, cancel, case.seed, 1);
-    let ended = expedition.perform(1, &case.operations, None).await;
+    let ended = expedition.perform(1, &case.operations, Try::First).await;
     if let Some(finding) = ended.finding {
         let performed = Case { operations: case.operations[..ended.steps].to_vec(), ..case.clone() };
         expedition.report.failure = Some(ExploreFailure {
@@ -196,6 +199,16 @@ pub async fn replay(case: &Case, cluster: &Arc<dyn Cluster>, sink: &Sink, cancel
     expedition.finish(sink).await;
 }
 
+/// Why a case is performed.
+#[derive(Clone, Copy, Debug)]
+enum Try {
+    First,
+    /// To make a failure smaller, with less patience; the number of the try.
+    Smaller(usize),
+    /// To see that the smaller one fails within the full bounds too.
+    Confirming(usize),
+}
+
 /// How a case ended.
 struct Ended {
     verdict: Verdict,
@@ -205,6 +218,9 @@ struct Ended {
     evidence: Vec<Evidence>,
 }
 
+/// How many of the smallest failures are tried within the full bounds.
+const CONFIRMED: usize = 3;
+
 /// What a failure was shrunk to.
 struct Shrunk {
     operations: Vec<Operation>,
@@ -212,6 +228,17 @@ struct Shrunk {
     runs: usize,
     took: Duration,
 }
+
+/// The planted bugs an exploration is to find: those that break what the truth table shows.
+pub const FINDS: &[&str] = &[
+    "no-proxy",
+    "stale-endpoint",
+    "node-port-only-where-pod-runs",
+    "deleted-endpoint-stays",
+    "unready-endpoint-stays",
+    "affinity-ignored",
+    "headless-includes-unready",
+];
 
 /// So many cases in a row that could not be judged: something is wrong that will not go away.
 const PATIENCE: usize = 3;
@@ -254,23 +281,31 @@ impl<'a> Expedition<'a> {
         self.unjudged >= PATIENCE
     }
 
-    /// Performs one case from the beginning, and tells how it ended. `shrinking` numbers the tries to
-    /// make a failure smaller.
-    async fn perform(&mut self, number: usize, operations: &[Operation], shrinking: Option<usize>) -> Ended {
+    /// Performs one case from the beginning, and tells how it ended. `which` says what for.
+    async fn perform(&mut self, number: usize, operations: &[Operation], which: Try) -> Ended {
         let started = Instant::now();
         let mut steps = 0;
-        let performed = self.attempt(operations, shrinking.is_some(), &mut steps).await;
+        let performed = self.attempt(operations, which, &mut steps).await;
         let (verdict, reason, finding, evidence) = match performed {
             Ok(()) => (Verdict::Passed, None, None, Vec::new()),
             Err((Broken::Promise(finding), evidence)) => (Verdict::Failed, None, Some(*finding), evidence),
             Err((Broken::CouldNotTell(reason), evidence)) => {
-                // Its agents may be what is lost.
-                self.session = None;
+                // Before the first operation, its agents are what is lost.
+                if steps == 0
+                    && !self.cancel.is_cancelled()
+                    && let Some(session) = self.session.take()
+                {
+                    session.give_back().await;
+                }
                 (Verdict::Inconclusive, Some(reason), None, evidence)
             }
         };
         let duration = started.elapsed();
         self.unjudged = if verdict == Verdict::Inconclusive { self.unjudged + 1 } else { 0 };
+        let shrinking = match which {
+            Try::First => None,
+            Try::Smaller(run) | Try::Confirming(run) => Some(run),
+        };
         if shrinking.is_none() {
             self.report.count(verdict, reason.as_deref(), millis(duration));
             self.report.steps += steps;
@@ -295,7 +330,7 @@ impl<'a> Expedition<'a> {
     async fn attempt(
         &mut self,
         operations: &[Operation],
-        shrinking: bool,
+        which: Try,
         steps: &mut usize,
     ) -> Result<(), (Broken, Vec<Evidence>)> {
         let lost = |error: anyhow::Error| (Broken::from(error), Vec::new());
@@ -307,6 +342,7 @@ impl<'a> Expedition<'a> {
         };
         let session = self.session.insert(session);
         let bounds = self.cluster.bounds();
+        let shrinking = matches!(which, Try::Smaller(_));
         let patience = if shrinking { Patience::short(&bounds) } else { Patience::full(&bounds) };
         let kubelets = u8::try_from(self.nodes).unwrap_or(u8::MAX);
         let plan = Plan::initial(if self.cluster.disruption().is_some() { kubelets } else { 0 });

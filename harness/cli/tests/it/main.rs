@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod catalogue;
+mod explore;
 mod kubectl;
 mod leftovers;
 mod program;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     for (chapter, tests) in [
         ("bad_input", bad_input::TESTS),
         ("catalogue", catalogue::TESTS),
+        ("explore", explore::TESTS),
         ("kubectl", kubectl::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),

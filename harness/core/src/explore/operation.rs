@@ -328,7 +328,7 @@ impl fmt::Display for Operation {
                 write!(f, "kubectl label --overwrite \"$(pod {workload} {pod})\" {TRAFFIC}={value}")
             }
             Self::Probe { workload, pod, ready } => {
-                let command = if *ready { "rm" } else { "touch" };
+                let command = if *ready { "rm -f" } else { "touch" };
                 write!(f, "kubectl exec \"$(pod {workload} {pod})\" -- {command} {UNREADY}")
             }
             Self::Gate { workload, pod, ready } => {

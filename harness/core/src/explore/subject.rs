@@ -176,7 +176,9 @@ impl Subject {
             }
             Operation::Probe { workload, pod, ready } => {
                 let name = self.pod(*workload, *pod).await?;
-                self.exec(&name, &[if *ready { "rm" } else { "touch" }, UNREADY]).await?;
+                // Of pods made at once any may be the first, so the file need not be there.
+                let command: &[&str] = if *ready { &["rm", "-f", UNREADY] } else { &["touch", UNREADY] };
+                self.exec(&name, command).await?;
                 self.pods.entry(name).or_default().plan.touched = !*ready;
             }
             Operation::Gate { workload, pod, ready } => {
@@ -382,6 +384,7 @@ impl Subject {
     async fn agrees(&mut self) -> Held {
         let deadline = Instant::now() + self.patience.convergence;
         loop {
+            let began = Instant::now();
             let world = self.world().await?;
             let domain = &self.scene.cluster.promises().cluster_domain;
             self.table.learn(&world, self.scene.namespace(), domain);
@@ -397,12 +400,12 @@ impl Subject {
                     }
                     return Ok(());
                 }
-                Ok(Some(finding)) if Instant::now() >= deadline => {
+                Ok(Some(finding)) if began >= deadline => {
                     let bound = self.patience.convergence;
                     let observed = format!("{} (still so after {bound:?})", finding.observed);
                     return Err(Broken::Promise(Box::new(Finding { observed, ..finding })));
                 }
-                Err(error) if Instant::now() >= deadline => return Err(error.into()),
+                Err(error) if began >= deadline => return Err(error.into()),
                 // A pod that calls start from may have ended meanwhile.
                 Ok(Some(_)) | Err(_) => look_again().await,
             }

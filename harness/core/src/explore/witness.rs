@@ -17,7 +17,7 @@ use crate::vantage::Vantage;
 
 /// Between two calls of one client: often enough to meet a change, and seldom enough to leave the
 /// machine to the table.
-const CALL_EVERY: Duration = Duration::from_millis(40);
+const CALL_EVERY: Duration = Duration::from_millis(50);
 
 /// The clients of a case, and the record of what was promised meanwhile.
 pub(crate) struct Witnesses {
