@@ -49,6 +49,21 @@ pub enum Event {
     Changed { earliest_us: i64, latest_us: i64, change: String },
     /// What a chaos run found.
     ChaosFinished { chaos: Box<ChaosReport> },
+    /// A case of an exploration ended; `shrinking` numbers the tries to make a failure smaller.
+    CaseFinished {
+        case: usize,
+        of: usize,
+        shrinking: Option<usize>,
+        operations: Vec<String>,
+        /// How many of them were performed.
+        steps: usize,
+        verdict: Verdict,
+        reason: Option<String>,
+        finding: Option<Finding>,
+        duration_ms: u64,
+    },
+    /// What an exploration found, all in all.
+    Explored { explore: Box<crate::ExploreReport> },
     /// Something went wrong that belongs to no check.
     Trouble { message: String },
     /// The last event of a run that could still write.

@@ -25,6 +25,8 @@ pub struct Report {
     /// What was found while faults struck, if they did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chaos: Option<ChaosReport>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explore: Option<crate::ExploreReport>,
     /// Trouble that belongs to no check, such as an agent that did not come up.
     pub troubles: Vec<String>,
     pub timings: Vec<Timing>,
@@ -74,6 +76,7 @@ impl Report {
             interrupted: true,
             checks: Vec::new(),
             chaos: None,
+            explore: None,
             troubles: Vec::new(),
             timings: Vec::new(),
             summary: Summary::default(),
@@ -92,7 +95,13 @@ impl Report {
     /// The worst verdict of all checks; an interrupted run and one with trouble is never better
     /// than inconclusive.
     pub fn verdict(&self) -> Verdict {
-        let floor = if self.interrupted || !self.troubles.is_empty() {
+        // Who asked for one of these and has nothing to show for it cannot tell.
+        let missing = match self.suite.as_str() {
+            "chaos" => self.chaos.is_none(),
+            "explore" => self.explore.is_none(),
+            _ => false,
+        };
+        let floor = if self.interrupted || missing || !self.troubles.is_empty() {
             Verdict::Inconclusive
         } else {
             Verdict::Passed
@@ -103,6 +112,7 @@ impl Report {
             .chain(self.chaos.iter().map(|chaos| chaos.verdict))
             // A skipped check has its reason in the report and is no stain on the run.
             .filter(|verdict| *verdict != Verdict::Skipped)
+            .chain(self.explore.iter().map(crate::ExploreReport::verdict))
             .fold(floor, Ord::max)
     }
 
@@ -179,9 +189,11 @@ impl Reporter for Report {
                 self.interrupted = *interrupted;
                 self.timings.clone_from(timings);
             }
+            Event::Explored { explore } => self.explore = Some((**explore).clone()),
             Event::CheckStarted { .. }
             | Event::Acted { .. }
             | Event::Called { .. }
+            | Event::CaseFinished { .. }
             | Event::ChaosPlanned { .. }
             | Event::ClientsStarted { .. }
             | Event::FaultInjected { .. }

@@ -48,7 +48,33 @@ pub fn progress(record: &Record, colour: bool) -> Option<String> {
             let reason = chaos.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             Some(format!("{} chaos{reason}", paint.verdict(chaos.verdict)))
         }
+        Event::CaseFinished {
+            case,
+            of,
+            shrinking,
+            operations,
+            steps,
+            verdict,
+            reason,
+            finding,
+            duration_ms,
+        } => {
+            let of = shrinking.map_or_else(
+                || format!("case {case} of {of}"),
+                |run| format!("case {case}, smaller ({run})"),
+            );
+            let word = paint.verdict(*verdict);
+            let mut line =
+                format!("{word} {of}: {steps} of {} operations ({duration_ms} ms)", operations.len());
+            if let Some(finding) = finding.as_ref().filter(|_| shrinking.is_none()) {
+                let _ = write!(line, "\n      {}", finding.observed);
+            } else if let Some(reason) = reason {
+                let _ = write!(line, ": {reason}");
+            }
+            Some(line)
+        }
         Event::RunStarted { .. }
+        | Event::Explored { .. }
         | Event::Changed { .. }
         | Event::CheckStarted { .. }
         | Event::Acted { .. }
@@ -75,6 +101,9 @@ pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
         chaos(&mut text, found, &paint);
     }
     chapters(&mut text, report, &paint);
+    if let Some(explore) = &report.explore {
+        explore.write(&mut text);
+    }
     for check in report.checks.iter().filter(|check| check.verdict == Verdict::Skipped) {
         let reason = check.reason.as_deref().unwrap_or("no reason was given");
         let _ = writeln!(text, "  skipped {}: {reason}", check.id);
@@ -230,9 +259,8 @@ fn last_line(text: &mut String, report: &Report, paint: &Paint) {
         Verdict::Inconclusive => paint.yellow("could not tell"),
     };
     let _ = write!(text, "\n{word}");
-    let counts = [(summary.passed, "passed")].into_iter().filter(|_| !report.checks.is_empty());
-    for (index, (count, name)) in counts.enumerate() {
-        let _ = write!(text, "{}{count} {name}", if index == 0 { ": " } else { ", " });
+    if !report.checks.is_empty() {
+        let _ = write!(text, ": {} passed", summary.passed);
     }
     for (count, name) in
         [(summary.failed, "failed"), (summary.inconclusive, "inconclusive"), (summary.skipped, "skipped")]

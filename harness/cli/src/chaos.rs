@@ -1,21 +1,19 @@
 //! `stickler chaos`: faults strike while clients call, and every answer is judged.
 
-use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use stickler::chaos::{Chaos, Fault};
 use stickler::{Bounds, Cluster, Provider, Sink};
-use stickler_reports::{Event, Journal, Report, Reporter, Verdict};
+use stickler_reports::Event;
 use tokio_util::sync::CancellationToken;
 
 use crate::Ended;
-use crate::cluster::{ClusterArgs, ProviderName, ReachArgs, runtime};
+use crate::cluster::{ClusterArgs, ProviderName, ReachArgs};
 use crate::interrupt;
-use crate::run::{Format, Progress, Shared, start};
+use crate::run::{Format, record, start};
 
 /// Arguments of `stickler chaos`.
 #[derive(Args)]
@@ -58,30 +56,8 @@ impl ChaosArgs {
             return self.print_plan(seed);
         }
         let provider = self.cluster.provider(0, Some(&self.reach))?;
-        let folder = self.report.as_path();
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("the report's folder `{}` cannot be made", folder.display()))?;
-        let kept = Shared::holding(Journal::create(&folder.join("journal.jsonl"))?);
-        let report = Shared::default();
-        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(kept.clone()), Box::new(report.clone())];
-        if !self.quiet {
-            reporters.push(Box::new(Progress { colour: std::io::stderr().is_terminal() }));
-        }
-        let sink = Sink::new(reporters);
-        let runtime = runtime()?;
-        let performed = runtime.block_on(self.perform(provider.as_ref(), seed, &sink));
-        drop(runtime);
-        if let Some(journal) = kept.take() {
-            journal.finish()?;
-        }
-        let report: Report = report.take().unwrap_or_default();
-        stickler_reports::write_report(folder, &report)?;
-        performed?;
-        self.print(folder, &report)?;
-        Ok(match (report.verdict(), report.chaos.is_some()) {
-            _ if report.interrupted => Ended::Interrupted,
-            (Verdict::Passed, true) => Ended::Held,
-            _ => Ended::Broken,
+        record(&self.report, self.quiet, self.format, false, async |sink| {
+            self.perform(provider.as_ref(), seed, sink).await
         })
     }
 
@@ -123,16 +99,6 @@ impl ChaosArgs {
             }
         }
         Ok(Ended::Held)
-    }
-
-    fn print(&self, folder: &Path, report: &Report) -> anyhow::Result<()> {
-        match self.format {
-            Format::Json => crate::print(&(serde_json::to_string_pretty(report)? + "\n")),
-            Format::Pretty => {
-                let text = stickler_reports::summary(report, std::io::stdout().is_terminal(), false);
-                crate::print(&format!("{text}report: {}\n", folder.join("report.json").display()))
-            }
-        }
     }
 }
 

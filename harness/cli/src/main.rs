@@ -4,8 +4,10 @@
 mod chaos;
 mod cluster;
 mod doctor;
+mod explore;
 mod interrupt;
 mod list;
+mod replay;
 mod run;
 mod up;
 
@@ -42,6 +44,13 @@ enum Command {
     /// Let faults strike while clients call from everywhere, and judge every answer.
     #[command(after_help = EXIT_STATUS)]
     Chaos(chaos::ChaosArgs),
+    /// Look for a world of services and pods in which a promise is broken, and for the fewest
+    /// operations that lead there.
+    #[command(after_help = EXIT_STATUS)]
+    Explore(explore::Explore),
+    /// Perform a case that `explore` saved again.
+    #[command(after_help = EXIT_STATUS)]
+    Replay(replay::Replay),
     /// List every check, or every bug that can be planted.
     List(list::List),
     /// Say what this machine, or a cluster, can and cannot do, and why.
@@ -76,6 +85,8 @@ fn main() -> ExitCode {
     let ended = match command {
         Command::Run(run) => run.execute(),
         Command::Chaos(chaos) => chaos.execute(),
+        Command::Explore(explore) => explore.execute(),
+        Command::Replay(replay) => replay.execute(),
         Command::List(list) => list.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Up(up) => up.execute(),

@@ -16,6 +16,7 @@ mod clock;
 mod cluster;
 mod destination;
 mod evidence;
+pub mod explore;
 pub mod history;
 mod invariant;
 mod journal;

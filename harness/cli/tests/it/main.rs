@@ -3,8 +3,9 @@
 
 mod bad_input;
 mod catalogue;
-mod doctor;
 mod chaos;
+mod doctor;
+mod explore;
 mod kubectl;
 mod leftovers;
 mod program;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         ("catalogue", catalogue::TESTS),
         ("doctor", doctor::TESTS),
         ("chaos", chaos::TESTS),
+        ("explore", explore::TESTS),
         ("kubectl", kubectl::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),
