@@ -67,6 +67,8 @@ pub struct ChaosReport {
     /// From the last pod ready again to everything as promised; none if it did not come to that.
     pub converged_ms: Option<u64>,
     pub convergence_bound_ms: u64,
+    /// The longest it took the API server to answer one small request.
+    pub slowest_answer_ms: u64,
 }
 
 /// One broken promise of a chaos run.
@@ -134,6 +136,7 @@ impl Default for ChaosReport {
             removed_to_last_served: DistributionReport::default(),
             converged_ms: None,
             convergence_bound_ms: 0,
+            slowest_answer_ms: 0,
         }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct ChaosArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     faults: Vec<Fault>,
     /// How many calls each client begins per second.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rate: u32,
     /// Print what would strike when, and do nothing.
     #[arg(long)]

@@ -135,7 +135,7 @@ async fn act(scene: &Scene, act: Act, recording: &Recording) -> Result<Option<St
             format!("deployment `web` at {replicas} replicas")
         }
         Act::AwaitRollout => {
-            scene.rolled_out("web").await?;
+            rolled_out(scene).await?;
             return Ok(None);
         }
     }))
@@ -155,7 +155,7 @@ async fn undo(scene: &Scene, strike: &Strike) -> Result<(), Broken> {
 pub(super) async fn mend(scene: &Scene) -> Result<(), Broken> {
     scene.when(scale(Resource::Deployment, "web", REPLICAS)).await?;
     ready(scene).await?;
-    scene.rolled_out("web").await?;
+    rolled_out(scene).await?;
     // Pods on their way out are no part of it.
     let what = "every pod to be ready";
     scene.is_waiting_for(what);
@@ -172,6 +172,11 @@ pub(super) async fn mend(scene: &Scene) -> Result<(), Broken> {
     // A container that was killed twice is started again after a back-off of ten seconds.
     let bound = scene.bounds().pods_ready;
     Ok(wait::until(scene.api::<Pod>(), Config::default().labels("app=web"), what, bound, done).await?)
+}
+
+/// Waits until the Deployment is rolled out, which may have to replace one pod after the other.
+async fn rolled_out(scene: &Scene) -> Result<(), Broken> {
+    scene.rolled_out_within("web", scene.bounds().pods_ready * REPLICAS).await
 }
 
 /// Makes every pod ready that was made unready.
