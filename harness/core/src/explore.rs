@@ -1,8 +1,8 @@
 //! Exploration: is there any world of services and pods, reached by any sequence of operations, in
 //! which a cluster does not keep its promises?
 //!
-//! A [reference machine](reference) draws operations that make sense; the [subject] carries them out
-//! on a cluster; after each, the whole [truth table](table) is observed and compared with the model.
+//! A reference machine draws operations that make sense; the subject carries them out
+//! on a cluster; after each, the whole truth table is observed and compared with the model.
 //! A sequence that breaks a promise is shrunk to the fewest operations and saved as a [`Case`].
 
 mod case;
@@ -15,11 +15,11 @@ mod witness;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::strategy::{Strategy as _, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use stickler_reports::{Event, Evidence, ExploreFailure, ExploreReport, Finding, Timing, Verdict};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,9 @@ use crate::journal::Sink;
 use crate::runner::Session;
 use reference::{Plan, sequences};
 use subject::{Patience, Subject};
+
+/// What proptest draws: where a case begins, its operations, and a count of those that were performed.
+type Drawn = (Plan, Vec<Operation>, Option<Arc<AtomicUsize>>);
 
 /// What to explore, and how far.
 #[derive(Clone, Debug)]
@@ -97,9 +100,7 @@ impl Exploration {
         &self,
         expedition: &mut Expedition<'_>,
         number: usize,
-        tree: &mut impl proptest::strategy::ValueTree<
-            Value = (Plan, Vec<Operation>, Option<Arc<std::sync::atomic::AtomicUsize>>),
-        >,
+        tree: &mut impl ValueTree<Value = Drawn>,
         operations: &[Operation],
         ended: Ended,
     ) -> Shrunk {

@@ -44,7 +44,7 @@ fn the_bugs_it_is_to_find_can_be_planted() -> Result<(), Impossible> {
 fn a_planted_bug_is_found_shrunk_and_replayed() -> Result<(), Impossible> {
     let folder = tempdir().expect("a folder can be made");
     let bug = ["--bug", "node-port-only-where-pod-runs"];
-    let explore = ["explore", "--cases", "60", "--seed", "1", "--report", "out"];
+    let explore = ["explore", "--cases", "60", "--seed", "1", "--shrink", "4", "--report", "out"];
     let explored = output(stickler(folder.path(), &[explore.as_slice(), &bug].concat()));
     assert_eq!(explored.code(), Some(1), "{explored:#?}");
     let file = "out/failing-1.yaml";

@@ -164,7 +164,7 @@ pub enum Operation {
 /// The label services select by, beside `app`.
 pub(crate) const TRAFFIC: &str = "traffic";
 
-/// The file that makes a pod unready.
+/// The file that makes a pod unready. One that made it ready would race with the first probe.
 pub(crate) const UNREADY: &str = "/var/unready";
 
 /// The port the pods' containers listen on.
@@ -247,7 +247,7 @@ pub(crate) fn workload(name: WorkloadName, maker: Maker, gated: bool, replicas: 
             "command": ["agent", "serve", "--goweb", CONTAINER_PORT.to_string()],
             "ports": [{ "name": "http", "containerPort": CONTAINER_PORT }],
             "readinessProbe": {
-                "exec": { "command": ["sh", "-c", format!("ls {UNREADY} && exit 1 || exit 0")] },
+                "exec": { "command": ["sh", "-c", format!(": < {UNREADY} && exit 1 || exit 0")] },
                 "periodSeconds": 1,
                 "failureThreshold": 1,
             },

@@ -41,7 +41,7 @@ pub(crate) struct WorkloadPlan {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PodPlan {
     pub(crate) unlabelled: bool,
-    pub(crate) touched: bool,
+    pub(crate) unready: bool,
     pub(crate) gate_open: bool,
     /// A container that ends twice waits before it is started again; once is enough.
     pub(crate) killed: bool,
@@ -143,7 +143,7 @@ impl Plan {
             ),
             Operation::Probe { workload: name, pod: number, ready } => {
                 in_reach()?;
-                changes(pod(name, number)?.touched != *ready, &format!("pod {number} of `{name}` is so"))
+                changes(pod(name, number)?.unready != *ready, &format!("pod {number} of `{name}` is so"))
             }
             Operation::Gate { workload: name, pod: number, ready } => {
                 if !workload(name)?.gated {
@@ -210,14 +210,14 @@ impl Plan {
                 self.pod(*workload, *pod, |plan| plan.unlabelled = !*on);
             }
             Operation::Probe { workload, pod, ready } => {
-                self.pod(*workload, *pod, |plan| plan.touched = !*ready);
+                self.pod(*workload, *pod, |plan| plan.unready = !*ready);
             }
             Operation::Gate { workload, pod, ready } => {
                 self.pod(*workload, *pod, |plan| plan.gate_open = *ready);
             }
             Operation::Kill { workload, pod } => {
                 // What was written is gone with the container.
-                self.pod(*workload, *pod, |plan| (plan.killed, plan.touched) = (true, false));
+                self.pod(*workload, *pod, |plan| (plan.killed, plan.unready) = (true, false));
             }
             Operation::StopKubelet { node } => self.stopped = Some(*node),
             Operation::StartKubelet { .. } => self.stopped = None,
@@ -387,7 +387,7 @@ fn workloads(plan: &Plan, kinds: &mut Vec<(u32, BoxedStrategy<Operation>)>) {
                 .map(|(workload, _, pod, plan)| Operation::Probe {
                     workload: *workload,
                     pod: *pod,
-                    ready: plan.touched,
+                    ready: plan.unready,
                 })
                 .collect(),
         );

@@ -179,7 +179,7 @@ impl Subject {
                 // Of pods made at once any may be the first, so the file need not be there.
                 let command: &[&str] = if *ready { &["rm", "-f", UNREADY] } else { &["touch", UNREADY] };
                 self.exec(&name, command).await?;
-                self.pods.entry(name).or_default().plan.touched = !*ready;
+                self.pods.entry(name).or_default().plan.unready = !*ready;
             }
             Operation::Gate { workload, pod, ready } => {
                 let name = self.pod(*workload, *pod).await?;
@@ -230,7 +230,7 @@ impl Subject {
         let bound = self.scene.bounds().request;
         let pod = wait::within(bound, &format!("get pod `{name}`"), api.get(&name)).await?;
         let state = self.pods.entry(name.clone()).or_default();
-        (state.plan.touched, state.restarts) = (false, restarts(&pod) + 1);
+        (state.plan.unready, state.restarts) = (false, restarts(&pod) + 1);
         self.tell(&format!("kubectl exec {name} -- kill 1"));
         if let Some(witnesses) = &self.witnesses {
             witnesses.crashed(&self.scene, &name);
@@ -347,7 +347,7 @@ impl Subject {
                 if restarts(pod) < state.restarts {
                     return Some(format!("the container of pod `{name}` ended and was not started again"));
                 }
-                let ready = !state.plan.touched && (!plan.gated || state.plan.gate_open);
+                let ready = !state.plan.unready && (!plan.gated || state.plan.gate_open);
                 match (wait::pod_ready(pod), ready) {
                     (Ok(()), false) => {
                         return Some(format!("pod `{name}` is ready, though it should not be"));

@@ -61,14 +61,11 @@ impl Witnesses {
             if !self.called.insert(destination) {
                 continue;
             }
-            // Every node's own rules for cluster IPs; for a node's port one client, from outside if
-            // there is one.
-            let callers = match outside {
-                Some(outside) if is_of_node => vec![outside],
-                _ if is_of_node => pods.first().copied().into_iter().collect(),
-                _ => pods.clone(),
-            };
-            clients.extend(callers.into_iter().map(|from| Client {
+            // One client for each: pods of one node after the other for cluster IPs, for a node's port
+            // from outside if there is an outside.
+            let turn = self.called.len().checked_rem(pods.len()).and_then(|turn| pods.get(turn).copied());
+            let caller = if is_of_node { outside.or(turn) } else { turn };
+            clients.extend(caller.map(|from| Client {
                 from: from.clone(),
                 label: format!("{label} ({destination})"),
                 to: Aim::Address(destination),
