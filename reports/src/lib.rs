@@ -2,12 +2,14 @@
 //! read from it. Depends on nothing of the rest of the house; the runner knows reporters only as
 //! sinks of [`Event`]s.
 
+mod chaos;
 mod event;
 mod journal;
 mod json;
 mod report;
 mod terminal;
 
+pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
 pub use event::{Call, CheckCard, Class, ClusterCard, Event, Evidence, Finding, Record, Timing, Verdict};
 pub use journal::{Journal, JournalError, read_journal};
 pub use json::{ReportError, write_report};

@@ -318,7 +318,7 @@ async fn udp_endpoint_replaced(scene: &mut Scene) -> Held {
     const PORT: u16 = 26_001;
     scene.given(fixture!("service/udp-flow.yaml")).await?;
     let from = scene.inside();
-    let flow = || as_promised(from.clone(), vec![cluster_ip("flow")]).from_port(PORT);
+    let flow = || as_promised(from.clone(), vec![cluster_ip("flow")]).with_source_port(PORT);
     scene.eventually(flow()).await?;
     // The pod of before lives on, and would answer.
     scene.while_sending(&from, "flow", PORT, async |scene: &Scene| selects(scene, "green").await).await?;
@@ -342,7 +342,7 @@ async fn udp_endpoint_appears(scene: &mut Scene) -> Held {
     const PORT: u16 = 26_002;
     scene.given(fixture!("service/udp-flow.yaml")).await?;
     let from = scene.inside();
-    let flow = || as_promised(from.clone(), vec![cluster_ip("flow")]).from_port(PORT);
+    let flow = || as_promised(from.clone(), vec![cluster_ip("flow")]).with_source_port(PORT);
     // First somebody, then nobody: the flow must not go on to the pod of before either.
     scene.eventually(flow()).await?;
     scene.while_sending(&from, "flow", PORT, async |scene: &Scene| selects(scene, "none").await).await?;

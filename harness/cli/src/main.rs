@@ -1,7 +1,9 @@
 //! The binary `stickler`: one file per command.
 #![expect(clippy::print_stderr, reason = "a command line program talks to its user")]
 
+mod chaos;
 mod cluster;
+mod doctor;
 mod interrupt;
 mod list;
 mod run;
@@ -37,8 +39,13 @@ enum Command {
     /// Check every promise of Services on a cluster, and report what was broken.
     #[command(after_help = EXIT_STATUS)]
     Run(run::Run),
+    /// Let faults strike while clients call from everywhere, and judge every answer.
+    #[command(after_help = EXIT_STATUS)]
+    Chaos(chaos::ChaosArgs),
     /// List every check, or every bug that can be planted.
     List(list::List),
+    /// Say what this machine, or a cluster, can and cannot do, and why.
+    Doctor(doctor::Doctor),
     /// Start a cluster, say how to use it with kubectl, and keep it until Ctrl-C.
     Up(up::Up),
 }
@@ -68,7 +75,9 @@ fn main() -> ExitCode {
     let command = cli.command.unwrap_or(Command::Run(cli.run));
     let ended = match command {
         Command::Run(run) => run.execute(),
+        Command::Chaos(chaos) => chaos.execute(),
         Command::List(list) => list.execute(),
+        Command::Doctor(doctor) => doctor.execute(),
         Command::Up(up) => up.execute(),
     };
     match ended {

@@ -64,8 +64,7 @@ impl Run {
             .with_context(|| format!("the report's folder `{}` cannot be made", folder.display()))?;
         let journal = Journal::create(&folder.join("journal.jsonl"))?;
         let report = Shared::default();
-        let kept = Shared::default();
-        *kept.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
+        let kept = Shared::holding(journal);
         let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(kept.clone()), Box::new(report.clone())];
         if !self.quiet {
             reporters.push(Box::new(Progress { colour: std::io::stderr().is_terminal() }));
@@ -124,7 +123,7 @@ impl Run {
 }
 
 /// Starts a cluster; `None` if the run was interrupted meanwhile.
-async fn start(
+pub(crate) async fn start(
     provider: &dyn Provider,
     cancel: &CancellationToken,
     sink: &Sink,
@@ -167,11 +166,15 @@ fn select(filters: &[String]) -> anyhow::Result<Vec<&'static Check>> {
 }
 
 /// A reporter that is wanted back after the run.
-struct Shared<R>(Arc<Mutex<Option<R>>>);
+pub(crate) struct Shared<R>(Arc<Mutex<Option<R>>>);
 
 impl<R> Shared<R> {
-    fn take(&self) -> Option<R> {
+    pub(crate) fn take(&self) -> Option<R> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn holding(reporter: R) -> Self {
+        Self(Arc::new(Mutex::new(Some(reporter))))
     }
 }
 
@@ -202,8 +205,8 @@ impl Reporter for Shared<Report> {
 }
 
 /// One line per event, on standard error.
-struct Progress {
-    colour: bool,
+pub(crate) struct Progress {
+    pub(crate) colour: bool,
 }
 
 impl Reporter for Progress {

@@ -69,7 +69,7 @@ impl AsPromised {
     /// Datagrams are all sent from this port, one after the other, so that to everybody on the way
     /// they are one flow.
     #[must_use]
-    pub fn from_port(self, port: u16) -> Self {
+    pub fn with_source_port(self, port: u16) -> Self {
         Self { source_port: Some(port), ..self }
     }
 }

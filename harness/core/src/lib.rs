@@ -8,6 +8,7 @@ pub mod action;
 mod agent;
 mod bounds;
 mod calls;
+pub mod chaos;
 mod check;
 pub mod chronicle;
 pub mod clients;

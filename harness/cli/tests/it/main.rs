@@ -3,6 +3,8 @@
 
 mod bad_input;
 mod catalogue;
+mod doctor;
+mod chaos;
 mod kubectl;
 mod leftovers;
 mod program;
@@ -21,6 +23,8 @@ fn main() -> ExitCode {
     for (chapter, tests) in [
         ("bad_input", bad_input::TESTS),
         ("catalogue", catalogue::TESTS),
+        ("doctor", doctor::TESTS),
+        ("chaos", chaos::TESTS),
         ("kubectl", kubectl::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),
