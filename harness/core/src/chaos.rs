@@ -346,7 +346,7 @@ fn told(change: &Change) -> String {
 }
 
 fn joined(first: Option<String>, then: String) -> Option<String> {
-    Some(first.map_or(then.clone(), |first| format!("{first}; {then}")))
+    Some(first.map_or_else(|| then.clone(), |first| format!("{first}; {then}")))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -137,7 +137,9 @@ impl Fault {
                 }
                 steps.push(step(after, Act::Scale { replicas: REPLICAS }));
                 steps.push(step(after, Act::AwaitRollout));
-                // Nothing else happens then: whoever misses that a pod left is not told again.
+                // What was told of them is done with by then, and nothing else happens afterwards: whoever
+                // misses that a pod left is not told again.
+                after += 1_000;
                 steps.push(step(after, Act::Scale { replicas: REPLICAS - 1 }));
                 (steps, millis(after) + too_long)
             }

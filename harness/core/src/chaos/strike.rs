@@ -93,7 +93,8 @@ async fn one(scene: &Scene, strike: &Strike, recording: &Recording, cancel: &Can
     }
     if let Err(broken) = undo(scene, strike).await {
         let trouble = format!("could not heal it: {}", in_words(broken));
-        struck.trouble = Some(struck.trouble.map_or(trouble.clone(), |first| format!("{first}; {trouble}")));
+        struck.trouble =
+            Some(struck.trouble.map_or_else(|| trouble.clone(), |first| format!("{first}; {trouble}")));
     }
     struck.healed_us = now_us();
     scene.sink.tell(Event::FaultHealed { fault: fault.name().to_owned(), trouble: struck.trouble.clone() });
