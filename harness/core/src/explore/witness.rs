@@ -232,7 +232,7 @@ mod tests {
 
     fn pod(extra: &str) -> Object {
         let world = World::from_yaml(&format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a{extra}}}\nspec: {{nodeName: n, containers: []}}\n"
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a{extra}}}\nspec: {{nodeName: kube1, containers: []}}\n"
         ))
         .expect("a pod");
         Object::Pod(Box::new(world.pods.into_values().next().expect("one")))
