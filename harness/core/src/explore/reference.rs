@@ -95,7 +95,7 @@ impl Plan {
                 changes(self.services.contains_key(name), &format!("there is a service `{name}`"))
             }
             Operation::DeleteService { service: name } => service(name).map(drop),
-            Operation::SetSticky { service: name, sticky } => {
+            Operation::SetSticky { service: name, .. } => {
                 let plan = service(name)?;
                 if plan.reach == Reach::Headless {
                     return Err(format!("`{name}` is headless, so there is nothing that could be sticky"));
