@@ -162,7 +162,6 @@ impl Chaos {
             bounds,
             seed: self.seed,
             rate: self.rate,
-            is_ours: scene.cluster.is_ephemeral(),
         };
         // It may take a while, and agents say something once a second.
         let mut report = tokio::task::block_in_place(|| shown.judge());

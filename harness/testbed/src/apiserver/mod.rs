@@ -48,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bugs::Bugs;
+use crate::namespace::Listening;
 use crate::pki::Pki;
 
 /// How the API server reaches a kubelet: by whatever network its own host has.
@@ -148,7 +149,7 @@ impl ApiServer {
                 tokio::net::TcpListener::from_std(listener).context("an API server's listener is broken")?;
             let accept = serve::accept(
                 Arc::clone(&self.shared),
-                listener,
+                Listening::new(listener),
                 running.tasks.clone(),
                 running.stop.clone(),
             );

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use serde_json::Value;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +29,7 @@ use super::token::Tokens;
 use super::view::View;
 use super::watch::Watch;
 use super::{discovery, exec, list, openapi, patch, pod, review, scale};
+use crate::namespace::Listening;
 
 /// Larger requests are refused, as upstream does.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -58,7 +59,7 @@ pub(crate) struct Context {
 /// Takes connections until told to stop.
 pub(crate) async fn accept(
     shared: Arc<Shared>,
-    listener: TcpListener,
+    listener: Listening,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
