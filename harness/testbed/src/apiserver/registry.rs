@@ -325,7 +325,7 @@ impl Registry {
             Status::bad_request(article)
         };
         let Admitted { object, mut errors, unknown } =
-            (resource.admit)(input, old).map_err(|what| cannot(&what))?;
+            (resource.rules.admit)(input, old).map_err(|what| cannot(&what))?;
         let unknown: Vec<_> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
         let warnings = match options.field_validation {
             FieldValidation::Strict if !unknown.is_empty() => {

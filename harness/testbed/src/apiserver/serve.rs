@@ -276,6 +276,11 @@ async fn act_on_part(
     match (name, verb) {
         ("exec" | "attach", _) => return exec::exec(context, &key, name, &query, request).await,
         ("log", "get") => return exec::log(context, &key, &query).await,
+        ("portforward", _) => {
+            let message = "ports are not forwarded by this server: reach pods from a pod or a node, for example \
+                           with `kubectl exec POD -- curl http://ADDRESS`";
+            return Err(Status::bad_request(message));
+        }
         _ => {}
     }
     let view = View::new(Form::negotiate(request.headers())?, &query);

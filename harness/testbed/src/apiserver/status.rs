@@ -33,7 +33,10 @@ impl Status {
     }
 
     pub(crate) fn unknown_path() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
+        let mut status = Self::new(404, "NotFound", "the server could not find the requested resource");
+        // Clients look into the details, be they empty.
+        status.details = Some(Box::new(json!({})));
+        status
     }
 
     pub(crate) fn already_exists(resource: &Resource, name: &str) -> Self {
