@@ -146,7 +146,7 @@ fn read(mut content: &[u8], message: &'static str, depth: usize) -> Read<Map<Str
     while !content.is_empty() {
         let (number, content) = next(&mut content).ok_or_else(|| format!("{message} is cut off"))?;
         let Some(field) = fields.get(&number) else {
-            if content.is_blank() {
+            if content.is_blank(DEPTH) {
                 continue;
             }
             return Err(format!("field {number} of {message} is not known"));
@@ -281,14 +281,15 @@ enum Content<'a> {
 
 impl Content<'_> {
     /// Encoders write empty fields too: those say nothing.
-    fn is_blank(&self) -> bool {
+    fn is_blank(&self, depth: usize) -> bool {
         match self {
             Content::Number(number) => *number == 0,
             Content::Bytes(content) => {
                 let mut rest = *content;
+                let Some(depth) = depth.checked_sub(1) else { return rest.is_empty() };
                 while !rest.is_empty() {
                     match next(&mut rest) {
-                        Some((_, content)) if content.is_blank() => {}
+                        Some((_, content)) if content.is_blank(depth) => {}
                         _ => return false,
                     }
                 }
