@@ -74,6 +74,7 @@ pub(crate) struct ApiServerConfig<'a> {
 /// A running API server. It stops serving when dropped; its connections end with it.
 pub(crate) struct ApiServer {
     shared: Arc<serve::Shared>,
+    own: bootstrap::Own,
     running: Option<Running>,
 }
 
@@ -123,7 +124,8 @@ impl ApiServer {
             version: config.version,
             budgets: limits::Budgets::new(),
         });
-        let mut server = Self { shared, running: None };
+        let own = bootstrap::Own { service_ip, advertise: config.advertise };
+        let mut server = Self { shared, own, running: None };
         server.resume(config.listeners)?;
         Ok(server)
     }
@@ -153,6 +155,8 @@ impl ApiServer {
             );
             running.tasks.spawn(accept);
         }
+        let registry = Arc::clone(&self.shared.registry);
+        running.tasks.spawn(self.own.keep(registry, running.stop.clone()));
         if let Some(before) = self.running.replace(running) {
             before.stop.cancel();
         }

@@ -102,7 +102,11 @@ async fn serve(mut context: Context, stream: TcpStream) {
     };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     context.certified = context.shared.tls.verified(chain).and_then(authn::of_certificate);
+    // Whoever asks for nothing does not need a connection.
+    let asked = CancellationToken::new();
+    let first = asked.clone();
     let service = service_fn(move |request| {
+        first.cancel();
         let context = context.clone();
         async move { Ok::<_, std::convert::Infallible>(answer(&context, request).await) }
     });
@@ -117,8 +121,19 @@ async fn serve(mut context: Context, stream: TcpStream) {
         .keep_alive_interval(limits::QUIET_TIME)
         .keep_alive_timeout(limits::QUIET_TIME)
         .max_concurrent_streams(limits::STREAMS);
-    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "a connection to the API server broke");
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let silence = async {
+        if tokio::time::timeout(limits::HEAD_TIME, asked.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = connection => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection to the API server broke");
+            }
+        }
+        () = silence => tracing::debug!("a connection to the API server was closed: nothing was asked"),
     }
 }
 
