@@ -425,6 +425,7 @@ async fn patch_object(
     request: Request<Incoming>,
 ) -> Result<Written> {
     let options = query.write_options()?;
+    patch::check_kind(request.headers())?;
     let (headers, body) = read(context, request).await?;
     context.shared.registry.update(target.resource, &target.key(), part, options, |object| {
         patch::patch(target.resource.kind, &headers, &body, object)

@@ -156,7 +156,7 @@ pub(super) fn objects_are_made_and_shown() -> Result<(), Impossible> {
         ("describe rolebinding r", "ServiceAccount"),
         ("describe deploy d", "StrategyType:"),
         ("describe pod p", "Container ID:"),
-        ("describe servicecidr", "10.96.0.0/12"),
+        ("get servicecidr", "10.96.0.0/12"),
         ("get ingressclass", "example.com/ingress"),
         ("get servicecidr kubernetes -o jsonpath={.status.conditions[0].status}", "True"),
         ("get pods p -o name", "pod/p"),

