@@ -8,10 +8,15 @@ pub mod action;
 mod agent;
 mod bounds;
 mod calls;
+pub mod chaos;
 mod check;
+pub mod chronicle;
+pub mod clients;
+mod clock;
 mod cluster;
 mod destination;
 mod evidence;
+pub mod explore;
 pub mod history;
 mod invariant;
 mod journal;
@@ -27,7 +32,7 @@ pub use agent::{Agent, ClockOffset};
 pub use bounds::Bounds;
 pub use calls::{http, http_with_host, in_words, udp};
 pub use check::{Broken, Check, Class, Held, Source, Verdict, docs, kep, notes};
-pub use cluster::{AgentStream, Capability, Cluster, Outside, Provider};
+pub use cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
 pub use destination::{To, cluster_ip, node_port};
 pub use invariant::{
     Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, sticks, that,

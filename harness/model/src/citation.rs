@@ -163,3 +163,15 @@ pub(crate) const AFFINITY: Citation = Citation {
     title: "Virtual IPs, \"Session affinity\"",
     url: "https://kubernetes.io/docs/reference/networking/virtual-ips/#session-affinity",
 };
+
+/// "precedence will be given first to the longest matching path"
+pub(crate) const INGRESS_PATHS: Citation = Citation {
+    title: "Ingress, \"Path types\" and \"Multiple matches\"",
+    url: "https://kubernetes.io/docs/concepts/services-networking/ingress/#path-types",
+};
+
+/// "the backend that should handle requests in that case"
+pub(crate) const INGRESS_DEFAULT: Citation = Citation {
+    title: "Ingress, \"DefaultBackend\"",
+    url: "https://kubernetes.io/docs/concepts/services-networking/ingress/#default-backend",
+};

@@ -11,6 +11,8 @@
 //!   [`Resolution::allows`] compares it with a [`Reply`];
 //! - [`environment`]: the service variables a container gets; [`Environment::differences`]
 //!   compares them with what it has;
+//! - [`ingress`]: who may answer an HTTP request that comes to an ingress controller, and
+//!   [`certificates`] which Secret's certificate it must show;
 //! - [`affinity_breaches`]: whether the answers a client got kept it with one backend.
 //!
 //! The answers are *sets* of what is allowed. Where upstream leaves an implementation free, the
@@ -24,6 +26,7 @@ mod dns;
 mod endpoints;
 mod environment;
 mod externalip;
+mod ingress;
 mod listing;
 mod nodeport;
 mod podip;
@@ -41,6 +44,7 @@ pub use citation::Citation;
 pub use dns::{RecordType, Resolution, resolve};
 pub use endpoints::{Conditions, Endpoint, Expected, ExpectedPort, endpoints};
 pub use environment::{Environment, environment, service_variables};
+pub use ingress::{IngressRequest, certificates, ingress};
 pub use listing::{endpoint_slices_match, endpoints_object_matches};
 pub use ports::{Protocol, UnknownProtocol};
 pub use promises::{Promises, VersionError};

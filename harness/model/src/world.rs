@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
@@ -19,6 +20,8 @@ pub struct World {
     pub services: BTreeMap<ObjectKey, Service>,
     pub endpoints: BTreeMap<ObjectKey, Endpoints>,
     pub endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
+    pub ingresses: BTreeMap<ObjectKey, Ingress>,
+    pub ingress_classes: BTreeMap<String, IngressClass>,
 }
 
 impl World {
@@ -69,6 +72,8 @@ impl World {
             "Service" => self.insert(serde_json::from_value::<Service>(document).map_err(wrong)?),
             "Endpoints" => self.insert(serde_json::from_value::<Endpoints>(document).map_err(wrong)?),
             "EndpointSlice" => self.insert(serde_json::from_value::<EndpointSlice>(document).map_err(wrong)?),
+            "Ingress" => self.insert(serde_json::from_value::<Ingress>(document).map_err(wrong)?),
+            "IngressClass" => self.insert(serde_json::from_value::<IngressClass>(document).map_err(wrong)?),
             _ => return Err(WorldError::Kind { number, kind }),
         }
         Ok(())
@@ -128,6 +133,18 @@ impl Part for EndpointSlice {
     }
 }
 
+impl Part for Ingress {
+    fn put(self, world: &mut World) {
+        world.ingresses.insert(ObjectKey::of(&self.metadata), self);
+    }
+}
+
+impl Part for IngressClass {
+    fn put(self, world: &mut World) {
+        world.ingress_classes.insert(self.metadata.name.clone().unwrap_or_default(), self);
+    }
+}
+
 impl<T: Part> Extend<T> for World {
     fn extend<I: IntoIterator<Item = T>>(&mut self, objects: I) {
         for object in objects {
@@ -179,7 +196,7 @@ pub enum WorldError {
     #[error("document {number} is a list without `items`")]
     ListWithoutItems { number: usize },
     #[error(
-        "document {number} is of kind `{kind}`; the model knows Node, Pod, Service, Endpoints and EndpointSlice"
+        "document {number} is of kind `{kind}`; the model knows Node, Pod, Service, Endpoints, EndpointSlice, Ingress and IngressClass"
     )]
     Kind { number: usize, kind: String },
     #[error("document {number}, {kind} `{name}`, cannot be read")]
@@ -216,7 +233,7 @@ metadata: {name: web}
         let error = World::from_yaml("apiVersion: v1\nkind: Sevrice\nmetadata: {name: web}\n").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "document 1 is of kind `Sevrice`; the model knows Node, Pod, Service, Endpoints and EndpointSlice"
+            "document 1 is of kind `Sevrice`; the model knows Node, Pod, Service, Endpoints, EndpointSlice, Ingress and IngressClass"
         );
     }
 }

@@ -2,6 +2,7 @@
 //! be replaced without anybody else noticing.
 
 mod conntrack;
+pub(crate) mod features;
 mod links;
 mod tables;
 

@@ -1,11 +1,12 @@
 //! Providers: the ways to get a cluster.
 
 mod kubeconfig;
+mod ranges;
 #[cfg(target_os = "linux")]
 mod testbed;
 
 pub use kubeconfig::KubeconfigProvider;
 #[cfg(target_os = "linux")]
-pub use stickler_testbed::bugs;
+pub use stickler_testbed::{bugs, examination};
 #[cfg(target_os = "linux")]
 pub use testbed::TestbedProvider;

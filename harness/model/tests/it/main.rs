@@ -2,6 +2,7 @@
 
 mod affinities;
 mod environments;
+mod ingresses;
 mod laws;
 mod listings;
 mod names;

@@ -11,6 +11,7 @@ use super::resources::{ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, Resource, SERVICE
 use super::roles;
 use super::status::Result;
 use super::store::Key;
+use crate::bugs::Bug;
 
 /// Makes the namespaces every cluster has, and the service by which pods find the API server
 /// ([Accessing the API from a Pod](https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/#directly-accessing-the-rest-api)).
@@ -85,13 +86,17 @@ impl Own {
                 },
             })
         };
+        let mut addresses = vec![json!({"ip": ip})];
+        // Where an API server was before, and nobody is now.
+        let before = ip.rsplit_once('.').map(|(network, _)| json!({"ip": format!("{network}.254")}));
+        addresses.extend(before.filter(|_| registry.bugs.has(Bug::StaleApiEndpoint)));
         let endpoints = || {
             json!({
                 "metadata": {
                     "name": "kubernetes",
                     "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
                 },
-                "subsets": [{"addresses": [{"ip": ip}], "ports": ports}],
+                "subsets": [{"addresses": addresses, "ports": ports}],
             })
         };
         let slice = || {
