@@ -7,7 +7,9 @@ mod bootstrap;
 mod discovery;
 mod endpoints;
 mod exec;
+mod ingress;
 mod json;
+mod limits;
 mod list;
 mod names;
 mod openapi;
@@ -30,6 +32,7 @@ mod strategic;
 mod tables;
 mod tls;
 mod token;
+mod versions;
 mod view;
 mod watch;
 mod workloads;
@@ -74,6 +77,7 @@ pub(crate) struct ApiServerConfig<'a> {
 /// A running API server. It stops serving when dropped; its connections end with it.
 pub(crate) struct ApiServer {
     shared: Arc<serve::Shared>,
+    own: bootstrap::Own,
     running: Option<Running>,
 }
 
@@ -121,8 +125,10 @@ impl ApiServer {
                 tls: tls::kubelet_client(&ca_pem, &kubelet)?,
             },
             version: config.version,
+            budgets: limits::Budgets::new(),
         });
-        let mut server = Self { shared, running: None };
+        let own = bootstrap::Own { service_ip, advertise: config.advertise };
+        let mut server = Self { shared, own, running: None };
         server.resume(config.listeners)?;
         Ok(server)
     }
@@ -155,6 +161,8 @@ impl ApiServer {
             );
             running.tasks.spawn(accept);
         }
+        let registry = Arc::clone(&self.shared.registry);
+        running.tasks.spawn(self.own.keep(registry, running.stop.clone()));
         if let Some(before) = self.running.replace(running) {
             before.stop.cancel();
         }
