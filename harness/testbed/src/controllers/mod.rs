@@ -6,13 +6,17 @@
 //! about the same key again.
 
 mod caches;
+mod daemonset;
+mod daemonset_plan;
 mod deployment;
 mod deployment_status;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 pub(crate) mod events;
 mod expectations;
 mod garbage_collector;
+mod hints;
 pub(crate) mod informer;
 mod kinds;
 mod namespace;
@@ -31,6 +35,8 @@ mod tests;
 
 use std::sync::Arc;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
 use tokio::task::JoinSet;
 
@@ -69,13 +75,28 @@ impl Controllers {
         let queue = Queue::new();
         let (recorder, writing) = Recorder::new("replicaset-controller", client.clone());
         tasks.spawn(writing);
-        let controller = replicaset::ReplicaSets::new(client.clone(), &caches, recorder, &queue);
+        let controller =
+            replicaset::ReplicaSets::<ReplicaSet>::new(client.clone(), &caches, recorder, &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let (recorder, writing) = Recorder::new("replication-controller", client.clone());
+        tasks.spawn(writing);
+        let controller =
+            replicaset::ReplicaSets::<ReplicationController>::new(client.clone(), &caches, recorder, &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let (recorder, writing) = Recorder::new("daemonset-controller", client.clone());
+        tasks.spawn(writing);
+        let controller = daemonset::DaemonSets::new(client.clone(), &caches, recorder, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
         let controller = endpoints::EndpointsOfServices::new(client.clone(), &caches, &bugs, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
         let controller = endpointslice::SlicesOfServices::new(client.clone(), &caches, &bugs, &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let controller = endpointslice_mirroring::MirroredEndpoints::new(client.clone(), &caches, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
         let controller = service_account::ServiceAccounts::new(client.clone(), &caches, ca_pem, &queue);
