@@ -19,6 +19,7 @@ mod garbage_collector;
 mod hints;
 pub(crate) mod informer;
 mod kinds;
+mod load_balancer;
 mod namespace;
 mod node_lifecycle;
 mod ownership;
@@ -45,6 +46,7 @@ use self::events::Recorder;
 pub(crate) use self::node_lifecycle::NodePatience;
 use self::queue::{Queue, Reconcile, work};
 use crate::bugs::Bugs;
+use crate::load_balancer::LoadBalancer;
 
 /// The running controllers; dropping them stops all.
 pub(crate) struct Controllers {
@@ -57,12 +59,14 @@ pub(crate) struct ControllersConfig {
     pub(crate) ca_pem: String,
     pub(crate) bugs: Bugs,
     pub(crate) patience: NodePatience,
+    /// Who serves services of type `LoadBalancer`; without, they wait.
+    pub(crate) load_balancer: Option<LoadBalancer>,
 }
 
 impl Controllers {
     /// Returns at once; must be called inside a tokio runtime.
     pub(crate) fn start(config: ControllersConfig) -> Self {
-        let ControllersConfig { client, ca_pem, bugs, patience } = config;
+        let ControllersConfig { client, ca_pem, bugs, patience, load_balancer } = config;
         tracing::debug!(?bugs, "the controllers start");
         let caches = Caches::new();
         let mut tasks = JoinSet::new();
@@ -111,6 +115,14 @@ impl Controllers {
         let queue = Queue::new();
         let controller = node_lifecycle::NodeLifecycle::new(client.clone(), &caches, patience, &queue);
         spawn(&mut tasks, &caches, controller, queue);
+        if let Some(balancer) = load_balancer {
+            let queue = Queue::new();
+            let (recorder, writing) = Recorder::new("service-controller", client.clone());
+            tasks.spawn(writing);
+            let controller =
+                load_balancer::LoadBalancers::new(client.clone(), &caches, recorder, balancer, &queue);
+            spawn(&mut tasks, &caches, controller, queue);
+        }
         for task in caches.tasks(&client) {
             tasks.spawn(task);
         }

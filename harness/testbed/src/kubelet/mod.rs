@@ -5,6 +5,7 @@ mod container;
 mod environment;
 mod events;
 mod exec;
+mod host_port;
 mod image;
 mod init;
 mod log;
@@ -39,6 +40,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::bugs::Bugs;
+use crate::kernel::HostPort;
 use crate::namespace::NetNamespace;
 use crate::pki::Credentials;
 use address::Addresses;
@@ -63,6 +65,12 @@ pub(crate) trait PodNetwork: Send + Sync {
 
     /// Takes both away again.
     fn detach<'a>(&'a self, pod: &'a NetNamespace, ip: Ipv4Addr) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// Lets ports of the node lead to the pod with this address.
+    fn map_ports<'a>(&'a self, ip: Ipv4Addr, ports: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// Takes them back.
+    fn unmap_ports<'a>(&'a self, ip: Ipv4Addr, ports: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>>;
 }
 
 /// What a kubelet is told when it starts.
