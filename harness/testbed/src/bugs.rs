@@ -36,6 +36,12 @@ pub enum Bug {
     UnreadyIsKilled,
     /// Exec says that every command succeeded.
     ExecLosesExitCode,
+    /// The proxy takes external traffic policy Local for Cluster.
+    LocalPolicyIgnored,
+    /// With external traffic policy Local, back ends see the node instead of the client.
+    LocalSourceLost,
+    /// The health check port of a service counts the endpoints of all nodes, not of its own.
+    HealthCheckAlwaysOk,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -248,6 +254,40 @@ pub const BUGS: &[BugCard] = &[
         seen_in: "https://github.com/kubernetes/kubernetes/issues/73056",
         // Whether a file of the container before is still there is asked with `ls`.
         caught_by: &["exec/runs-a-command", "liveness/restarts"],
+    },
+    BugCard {
+        bug: Bug::LocalPolicyIgnored,
+        id: "local-policy-ignored",
+        component: "proxy",
+        title: "externalTrafficPolicy Local is stored and not heeded: any node forwards to any pod",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/97073",
+        caught_by: &[
+            "traffic-policy/local-only-local",
+            "traffic-policy/local-drops",
+            "traffic-policy/local-keeps-source",
+            "traffic-policy/changes-live",
+        ],
+    },
+    BugCard {
+        bug: Bug::LocalSourceLost,
+        id: "local-source-lost",
+        component: "proxy",
+        title: "with externalTrafficPolicy Local the pod sees its node's address instead of the client's",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/62537",
+        caught_by: &[
+            "traffic-policy/local-keeps-source",
+            "traffic-policy/local-only-local",
+            "traffic-policy/local-drops",
+            "traffic-policy/changes-live",
+        ],
+    },
+    BugCard {
+        bug: Bug::HealthCheckAlwaysOk,
+        id: "health-check-always-ok",
+        component: "proxy",
+        title: "the health check node port says that all is well on nodes without a pod of the service",
+        seen_in: "https://github.com/cilium/cilium/issues/11043",
+        caught_by: &["traffic-policy/health-check-node-port"],
     },
 ];
 
