@@ -37,6 +37,9 @@ fn main() -> ExitCode {
         trial("load_balancer::gives_addresses_and_takes_them_back", gives_addresses_and_takes_them_back),
         trial("load_balancer::hands_over_to_node_ports_in_mode_proxy", hands_over_to_node_ports),
         trial("load_balancer::is_off_unless_asked_for", is_off_unless_asked_for),
+        trial("proxy::says_which_nodes_have_endpoints", a_proxy_says_which_nodes_have_endpoints),
+        trial("proxy::admits_the_balancers_clients_only", a_proxy_admits_the_balancers_clients_only),
+        trial("proxy::heeds_hints", a_proxy_heeds_hints),
         trial("outside::pods_reach_its_hosts_and_names", pods_reach_its_hosts_and_names),
         trial("outside::a_service_can_lead_there", a_service_can_lead_there),
         trial("host_port::leads_to_the_pod_until_it_is_gone", a_host_port_leads_to_the_pod),
@@ -62,7 +65,10 @@ struct World {
 
 impl World {
     async fn start(load_balancer: bool) -> anyhow::Result<Self> {
-        let spec = TestbedSpec { load_balancer, ..TestbedSpec::default() };
+        Self::of(TestbedSpec { load_balancer, ..TestbedSpec::default() }).await
+    }
+
+    async fn of(spec: TestbedSpec) -> anyhow::Result<Self> {
         Ok(Self { testbed: Testbed::start(spec).await? })
     }
 
@@ -264,6 +270,115 @@ async fn is_off_unless_asked_for() -> anyhow::Result<()> {
     ensure!(service.status.and_then(|status| status.load_balancer).unwrap_or_default().ingress.is_none());
     ensure!(world.curl(&["-s", "--max-time", "1", "http://192.168.199.241/"]).await.is_err());
     Ok(())
+}
+
+async fn a_proxy_says_which_nodes_have_endpoints() -> anyhow::Result<()> {
+    let world = World::start(true).await?;
+    world.web("a", "kube1.vm", json!([])).await?;
+    let policy = json!({"externalTrafficPolicy": "Local", "healthCheckNodePort": 30999});
+    world.create::<Service>(balanced("web", policy, json!({}))).await?;
+    let told = async |node: &str, port: u16| -> anyhow::Result<String> {
+        world.curl(&["-s", "-i", "--max-time", "1", &format!("http://{node}:{port}/healthz")]).await
+    };
+    let (with, without) = ("192.168.199.231", "192.168.199.212");
+    world
+        .eventually(async || {
+            for (node, status, count) in [(with, "200", 1), (without, "503", 0)] {
+                let answer = told(node, 30999).await?.to_lowercase();
+                let wanted = [
+                    status.to_owned(),
+                    format!("x-load-balancing-endpoint-weight: {count}"),
+                    format!("\"localendpoints\":{count}"),
+                ];
+                ensure!(wanted.iter().all(|part| answer.contains(part)), "{node}: {answer}");
+            }
+            Ok(())
+        })
+        .await?;
+    // So the balancer hands everything to that node, and the pod sees who calls.
+    let (ip, _) = world.address("web").await?;
+    let url = format!("http://{ip}/");
+    world.eventually(async || world.curl(&["-s", "--max-time", "1", &url]).await).await?;
+    for _ in 0..20 {
+        ensure!(world.curl(&["-s", "--max-time", "5", &url]).await? == "this is a");
+    }
+    // The proxy's own health.
+    ensure!(told(without, 10256).await?.contains("200"));
+    // Another policy: nobody asks any more.
+    let patch = Patch::Merge(json!({"spec": {"externalTrafficPolicy": "Cluster"}}));
+    world.api::<Service>().patch("web", &PatchParams::default(), &patch).await?;
+    world
+        .eventually(async || {
+            ensure!(told(with, 30999).await.is_err(), "the health check port is still open");
+            Ok(())
+        })
+        .await
+}
+
+async fn a_proxy_admits_the_balancers_clients_only() -> anyhow::Result<()> {
+    let world = World::start(true).await?;
+    world.web("a", "kube1.vm", json!([])).await?;
+    world.create::<Service>(balanced("web", json!({}), json!({}))).await?;
+    let (ip, _) = world.address("web").await?;
+    let url = format!("http://{ip}/");
+    let from_outside = async || world.curl(&["-s", "--max-time", "1", &url]).await;
+    let from_pod = async || world.exec("a", &["curl", "-sf", "--max-time", "2", &url]).await;
+    for (ranges, outside, pod) in [
+        (json!(["10.0.0.0/8"]), false, true),
+        (json!(["192.168.199.0/24"]), true, false),
+        (json!([]), true, true),
+    ] {
+        let patch = Patch::Merge(json!({"spec": {"loadBalancerSourceRanges": ranges}}));
+        world.api::<Service>().patch("web", &PatchParams::default(), &patch).await?;
+        world
+            .eventually(async || {
+                let answered = from_outside().await.is_ok_and(|answer| answer == "this is a");
+                ensure!(answered == outside, "{ranges}: a client outside was answered: {answered}");
+                let answered = from_pod().await.is_ok_and(|answer| answer == "this is a");
+                ensure!(answered == pod, "{ranges}: a pod was answered: {answered}");
+                Ok(())
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+async fn a_proxy_heeds_hints() -> anyhow::Result<()> {
+    let zone = |name: &str| [("topology.kubernetes.io/zone".to_owned(), name.to_owned())].into();
+    let node_labels = vec![zone("a"), zone("b"), zone("c")];
+    let world = World::of(TestbedSpec { node_labels, ..TestbedSpec::default() }).await?;
+    world.web("a", "kube0.vm", json!([])).await?;
+    world.web("b", "kube1.vm", json!([])).await?;
+    world.web("c", "kube2.vm", json!([])).await?;
+    let spec = json!({"type": "NodePort", "trafficDistribution": "PreferSameZone"});
+    world.create::<Service>(balanced("web", spec, json!({}))).await?;
+    let service = world.api::<Service>().get("web").await?.spec.and_then(|spec| spec.cluster_ip);
+    let url = format!("http://{}/", service.context("no cluster IP")?);
+    let ask = async |pod: &str| world.exec(pod, &["curl", "-sf", "--max-time", "2", &url]).await;
+    for pod in ["a", "b"] {
+        world.eventually(async || ask(pod).await).await?;
+        // Eventually: the hints come with the slices, the rules a moment later. Ten calls in a row
+        // would meet nobody else by chance once in 59 000 tries.
+        world
+            .eventually(async || {
+                for _ in 0..10 {
+                    let answer = ask(pod).await?;
+                    ensure!(answer == format!("this is {pod}"), "a call from {pod}: {answer}");
+                }
+                Ok(())
+            })
+            .await?;
+    }
+    // Without it, anybody answers.
+    let patch = Patch::Merge(json!({"spec": {"trafficDistribution": null}}));
+    world.api::<Service>().patch("web", &PatchParams::default(), &patch).await?;
+    world
+        .eventually(async || {
+            let answer = ask("a").await?;
+            ensure!(answer != "this is a", "nobody else has answered so far");
+            Ok(())
+        })
+        .await
 }
 
 async fn pods_reach_its_hosts_and_names() -> anyhow::Result<()> {
