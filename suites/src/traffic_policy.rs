@@ -211,8 +211,7 @@ fn policy(service: &str, spec: Value) -> stickler::action::Action {
 /// many there are.
 async fn health_check_node_port(scene: &mut Scene) -> Held {
     scene.given(fixture!("traffic-policy/health.yaml")).await?;
-    let outside = scene.vantages().outsides();
-    scene.eventually(as_promised(outside, vec![node_port("health")])).await?;
+    scene.control(&scene.vantages().outsides()).await?;
     for replicas in [2, 1, 3, 0] {
         scene.when(scale(Resource::ReplicaSet, "health", replicas)).await?;
         scene.pods_become("app=health", replicas as usize).await?;
@@ -267,7 +266,8 @@ fn tells(seen: &Seen, count: usize) -> Result<(), String> {
     if answer.status == Some(promised) && counted {
         return Ok(());
     }
-    Err(format!("answered {:?}: {}", answer.status, answer.body))
+    let status = answer.status.unwrap_or_default();
+    Err(format!("answered with {status} instead of {promised}: {}", answer.body))
 }
 
 async fn changes_live(scene: &mut Scene) -> Held {

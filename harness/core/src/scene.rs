@@ -331,6 +331,11 @@ impl Scene {
     /// # Errors
     /// How far it came within the bound.
     pub async fn rolled_out(&self, deployment: &str) -> Result<(), Broken> {
+        self.rolled_out_within(deployment, self.bounds().pods_ready).await
+    }
+
+    /// As [`Scene::rolled_out`], with a bound for Deployments that replace one pod after the other.
+    pub(crate) async fn rolled_out_within(&self, deployment: &str, bound: Duration) -> Result<(), Broken> {
         let what = format!("deployment `{deployment}` to be rolled out");
         self.is_waiting_for(&what);
         let config = Config::default().fields(&format!("metadata.name={deployment}"));
@@ -347,7 +352,7 @@ impl Scene {
             }
             Err(format!("{updated} of {wanted} updated, {available} available, {replicas} in all"))
         };
-        Ok(wait::until(self.api(), config, &what, self.bounds().pods_ready, done).await?)
+        Ok(wait::until(self.api(), config, &what, bound, done).await?)
     }
 
     /// A service of the check's namespace.
