@@ -130,16 +130,22 @@ async fn follow(
             &place.node,
             &config.bugs,
         );
-        let applied = dataplane.apply(&wanted).await.and_then(|()| servers.apply(checks));
-        match applied {
-            Ok(()) => {
-                debug!(node = config.node.name, frontends = wanted.frontends.len(), "proxy rules applied");
-                outdated = false;
-                health.updated();
-                announce.send_replace(true);
-            }
+        if let Err(error) = dataplane.apply(&wanted).await {
+            warn!(node = config.node.name, "proxy rules not applied, will write all anew: {error:#}");
+            retry.reset();
+            continue;
+        }
+        debug!(node = config.node.name, frontends = wanted.frontends.len(), "proxy rules applied");
+        health.updated();
+        announce.send_replace(true);
+        match servers.apply(checks) {
+            Ok(()) => outdated = false,
+            // One port that cannot be had says nothing about the rules.
             Err(error) => {
-                warn!(node = config.node.name, "not everything is applied, will try again: {error:#}");
+                warn!(
+                    node = config.node.name,
+                    "not every health check port is served, will retry: {error:#}"
+                );
                 retry.reset();
             }
         }

@@ -448,6 +448,12 @@ mod tests {
         let mut ending = one(web(Protocol::Udp), &[3]);
         ending.frontends.values_mut().for_each(|backends| backends.local = Some([endpoint(2)].into()));
         assert_eq!(outdated_flows(&ending, &one(web(Protocol::Udp), &[3])), [left].into());
+        // So are those to a port or an address the service does not have any more.
+        let elsewhere = Frontend { port: 81, ..web(Protocol::Udp) };
+        assert_eq!(
+            outdated_flows(&one(web(Protocol::Udp), &[2]), &one(elsewhere, &[2])).first(),
+            Some(&left)
+        );
         let untranslated = Flows { to: address, port: 80, answered_by: address };
         assert_eq!(forgotten(&[], &[2], Protocol::Udp), [untranslated].into());
         assert_eq!(forgotten(&[2, 3], &[3, 4], Protocol::Tcp), [].into());
