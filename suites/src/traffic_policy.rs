@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use stickler::action::{Resource, delete_pods, edit, scale};
 use stickler::protocol::{Probe, Seen};
 use stickler::{
-    Capability, Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture,
-    in_words, kep, node_port, notes, that,
+    Broken, Capability, Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, endpoints_mirror_pods,
+    fixture, in_words, kep, node_port, notes, that,
 };
 
 use crate::service::is_ready;
@@ -76,6 +79,18 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: &[Capability::SeveralNodes, Capability::NodesReachable],
         exclusive: false,
         run: |scene| Box::pin(health_check_node_port(scene)),
+    },
+    Check {
+        id: "traffic-policy/terminating-serve",
+        title: "pods that serve while they terminate are the last resort, within policy Local as well",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/networking/virtual-ips/#traffic-to-terminating-endpoints"),
+            kep("sig-network/1669-proxy-terminating-endpoints"),
+        ],
+        needs: &[Capability::SeveralNodes, Capability::NodesReachable],
+        exclusive: false,
+        run: |scene| Box::pin(terminating_serve(scene)),
     },
     Check {
         id: "traffic-policy/changes-live",
@@ -217,20 +232,22 @@ async fn health_check_node_port(scene: &mut Scene) -> Held {
         scene.pods_become("app=health", replicas as usize).await?;
         scene
             .eventually(that("every node answers for its own ready pods", |scene| {
-                Box::pin(health_is_told(scene))
+                Box::pin(health_is_told(scene, "health"))
             }))
             .await?;
     }
     Ok(())
 }
 
-async fn health_is_told(scene: &Scene) -> anyhow::Result<Result<(), String>> {
-    let spec = scene.service("health").await?.spec.unwrap_or_default();
+async fn health_is_told(scene: &Scene, service: &str) -> anyhow::Result<Result<(), String>> {
+    let spec = scene.service(service).await?.spec.unwrap_or_default();
     let Some(port) = spec.health_check_node_port else {
         return Ok(Err("the service has no health check node port".to_owned()));
     };
     let mut ready: BTreeMap<String, usize> = BTreeMap::new();
-    for pod in scene.pods("app=health").await?.iter().filter(|pod| is_ready(pod)) {
+    let pods = scene.pods(&format!("app={service}")).await?;
+    let stays = |pod: &&Pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
+    for pod in pods.iter().filter(stays) {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
         *ready.entry(node).or_default() += 1;
     }
@@ -268,6 +285,49 @@ fn tells(seen: &Seen, count: usize) -> Result<(), String> {
     }
     let status = answer.status.unwrap_or_default();
     Err(format!("answered with {status} instead of {promised}: {}", answer.body))
+}
+
+/// "If all the endpoints [..] are terminating, then the kube-proxy will forward traffic to those
+/// terminating endpoints", while health check ports already turn new connections away.
+async fn terminating_serve(scene: &mut Scene) -> Held {
+    scene.given(fixture!("traffic-policy/ending.yaml")).await?;
+    let outside = scene.vantages().outsides();
+    scene.eventually(as_promised(outside.clone(), vec![node_port("ending")])).await?;
+    scene.when(scale(Resource::ReplicaSet, "ending", 0)).await?;
+    scene
+        .eventually(that("the only endpoint serves and terminates", |scene| {
+            Box::pin(async move { Ok(only_serves_terminating(&slices(scene, "ending").await?)) })
+        }))
+        .await?;
+    scene.eventually(as_promised(outside, vec![node_port("ending")])).await?;
+    scene.eventually(as_promised(scene.inside(), vec![cluster_ip("ending")])).await?;
+    scene
+        .eventually(that("no node says that it has ready pods", |scene| {
+            Box::pin(health_is_told(scene, "ending"))
+        }))
+        .await?;
+    // Otherwise what was seen last was nothing special.
+    only_serves_terminating(&slices(scene, "ending").await?)
+        .map_err(|seen| Broken::CouldNotTell(format!("the pod ended too early: {seen}")))
+}
+
+async fn slices(scene: &Scene, service: &str) -> anyhow::Result<Vec<EndpointSlice>> {
+    let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
+    Ok(scene.api::<EndpointSlice>().list(&of_service).await.context("list the EndpointSlices")?.items)
+}
+
+fn only_serves_terminating(slices: &[EndpointSlice]) -> Result<(), String> {
+    let endpoints: Vec<_> = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()).collect();
+    let serves = |endpoint: &&Endpoint| {
+        let conditions = endpoint.conditions.clone().unwrap_or_default();
+        (conditions.ready, conditions.serving, conditions.terminating)
+            == (Some(false), Some(true), Some(true))
+    };
+    match endpoints.iter().filter(|endpoint| serves(endpoint)).count() {
+        0 => Err(format!("none of {} endpoints does", endpoints.len())),
+        some if some < endpoints.len() => Err(format!("only {some} of {} endpoints do", endpoints.len())),
+        _ => Ok(()),
+    }
 }
 
 async fn changes_live(scene: &mut Scene) -> Held {

@@ -119,6 +119,7 @@ pub const BUGS: &[BugCard] = &[
             "endpoints/none-without-selector",
             "endpoints/manual",
             "endpoints/manual-same-name",
+            "traffic-policy/terminating-serve",
         ],
     },
     BugCard {
@@ -163,6 +164,7 @@ pub const BUGS: &[BugCard] = &[
             "traffic-policy/internal-local",
             "traffic-policy/changes-live",
             "load-balancer/extends-node-port",
+            "traffic-policy/terminating-serve",
         ],
     },
     BugCard {
@@ -186,6 +188,7 @@ pub const BUGS: &[BugCard] = &[
             "traffic-policy/local-drops",
             "traffic-policy/internal-local",
             "traffic-policy/health-check-node-port",
+            "traffic-policy/terminating-serve",
         ],
     },
     BugCard {
@@ -294,6 +297,7 @@ pub const BUGS: &[BugCard] = &[
             "traffic-policy/local-drops",
             "traffic-policy/local-keeps-source",
             "traffic-policy/changes-live",
+            "traffic-policy/terminating-serve",
         ],
     },
     BugCard {
@@ -307,6 +311,7 @@ pub const BUGS: &[BugCard] = &[
             "traffic-policy/local-only-local",
             "traffic-policy/local-drops",
             "traffic-policy/changes-live",
+            "traffic-policy/terminating-serve",
         ],
     },
     BugCard {
