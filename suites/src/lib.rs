@@ -6,13 +6,17 @@ mod dns;
 mod endpoints;
 mod env;
 mod exec;
+mod external_ips;
+mod external_name;
 mod goweb;
 mod headless;
 mod liveness;
+mod load_balancer;
 mod node_port;
 mod ports;
 mod readiness;
 mod service;
+mod traffic_policy;
 mod vip;
 
 use stickler::Check;
@@ -32,6 +36,10 @@ pub const CHAPTERS: &[(&str, &[Check])] = &[
     ("readiness", readiness::CHECKS),
     ("liveness", liveness::CHECKS),
     ("headless", headless::CHECKS),
+    ("external-name", external_name::CHECKS),
+    ("load-balancer", load_balancer::CHECKS),
+    ("traffic-policy", traffic_policy::CHECKS),
+    ("external-ips", external_ips::CHECKS),
 ];
 
 /// Every check, chapter by chapter.

@@ -1,8 +1,9 @@
 //! Actions: what a check does to a cluster, each printed as the command a person would type.
 
 use std::fmt;
+use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Endpoints, Pod};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
@@ -25,6 +26,8 @@ pub enum Action {
     Delete { resource: Resource, name: String },
     /// Delete every pod a selector finds.
     DeletePods { selector: &'static str },
+    /// Create Endpoints by hand: these addresses, with one port.
+    MakeEndpoints { name: String, addresses: Vec<IpAddr>, port: u16 },
 }
 
 /// A resource a check acts on.
@@ -34,6 +37,7 @@ pub enum Resource {
     Pod,
     ReplicaSet,
     Deployment,
+    Endpoints,
 }
 
 impl Resource {
@@ -44,6 +48,7 @@ impl Resource {
             Self::Pod => ApiResource::erase::<Pod>(&()),
             Self::ReplicaSet => ApiResource::erase::<k8s_openapi::api::apps::v1::ReplicaSet>(&()),
             Self::Deployment => ApiResource::erase::<k8s_openapi::api::apps::v1::Deployment>(&()),
+            Self::Endpoints => ApiResource::erase::<Endpoints>(&()),
         }
     }
 }
@@ -55,6 +60,7 @@ impl fmt::Display for Resource {
             Self::Pod => "pod",
             Self::ReplicaSet => "replicaset",
             Self::Deployment => "deployment",
+            Self::Endpoints => "endpoints",
         })
     }
 }
@@ -92,6 +98,11 @@ pub fn delete(resource: Resource, name: &str) -> Action {
 /// Delete every pod a selector finds.
 pub fn delete_pods(selector: &'static str) -> Action {
     Action::DeletePods { selector }
+}
+
+/// Create Endpoints by hand: these addresses, with one TCP port.
+pub fn make_endpoints(name: &str, addresses: &[IpAddr], port: u16) -> Action {
+    Action::MakeEndpoints { name: name.to_owned(), addresses: addresses.to_vec(), port }
 }
 
 impl Action {
@@ -138,6 +149,11 @@ impl Action {
                 pods.delete_collection(&DeleteParams::default(), &ListParams::default().labels(selector))
                     .await?;
             }
+            Self::MakeEndpoints { name, addresses, port } => {
+                let made = serde_json::from_value(endpoints(name, addresses, *port))?;
+                let api: Api<Endpoints> = Api::namespaced(client.clone(), namespace);
+                api.create(&PostParams::default(), &made).await?;
+            }
         }
         Ok(())
     }
@@ -150,6 +166,14 @@ const NOTES_IMAGE: &str = "registry.cn-hangzhou.aliyuncs.com/orzi/goweb";
 fn gate(ready: bool) -> Value {
     let status = if ready { "True" } else { "False" };
     json!({ "type": "stickler.dev/ready", "status": status })
+}
+
+fn endpoints(name: &str, addresses: &[IpAddr], port: u16) -> Value {
+    let addresses: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints", "metadata": { "name": name },
+        "subsets": [{ "addresses": addresses, "ports": [{ "port": port }] }],
+    })
 }
 
 /// Puts the cluster's own image in the place of `stickler` and of the notes' image, wherever
@@ -193,6 +217,9 @@ impl fmt::Display for Action {
             }
             Self::Delete { resource, name } => write!(f, "kubectl delete {resource} {name}"),
             Self::DeletePods { selector } => write!(f, "kubectl delete pods -l {selector}"),
+            Self::MakeEndpoints { name, addresses, port } => {
+                write!(f, "kubectl create -f - <<< '{}'", endpoints(name, addresses, *port))
+            }
         }
     }
 }

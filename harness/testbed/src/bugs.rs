@@ -36,6 +36,12 @@ pub enum Bug {
     UnreadyIsKilled,
     /// Exec says that every command succeeded.
     ExecLosesExitCode,
+    /// The proxy takes external traffic policy Local for Cluster.
+    LocalPolicyIgnored,
+    /// With external traffic policy Local, back ends see the node instead of the client.
+    LocalSourceLost,
+    /// The health check port of a service counts the endpoints of all nodes, not of its own.
+    HealthCheckAlwaysOk,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -100,6 +106,20 @@ pub const BUGS: &[BugCard] = &[
             "headless/none-ready",
             "headless/follows-readiness",
             "headless/publish-not-ready",
+            "traffic-policy/local-only-local",
+            "traffic-policy/local-drops",
+            "traffic-policy/local-keeps-source",
+            "traffic-policy/snat",
+            "traffic-policy/internal-local",
+            "traffic-policy/health-check-node-port",
+            "traffic-policy/changes-live",
+            "external-name/cname",
+            "external-ips/served",
+            "load-balancer/extends-node-port",
+            "endpoints/none-without-selector",
+            "endpoints/manual",
+            "endpoints/manual-same-name",
+            "traffic-policy/terminating-serve",
         ],
     },
     BugCard {
@@ -120,6 +140,10 @@ pub const BUGS: &[BugCard] = &[
             "node-port/from-outside",
             "node-port/refused-without-endpoints",
             "readiness/touch-makes-ready",
+            "traffic-policy/local-only-local",
+            "traffic-policy/local-drops",
+            "traffic-policy/internal-local",
+            "endpoints/manual",
         ],
     },
     BugCard {
@@ -133,6 +157,14 @@ pub const BUGS: &[BugCard] = &[
             "node-port/from-outside",
             "node-port/cluster-ip-too",
             "node-port/refused-without-endpoints",
+            "traffic-policy/local-only-local",
+            "traffic-policy/local-drops",
+            "traffic-policy/local-keeps-source",
+            "traffic-policy/snat",
+            "traffic-policy/internal-local",
+            "traffic-policy/changes-live",
+            "load-balancer/extends-node-port",
+            "traffic-policy/terminating-serve",
         ],
     },
     BugCard {
@@ -152,6 +184,11 @@ pub const BUGS: &[BugCard] = &[
             "service/refused-without-endpoints",
             "service/udp",
             "service/udp-endpoint-replaced",
+            "traffic-policy/local-only-local",
+            "traffic-policy/local-drops",
+            "traffic-policy/internal-local",
+            "traffic-policy/health-check-node-port",
+            "traffic-policy/terminating-serve",
         ],
     },
     BugCard {
@@ -248,6 +285,42 @@ pub const BUGS: &[BugCard] = &[
         seen_in: "https://github.com/kubernetes/kubernetes/issues/73056",
         // Whether a file of the container before is still there is asked with `ls`.
         caught_by: &["exec/runs-a-command", "liveness/restarts"],
+    },
+    BugCard {
+        bug: Bug::LocalPolicyIgnored,
+        id: "local-policy-ignored",
+        component: "proxy",
+        title: "externalTrafficPolicy Local is stored and not heeded: any node forwards to any pod",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/97073",
+        caught_by: &[
+            "traffic-policy/local-only-local",
+            "traffic-policy/local-drops",
+            "traffic-policy/local-keeps-source",
+            "traffic-policy/changes-live",
+            "traffic-policy/terminating-serve",
+        ],
+    },
+    BugCard {
+        bug: Bug::LocalSourceLost,
+        id: "local-source-lost",
+        component: "proxy",
+        title: "with externalTrafficPolicy Local the pod sees its node's address instead of the client's",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/62537",
+        caught_by: &[
+            "traffic-policy/local-keeps-source",
+            "traffic-policy/local-only-local",
+            "traffic-policy/local-drops",
+            "traffic-policy/changes-live",
+            "traffic-policy/terminating-serve",
+        ],
+    },
+    BugCard {
+        bug: Bug::HealthCheckAlwaysOk,
+        id: "health-check-always-ok",
+        component: "proxy",
+        title: "the health check node port says that all is well on nodes without a pod of the service",
+        seen_in: "https://github.com/cilium/cilium/issues/11043",
+        caught_by: &["traffic-policy/health-check-node-port"],
     },
 ];
 
