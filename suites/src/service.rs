@@ -135,6 +135,30 @@ pub(crate) const CHECKS: &[Check] = &[
         run: |scene| Box::pin(udp(scene)),
     },
     Check {
+        id: "service/udp-endpoint-replaced",
+        title: "a UDP client that keeps its port reaches the pods of now, not those of before",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/networking/service-protocols/#protocol-udp"),
+            docs("reference/networking/virtual-ips/"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(udp_endpoint_replaced(scene)),
+    },
+    Check {
+        id: "service/udp-endpoint-appears",
+        title: "a UDP client that sent while there was no pod reaches the first one that comes",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/networking/service-protocols/#protocol-udp"),
+            docs("reference/networking/virtual-ips/"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(udp_endpoint_appears(scene)),
+    },
+    Check {
         id: "service/listed",
         title: "`get svc` shows TYPE ClusterIP, EXTERNAL-IP <none>, 80/TCP",
         class: Class::Promise,
@@ -285,6 +309,54 @@ async fn udp(scene: &mut Scene) -> Held {
     scene.when(delete_pods("app=udp")).await?;
     scene.pods_become("app=udp", 2).await?;
     scene.eventually(as_promised(from, vec![cluster_ip("udp")])).await
+}
+
+/// "kube-proxy ... captures traffic to the Service's `clusterIP` and `port`, and redirects it to one
+/// of the Service's set of endpoints": the set as it is, whatever a flow was redirected to before. UDP
+/// has no end of a connection, so a client that keeps its port is one flow for as long as it sends.
+async fn udp_endpoint_replaced(scene: &mut Scene) -> Held {
+    const PORT: u16 = 26_001;
+    scene.given(fixture!("service/udp-flow.yaml")).await?;
+    let from = scene.inside();
+    let flow = || as_promised(from.clone(), vec![cluster_ip("flow")]).with_source_port(PORT);
+    scene.eventually(flow()).await?;
+    // The pod of before lives on, and would answer.
+    scene.while_sending(&from, "flow", PORT, async |scene: &Scene| selects(scene, "green").await).await?;
+    scene.eventually(endpoints_mirror_pods("flow")).await?;
+    scene.eventually(flow()).await?;
+    scene.always(flow()).await?;
+    // The pod of before is gone, and nobody would answer.
+    scene
+        .while_sending(&from, "flow", PORT, async |scene: &Scene| {
+            scene.when(delete_pods("colour=green")).await?;
+            scene.pods_become("colour=green", 1).await?;
+            Ok(())
+        })
+        .await?;
+    scene.eventually(endpoints_mirror_pods("flow")).await?;
+    scene.eventually(flow()).await?;
+    scene.always(flow()).await
+}
+
+async fn udp_endpoint_appears(scene: &mut Scene) -> Held {
+    const PORT: u16 = 26_002;
+    scene.given(fixture!("service/udp-flow.yaml")).await?;
+    let from = scene.inside();
+    let flow = || as_promised(from.clone(), vec![cluster_ip("flow")]).with_source_port(PORT);
+    // First somebody, then nobody: the flow must not go on to the pod of before either.
+    scene.eventually(flow()).await?;
+    scene.while_sending(&from, "flow", PORT, async |scene: &Scene| selects(scene, "none").await).await?;
+    scene.eventually(endpoints_mirror_pods("flow")).await?;
+    scene.eventually(flow()).await?;
+    scene.while_sending(&from, "flow", PORT, async |scene: &Scene| selects(scene, "blue").await).await?;
+    scene.eventually(endpoints_mirror_pods("flow")).await?;
+    scene.eventually(flow()).await?;
+    scene.always(flow()).await
+}
+
+/// Turns the service `flow` to the pods of a colour.
+async fn selects(scene: &Scene, colour: &str) -> Result<(), Broken> {
+    scene.when(edit(Resource::Service, "flow", json!({ "spec": { "selector": { "colour": colour } } }))).await
 }
 
 async fn listed(scene: &mut Scene) -> Held {

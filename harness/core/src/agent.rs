@@ -20,6 +20,10 @@ use crate::cluster::AgentStream;
 /// is dead even if nobody closed it.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// By how much two clocks may come apart between two measurements of their offset, which are a
+/// second apart: clocks that are steered gain or lose at most 500 in a million.
+const DRIFT_US: u64 = 500;
+
 /// Results are acknowledged in lots of this size, so that the agent's spool stays short.
 const ACKNOWLEDGE_EVERY: u64 = 512;
 
@@ -53,17 +57,18 @@ enum Command {
 type Done = oneshot::Sender<anyhow::Result<Vec<Outcome>>>;
 
 /// A workload under way.
-pub struct Running<'a> {
-    agent: &'a Agent,
+pub struct Running {
+    name: String,
+    commands: mpsc::UnboundedSender<Command>,
     workload: u64,
     result: oneshot::Receiver<anyhow::Result<Vec<Outcome>>>,
 }
 
-impl Running<'_> {
+impl Running {
     /// Lets it end, if it has no end of its own: no more calls are begun.
     pub fn stop(&self) {
         // An agent that is gone has stopped already, and `outcomes` will say so.
-        let _ = self.agent.commands.send(Command::Stop { workload: self.workload });
+        let _ = self.commands.send(Command::Stop { workload: self.workload });
     }
 
     /// Waits for its end and returns the outcomes in the order of its calls.
@@ -71,7 +76,7 @@ impl Running<'_> {
     /// # Errors
     /// If the agent was lost before it was through.
     pub async fn outcomes(self) -> anyhow::Result<Vec<Outcome>> {
-        self.result.await.map_err(|_| self.agent.lost())?
+        self.result.await.map_err(|_| lost(&self.name))?
     }
 }
 
@@ -119,16 +124,16 @@ impl Agent {
     ///
     /// # Errors
     /// If the agent was lost.
-    pub fn begin(&self, spec: Workload) -> anyhow::Result<Running<'_>> {
+    pub fn begin(&self, spec: Workload) -> anyhow::Result<Running> {
         let (done, result) = oneshot::channel();
         let workload = self.next_workload.fetch_add(1, Ordering::Relaxed);
-        self.commands.send(Command::Start { workload, spec, done }).map_err(|_| self.lost())?;
-        Ok(Running { agent: self, workload, result })
+        self.commands.send(Command::Start { workload, spec, done }).map_err(|_| lost(&self.name))?;
+        Ok(Running { name: self.name.clone(), commands: self.commands.clone(), workload, result })
     }
+}
 
-    fn lost(&self) -> anyhow::Error {
-        anyhow!("the agent of {} is gone", self.name)
-    }
+fn lost(name: &str) -> anyhow::Error {
+    anyhow!("the agent of {name} is gone")
 }
 
 /// The task that owns the stream.
@@ -240,7 +245,7 @@ impl Link {
         let greeting = greeting.context("the stream ended")?.context("the stream broke")?;
         self.hear(parse(&greeting)?, Instant::now())?;
         send(writer, &Request::Attach { after: self.last_seq }).await?;
-        let asked = Instant::now();
+        let mut asked = Instant::now();
         send(writer, &Request::Clock { id: 0 }).await?;
         // Starting a workload twice is harmless: the agent knows it by its number.
         for (workload, pending) in &self.pending {
@@ -271,7 +276,13 @@ impl Link {
                 line = timeout(SILENCE, lines.recv()) => {
                     let line = line.map_err(|_| anyhow!("silent for {SILENCE:?}"))?;
                     let line = line.context("the stream ended")?.context("the stream broke")?;
-                    self.hear(parse(&line)?, asked)?;
+                    let event = parse(&line)?;
+                    let is_heartbeat = matches!(event, Event::Heartbeat { .. });
+                    self.hear(event, asked)?;
+                    if is_heartbeat {
+                        asked = Instant::now();
+                        send(writer, &Request::Clock { id: 0 }).await?;
+                    }
                     if self.last_seq >= self.acknowledged + ACKNOWLEDGE_EVERY {
                         send(writer, &Request::Ack { upto: self.last_seq }).await?;
                         self.acknowledged = self.last_seq;
@@ -315,11 +326,18 @@ impl Link {
             }
             Event::Clock { now_us, .. } => {
                 let round_trip = clock_asked.elapsed();
-                let now = jiff::Timestamp::now().as_microsecond();
+                let now = crate::clock::now_us();
                 let half = (round_trip.as_micros() / 2) as i64;
                 let offset =
                     ClockOffset { add_us: now - half - now_us as i64, within_us: half.unsigned_abs().max(1) };
-                *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(offset);
+                let mut known = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+                // The best one of the last while: clocks drift, and round trips are sometimes slow.
+                match &mut *known {
+                    Some(known) if known.within_us.saturating_add(DRIFT_US) < offset.within_us => {
+                        known.within_us = known.within_us.saturating_add(DRIFT_US);
+                    }
+                    known => *known = Some(offset),
+                }
             }
             Event::Heartbeat { .. } => {}
             Event::Error { message } => bail!("the agent complains: {message}"),

@@ -10,6 +10,11 @@ pub struct Bounds {
     pub pods_ready: Duration,
     /// From a change of the API objects to every vantage seeing it.
     pub convergence: Duration,
+    /// How old an answer may be: from a change of the API objects to the last connection that is
+    /// routed as before it.
+    pub staleness: Duration,
+    /// The same of a name's answer, caches of the cluster's DNS included.
+    pub name_staleness: Duration,
     /// How long something that must always hold is watched.
     pub stability: Duration,
     /// One call, from the first packet to the answer.
@@ -27,6 +32,9 @@ impl Bounds {
     pub const REAL: Self = Self {
         pods_ready: Duration::from_secs(120),
         convergence: Duration::from_secs(30),
+        staleness: Duration::from_secs(10),
+        // The Corefile of kubeadm caches answers for 30 s.
+        name_staleness: Duration::from_secs(40),
         stability: Duration::from_secs(2),
         call: Duration::from_secs(3),
         request: Duration::from_secs(15),
@@ -39,6 +47,8 @@ impl Bounds {
     pub const TESTBED: Self = Self {
         pods_ready: Duration::from_secs(20),
         convergence: Duration::from_secs(5),
+        staleness: Duration::from_secs(1),
+        name_staleness: Duration::from_secs(1),
         stability: Duration::from_millis(200),
         call: Duration::from_secs(1),
         request: Duration::from_secs(10),

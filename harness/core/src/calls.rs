@@ -252,6 +252,58 @@ impl Scene {
         ))
     }
 
+    /// While something is done to the pods behind a UDP service, a client in each place goes on
+    /// sending to it from one socket with this source port. What comes back meanwhile is written
+    /// down and not judged; what it is for is the state it keeps alive on the way.
+    ///
+    /// # Errors
+    /// If it could not send.
+    pub async fn while_sending(
+        &self,
+        from: &[Vantage],
+        service: &'static str,
+        port: u16,
+        meanwhile: impl AsyncFnOnce(&Self) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
+        self.control(from).await?;
+        let world = self.world().await?;
+        let targets = To::ClusterIp(service).resolve(&world, self.namespace()).map_err(anyhow::Error::msg)?;
+        let mut targets =
+            targets.iter().filter(|target| target.destination.protocol == stickler_model::Protocol::Udp);
+        let (Some(target), None) = (targets.next(), targets.next()) else {
+            let why = format!("`{service}` has to have one UDP port for one client to send to");
+            return Err(Broken::CouldNotTell(why));
+        };
+        let agents = from
+            .iter()
+            .map(|vantage| Ok((vantage, self.vantages.agent(vantage)?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let mut clients = Vec::new();
+        for (vantage, agent) in &agents {
+            let probe = Probe::Udp {
+                address: target.destination.socket(),
+                payload: "{index}".to_owned(),
+                source_port: Some(port),
+                keep_socket: true,
+            };
+            // A datagram that nobody answers must not keep the next one back for long.
+            let spec = Workload { count: None, interval_ms: 20, timeout_ms: 100, ..self.workload(probe, 1) };
+            clients.push((vantage, agent.begin(Workload { concurrency: 1, ..spec })?));
+        }
+        let done = meanwhile(self).await;
+        clients.iter().for_each(|(_, running)| running.stop());
+        for (vantage, running) in clients {
+            let outcomes = running.outcomes().await?;
+            self.tell_calls(vantage, &format!("{} from port {port}", target.label), &outcomes);
+            for outcome in outcomes {
+                if let Seen::CouldNotLook { error } = outcome.seen {
+                    return Err(Broken::CouldNotTell(format!("{vantage} could not send: {error}")));
+                }
+            }
+        }
+        done
+    }
+
     /// Writes down the name of every pod that is behind a service at any time; ends only if it can
     /// not go on.
     async fn record_members(

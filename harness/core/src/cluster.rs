@@ -42,6 +42,9 @@ pub trait Cluster: Send + Sync {
     /// A place outside the cluster, if this harness has one.
     fn outside(&self) -> Option<&dyn Outside>;
 
+    /// What only whoever owns the cluster's machines can do to it; nothing if they are somebody's.
+    fn disruption(&self) -> Option<&dyn Disruption>;
+
     /// Does nothing of the cluster outlive this process? Then namespaces need not be cleaned up.
     fn is_ephemeral(&self) -> bool;
 
@@ -53,6 +56,23 @@ pub trait Cluster: Send + Sync {
 pub trait Outside: Send + Sync {
     /// Starts an agent there and returns its standard input and output.
     fn agent(&self) -> anyhow::Result<AgentStream>;
+}
+
+/// Stops parts of the control plane as if their processes had died, and starts them again. What is
+/// stopped already may be stopped again, and what runs started: both change nothing.
+pub trait Disruption: Send + Sync {
+    /// Stops the kubelet of a node: no heartbeats, no probes, no restarts, no exec. The processes of
+    /// its pods go on and serve.
+    fn stop_kubelet<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// Starts it again; it takes up the pods it left.
+    fn start_kubelet<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// Stops the API server: it refuses connections, and those there are, are cut.
+    fn stop_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>>;
+
+    /// Starts it again, with everything it knew.
+    fn start_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>>;
 }
 
 /// A two-way stream to an agent.
@@ -75,12 +95,19 @@ pub enum Capability {
     NodesReachable,
     /// A container engine runs on this machine.
     ContainerEngine,
+    /// This harness may stop kubelets and the API server.
+    Disruption,
 }
 
 impl Capability {
     /// Every capability there is.
-    pub const ALL: &'static [Self] =
-        &[Self::SeveralNodes, Self::HostNetwork, Self::NodesReachable, Self::ContainerEngine];
+    pub const ALL: &'static [Self] = &[
+        Self::SeveralNodes,
+        Self::HostNetwork,
+        Self::NodesReachable,
+        Self::ContainerEngine,
+        Self::Disruption,
+    ];
 
     /// The name in reports.
     pub fn name(self) -> &'static str {
@@ -89,6 +116,7 @@ impl Capability {
             Self::HostNetwork => "host-network",
             Self::NodesReachable => "nodes-reachable",
             Self::ContainerEngine => "container-engine",
+            Self::Disruption => "disruption",
         }
     }
 
@@ -99,6 +127,7 @@ impl Capability {
             Self::HostNetwork => "pods may not use their node's network here",
             Self::NodesReachable => "the nodes' addresses cannot be reached from outside the cluster",
             Self::ContainerEngine => "no container engine that this harness drives runs on this machine",
+            Self::Disruption => "the cluster's kubelets and API server are not this harness' to stop",
         }
     }
 }

@@ -11,12 +11,16 @@
 //! uncertainty, and every doubt is for the implementation: a violation is one for any true times.
 
 mod distribution;
+mod names;
 mod routes;
 mod slow;
 mod spread;
 mod timeline;
 
 pub use distribution::{Bucket, Distribution};
+pub use names::{
+    Asked, Findings, NameCall, NameTimeline, Permit, Succession, Wrong, check_names, check_names_slowly,
+};
 pub use routes::{Backends, NotAnAnswer};
 pub use slow::check_slowly;
 pub use spread::{Spread, spread};

@@ -48,7 +48,7 @@ pub enum Judgement {
 /// Calls from these vantages to these destinations are answered as the model promises for the
 /// objects as they are.
 pub fn as_promised(from: Vec<Vantage>, to: Vec<To>) -> AsPromised {
-    AsPromised { from, to, calls: 3 }
+    AsPromised { from, to, calls: 3, source_port: None }
 }
 
 /// See [`as_promised`].
@@ -56,6 +56,7 @@ pub struct AsPromised {
     from: Vec<Vantage>,
     to: Vec<To>,
     calls: u64,
+    source_port: Option<u16>,
 }
 
 impl AsPromised {
@@ -63,6 +64,13 @@ impl AsPromised {
     #[must_use]
     pub fn calls(self, calls: u64) -> Self {
         Self { calls, ..self }
+    }
+
+    /// Datagrams are all sent from this port, one after the other, so that to everybody on the way
+    /// they are one flow.
+    #[must_use]
+    pub fn with_source_port(self, port: u16) -> Self {
+        Self { source_port: Some(port), ..self }
     }
 }
 
@@ -91,7 +99,12 @@ impl Invariant for AsPromised {
                 if matches!(route, Route::NotPromised { .. }) {
                     return Ok(None);
                 }
-                let workload = scene.workload(probe(target), self.calls);
+                let mut workload = scene.workload(probe(target), self.calls);
+                if let (Probe::Udp { source_port, .. }, Some(port)) = (&mut workload.probe, self.source_port)
+                {
+                    *source_port = Some(port);
+                    workload.concurrency = 1;
+                }
                 let outcomes = scene.call(from, &target.label, workload).await?;
                 Ok::<_, anyhow::Error>(Some((from, target, route, outcomes)))
             });
@@ -141,14 +154,15 @@ fn judge(
     Ok(None)
 }
 
-/// The source the back end saw, where it is promised to be the client's own.
+/// The source the back end saw, where it is promised to be the client's own: the address, for the
+/// kernel may take another port if two flows would look the same to it.
 fn wrong_source(route: &Route, client: &stickler_model::Vantage, outcome: &Outcome) -> Option<String> {
     let Route::Answered { by, source, .. } = route else { return None };
     let Seen::Answered(answer) = &outcome.seen else { return None };
     let name = answer.hostname.as_deref()?;
     let backend = by.iter().find(|backend| backend.is_called(name))?;
     let (seen, own) = (answer.source?, outcome.from?);
-    (source.is_kept(client, backend) && seen != own)
+    (source.is_kept(client, backend) && seen.ip() != own.ip())
         .then(|| format!("was answered by {backend}, which saw the caller as {seen} instead of {own}"))
 }
 

@@ -9,6 +9,9 @@ mod agent;
 mod bounds;
 mod calls;
 mod check;
+pub mod chronicle;
+pub mod clients;
+mod clock;
 mod cluster;
 mod destination;
 mod evidence;
@@ -27,7 +30,7 @@ pub use agent::{Agent, ClockOffset};
 pub use bounds::Bounds;
 pub use calls::{http, http_with_host, in_words, udp};
 pub use check::{Broken, Check, Class, Held, Source, Verdict, docs, kep, notes};
-pub use cluster::{AgentStream, Capability, Cluster, Outside, Provider};
+pub use cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
 pub use destination::{To, cluster_ip, node_port};
 pub use invariant::{
     Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, sticks, that,

@@ -116,7 +116,7 @@ impl Invariant for ResolveAsPromised {
     }
 }
 
-fn type_name(kind: RecordType) -> &'static str {
+pub(crate) fn type_name(kind: RecordType) -> &'static str {
     match kind {
         RecordType::A => "A",
         RecordType::Aaaa => "AAAA",
@@ -127,7 +127,7 @@ fn type_name(kind: RecordType) -> &'static str {
     }
 }
 
-fn code(name: &str) -> Code {
+pub(crate) fn code(name: &str) -> Code {
     match name {
         "NOERROR" => Code::NoError,
         "NXDOMAIN" => Code::NxDomain,
@@ -139,7 +139,7 @@ fn code(name: &str) -> Code {
 }
 
 /// The records in the model's words.
-fn records(resolved: &Resolved) -> anyhow::Result<BTreeSet<Record>> {
+pub(crate) fn records(resolved: &Resolved) -> anyhow::Result<BTreeSet<Record>> {
     resolved
         .records
         .iter()

@@ -130,10 +130,12 @@ impl Scene {
         let bound = self.bounds().convergence;
         let deadline = Instant::now() + bound;
         loop {
+            let began = Instant::now();
             match self.look(&invariant).await? {
                 Judgement::Holds => return Ok(()),
                 Judgement::Broken(finding) => {
-                    if Instant::now() >= deadline {
+                    // A look that began earlier may have taken long, and tells of the time before.
+                    if began >= deadline {
                         let observed = format!("{} (still so after {bound:?})", finding.observed);
                         return Err(Broken::promise(finding.promised, observed));
                     }

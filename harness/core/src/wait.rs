@@ -44,7 +44,11 @@ where
                 }
             };
             match event {
-                Event::Init => listing.clear(),
+                // Nothing is known before a list is complete, not even that there is nothing.
+                Event::Init => {
+                    listing.clear();
+                    continue;
+                }
                 Event::InitApply(object) => {
                     listing.push(object);
                     continue;
@@ -146,5 +150,33 @@ pub(crate) async fn within<T>(
     match timeout(bound, request).await {
         Ok(result) => result.with_context(|| format!("could not {what}")),
         Err(_) => Err(anyhow!("could not {what}: no answer from the API server within {bound:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::client::Body;
+    use serde_json::json;
+    use std::convert::Infallible;
+
+    /// The first thing a wait learns is the whole list; before, it knows nothing, and nothing must
+    /// not look like no pods.
+    #[tokio::test]
+    async fn an_unfinished_list_is_not_taken_for_none() {
+        let list = json!({
+            "kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"},
+            "items": [{"metadata": {"name": "web", "namespace": "default", "uid": "1"}}],
+        });
+        let answer = list.to_string();
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let answer = http::Response::new(Body::from(answer.clone().into_bytes()));
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let api = Api::<Pod>::namespaced(kube::Client::new(service, "default"), "default");
+        let first = until(api, Config::default(), "a list", Duration::from_secs(5), |pods| {
+            Ok(pods.iter().map(|pod| pod.metadata.name.clone().unwrap_or_default()).collect::<Vec<_>>())
+        });
+        assert_eq!(first.await.expect("a list"), ["web"]);
     }
 }

@@ -16,6 +16,26 @@ pub enum Bug {
     DeletedEndpointStays,
     /// A container that fails its liveness probe runs on.
     LivenessNeverRestarts,
+    /// The proxy does not know session affinity.
+    AffinityIgnored,
+    /// Cluster DNS answers for headless services with unready pods too.
+    HeadlessIncludesUnready,
+    /// UDP flows go on to where they went before, whatever became of the endpoint there.
+    StaleUdpConntrack,
+    /// An endpoint whose pod became unready stays ready until something else happens to the pods.
+    UnreadyEndpointStays,
+    /// The API server's own Endpoints keep an address nobody serves at any more.
+    StaleApiEndpoint,
+    /// The API server takes a service with several ports that have no names.
+    PortNamesOptional,
+    /// A container finds no service of its namespace in its environment.
+    ServiceLinksMissing,
+    /// Pods search the node's domains only.
+    ClusterSearchMissing,
+    /// A container that fails its readiness probe is restarted, as if it did not live.
+    UnreadyIsKilled,
+    /// Exec says that every command succeeded.
+    ExecLosesExitCode,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -55,6 +75,8 @@ pub const BUGS: &[BugCard] = &[
             "service/refused-without-endpoints",
             "service/deleted-is-gone",
             "service/udp",
+            "service/udp-endpoint-replaced",
+            "service/udp-endpoint-appears",
             "affinity/default-none",
             "affinity/client-ip",
             "affinity/layer-4",
@@ -93,6 +115,8 @@ pub const BUGS: &[BugCard] = &[
             "service/only-ready-pods-answer",
             "service/refused-without-endpoints",
             "service/udp",
+            "service/udp-endpoint-replaced",
+            "service/udp-endpoint-appears",
             "node-port/from-outside",
             "node-port/refused-without-endpoints",
             "readiness/touch-makes-ready",
@@ -127,6 +151,7 @@ pub const BUGS: &[BugCard] = &[
             "service/pods-come-and-go",
             "service/refused-without-endpoints",
             "service/udp",
+            "service/udp-endpoint-replaced",
         ],
     },
     BugCard {
@@ -136,6 +161,93 @@ pub const BUGS: &[BugCard] = &[
         title: "a container that fails its liveness probe is never restarted",
         seen_in: "https://github.com/kubernetes/kubernetes/issues/106682",
         caught_by: &["liveness/restarts"],
+    },
+    BugCard {
+        bug: Bug::AffinityIgnored,
+        id: "affinity-ignored",
+        component: "proxy",
+        title: "sessionAffinity ClientIP is stored and not heeded: each connection goes anywhere",
+        seen_in: "https://github.com/cilium/cilium/issues/35254",
+        caught_by: &["affinity/client-ip", "affinity/layer-4"],
+    },
+    BugCard {
+        bug: Bug::HeadlessIncludesUnready,
+        id: "headless-includes-unready",
+        component: "cluster DNS",
+        title: "the name of a headless service leads to pods that are not ready as well",
+        seen_in: "https://github.com/kubernetes/dns/issues/472",
+        caught_by: &["headless/none-ready", "headless/follows-readiness", "headless/publish-not-ready"],
+    },
+    BugCard {
+        bug: Bug::StaleUdpConntrack,
+        id: "stale-udp-conntrack",
+        component: "proxy",
+        title: "a UDP flow goes on to the endpoint it had, though that was removed or replaced",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/125467",
+        // Where a client takes any port, it may take one it had before.
+        caught_by: &["service/udp-endpoint-replaced", "service/udp-endpoint-appears", "service/udp"],
+    },
+    BugCard {
+        bug: Bug::UnreadyEndpointStays,
+        id: "unready-endpoint-stays",
+        component: "endpoints controllers",
+        title: "an endpoint whose pod became unready stays ready until another pod of the service changes",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/75889",
+        caught_by: &[
+            "endpoints/follow-readiness",
+            "service/only-ready-pods-answer",
+            "readiness/touch-makes-ready",
+            "headless/follows-readiness",
+        ],
+    },
+    BugCard {
+        bug: Bug::StaleApiEndpoint,
+        id: "stale-api-endpoint",
+        component: "API server",
+        title: "the Endpoints of `kubernetes` keep an address at which no API server is any more",
+        seen_in: "https://github.com/k3s-io/k3s/issues/14594",
+        caught_by: &["endpoints/kubernetes"],
+    },
+    BugCard {
+        bug: Bug::PortNamesOptional,
+        id: "port-names-optional",
+        component: "API server",
+        title: "a service with several ports is taken though one of them has no name",
+        seen_in: "https://github.com/kubernetes/kubernetes/pull/7786",
+        caught_by: &["ports/names-required"],
+    },
+    BugCard {
+        bug: Bug::ServiceLinksMissing,
+        id: "service-links-missing",
+        component: "kubelet",
+        title: "a container starts without the variables of the services that were there before it",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/127463",
+        caught_by: &["env/service-host-and-port"],
+    },
+    BugCard {
+        bug: Bug::ClusterSearchMissing,
+        id: "cluster-search-missing",
+        component: "kubelet",
+        title: "the search path of pods lacks the domains of the cluster",
+        seen_in: "https://github.com/siderolabs/talos/issues/6825",
+        caught_by: &["dns/resolv-conf", "dns/short-names"],
+    },
+    BugCard {
+        bug: Bug::UnreadyIsKilled,
+        id: "unready-is-killed",
+        component: "kubelet",
+        title: "a container that fails its readiness probe is killed and started anew",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/9649",
+        caught_by: &["readiness/never-restarts", "readiness/touch-makes-ready"],
+    },
+    BugCard {
+        bug: Bug::ExecLosesExitCode,
+        id: "exec-loses-exit-code",
+        component: "kubelet",
+        title: "exec ends with success whatever the command's exit code was",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/73056",
+        // Whether a file of the container before is still there is asked with `ls`.
+        caught_by: &["exec/runs-a-command", "liveness/restarts"],
     },
 ];
 

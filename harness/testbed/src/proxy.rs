@@ -49,6 +49,7 @@ impl Proxy {
     /// Prepares the node's rules, then follows the API in the background.
     pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<Self> {
         let mut dataplane = Dataplane::open(&config.node.namespace, config.cluster_cidr)?;
+        dataplane.keeps_flows = config.bugs.has(Bug::StaleUdpConntrack);
         if !config.bugs.has(Bug::NoProxy) {
             dataplane.prepare().await?;
         }
@@ -163,7 +164,7 @@ where
 /// How long to wait before an interrupted watch is tried again: a client's default would leave the
 /// node without news for the better part of a second after the first failure.
 #[derive(Default)]
-struct Patience {
+pub(crate) struct Patience {
     failures: u32,
 }
 

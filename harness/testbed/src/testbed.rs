@@ -19,10 +19,11 @@ use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
 use thiserror::Error;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::apiserver::{ApiServer, ApiServerConfig, KubeletDial};
-use crate::bugs::Bugs;
+use crate::bugs::{Bug, Bugs};
 use crate::client::{ApiEndpoint, client};
 use crate::controllers::{Controllers, ControllersConfig, NodePatience};
 use crate::enter::host_listener;
@@ -90,10 +91,12 @@ pub struct Testbed {
     // In the order they are to go away: first who acts, then what they act on.
     _proxies: Vec<Proxy>,
     // Dropping a kubelet kills the processes of its pods and waits until they are gone.
-    _kubelets: Vec<Kubelet>,
+    kubelets: BTreeMap<String, Mutex<Kubelet>>,
     _scheduler: Scheduler,
     _controllers: Controllers,
-    _apiserver: ApiServer,
+    apiserver: Mutex<ApiServer>,
+    /// Where it listens: on the machine, in this process' own network, on the control plane's node.
+    addresses: [SocketAddr; 3],
     topology: Topology,
     client: kube::Client,
     kubeconfig: String,
@@ -156,6 +159,7 @@ impl Testbed {
             node_port_range: NODE_PORTS,
             kubelet_dial: dial_from(control_plane.namespace.clone()),
             version: VERSION.to_owned(),
+            bugs: spec.bugs.clone(),
         })?;
 
         clock.next("controllers and scheduler");
@@ -175,11 +179,12 @@ impl Testbed {
         for (index, node) in topology.nodes().iter().enumerate() {
             starting.push(start_node(node, index == 0, &pki, &api, &spec.bugs).boxed());
         }
-        let (kubelets, proxies) = try_join_all(starting).await?.into_iter().unzip();
+        let (kubelets, proxies): (Vec<_>, _) = try_join_all(starting).await?.into_iter().unzip();
+        let names = topology.nodes().iter().map(|node| node.name.clone());
 
         clock.next("first answer of a cluster IP on every node");
         let admin = pki.client("kubernetes-admin", &["system:masters"])?;
-        if !spec.bugs.has(crate::bugs::Bug::NoProxy) {
+        if !spec.bugs.has(Bug::NoProxy) {
             let service = first_service_address();
             let through_service = ApiEndpoint { address: service, ca_pem: pki.ca_pem() };
             let mut asking = Vec::new();
@@ -192,15 +197,16 @@ impl Testbed {
         let at_home = ApiEndpoint { address: home_address, ca_pem: pki.ca_pem() };
         let client = client(home, &at_home, &admin)?;
         // Whoever needs names waits for them; a cluster is ready without, as upstream's nodes are.
-        create_dns(&client).await?;
+        create_dns(&client, &spec.bugs).await?;
         clock.done();
 
         Ok(Self {
             _proxies: proxies,
-            _kubelets: kubelets,
+            kubelets: names.zip(kubelets.into_iter().map(Mutex::new)).collect(),
             _scheduler: scheduler,
             _controllers: controllers,
-            _apiserver: apiserver,
+            apiserver: Mutex::new(apiserver),
+            addresses: [host_address, home_address, advertise],
             client,
             kubeconfig: kubeconfig(host_address, &pki.ca_pem(), &admin),
             kubeconfig_inside: kubeconfig(home_address, &pki.ca_pem(), &admin),
@@ -253,6 +259,62 @@ impl Testbed {
     /// Where the time of the start went.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// Stops the kubelet of a node as if its process had died: no heartbeat, no probes, no restarts,
+    /// nobody answers on its port. The processes of its pods go on and serve. Stopping it twice is
+    /// the same as stopping it once.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub async fn stop_kubelet(&self, node: &str) -> anyhow::Result<()> {
+        self.kubelet(node)?.lock().await.stop().await;
+        Ok(())
+    }
+
+    /// Starts the kubelet of a node again: it takes up the pods it left. It says so to the API as
+    /// soon as that answers.
+    ///
+    /// # Errors
+    /// If there is no such node, or its port cannot be had.
+    pub async fn start_kubelet(&self, node: &str) -> anyhow::Result<()> {
+        self.kubelet(node)?.lock().await.resume()
+    }
+
+    fn kubelet(&self, node: &str) -> anyhow::Result<&Mutex<Kubelet>> {
+        let known = || self.nodes().join("`, `");
+        self.kubelets.get(node).with_context(|| format!("there is no node `{node}`; there are `{}`", known()))
+    }
+
+    /// Stops the API server: nobody answers at its addresses, and all its connections are cut. What
+    /// it knows is kept. Stopping it twice is the same as stopping it once.
+    pub async fn stop_apiserver(&self) {
+        self.apiserver.lock().await.stop().await;
+    }
+
+    /// Starts the API server again at the same addresses, with everything it knew.
+    ///
+    /// # Errors
+    /// If an address cannot be had any more.
+    pub async fn start_apiserver(&self) -> anyhow::Result<()> {
+        let mut apiserver = self.apiserver.lock().await;
+        if apiserver.is_serving() {
+            return Ok(());
+        }
+        let [on_host, at_home, inside] = self.addresses;
+        let control_plane = self.topology.nodes().first().context("a cluster needs a node")?;
+        let listeners = vec![
+            host_listener(on_host)
+                .with_context(|| format!("{on_host} of the machine cannot be had again"))?,
+            NetNamespace::home()?
+                .listen(at_home)
+                .with_context(|| format!("{at_home} cannot be had again"))?,
+            control_plane
+                .namespace
+                .listen(inside)
+                .with_context(|| format!("{inside} cannot be had again"))?,
+        ];
+        apiserver.resume(listeners)
     }
 
     /// A command that runs one of the programs of pods, which are this executable under other names,
@@ -385,12 +447,20 @@ async fn first_answer(node: &NodeNet, service: &ApiEndpoint, admin: &Credentials
 }
 
 /// Creates what cluster DNS is made of: objects like any others, run by the cluster itself.
-async fn create_dns(client: &kube::Client) -> anyhow::Result<()> {
+async fn create_dns(client: &kube::Client, bugs: &Bugs) -> anyhow::Result<()> {
     for manifest in DNS {
         let objects: Vec<DynamicObject> =
             serde_saphyr::from_multiple(manifest).context("the manifest of cluster DNS")?;
-        for object in objects {
+        for mut object in objects {
             let types = object.types.clone().context("an object of cluster DNS has no kind")?;
+            if bugs.has(Bug::HeadlessIncludesUnready)
+                && let Some(command) = object
+                    .data
+                    .pointer_mut("/spec/template/spec/containers/0/command")
+                    .and_then(serde_json::Value::as_array_mut)
+            {
+                command.push("--unready-too".into());
+            }
             let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
             let api: Api<DynamicObject> = match &object.metadata.namespace {
                 Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),

@@ -35,6 +35,7 @@ fn checks_are_listed_with_what_promises_them() -> Result<(), Impossible> {
         let known = |source: &str| source.starts_with("https://") || source.starts_with("notes: ");
         assert!(sources.iter().all(|source| source.as_str().is_some_and(known)), "{row}");
         assert!(row["class"] != "promise" || !sources.is_empty(), "a promise has a source: {row}");
+        assert!(row["unproven"].is_boolean(), "{row}");
         assert!(row["needs"].is_array() && row["exclusive"].is_boolean(), "{row}");
     }
     Ok(())
@@ -49,9 +50,14 @@ fn bugs_are_listed_with_the_checks_that_catch_them() -> Result<(), Impossible> {
             assert!(row[field].as_str().is_some_and(|text| !text.is_empty()), "{field} of {row}");
         }
         for caught_by in row["caught_by"].as_array().expect("a list of checks") {
-            assert!(checks.iter().any(|check| check["id"] == *caught_by), "{caught_by} is no check");
+            let check = checks.iter().find(|check| check["id"] == *caught_by).expect("a check");
+            assert_eq!(check["unproven"], false, "a bug makes {caught_by} fail");
         }
     }
+    let unproven = checks.iter().filter(|check| check["unproven"] == true).count();
+    let folder = tempdir().expect("a folder can be made");
+    let pretty = output(stickler(folder.path(), &["list"]));
+    assert_eq!(pretty.stdout.matches("(unproven: ").count(), unproven, "{}", pretty.stdout);
     Ok(())
 }
 

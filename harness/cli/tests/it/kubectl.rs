@@ -14,6 +14,7 @@ use crate::{Impossible, Test};
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("the_first_chapter_of_the_notes", the_first_chapter_of_the_notes),
     ("an_interrupted_cluster_takes_its_kubeconfig_along", an_interrupted_cluster_takes_its_kubeconfig_along),
+    ("a_cluster_that_exists_is_tested_through_its_kubeconfig", a_cluster_that_exists_is_tested),
 ];
 
 /// A cluster that is up.
@@ -189,6 +190,43 @@ fn an_interrupted_cluster_takes_its_kubeconfig_along() -> Result<(), Impossible>
     let manifest = fixture("goweb-rs.yaml");
     let up = Up::start(&["--nodes", "2", "--apply", &manifest.to_string_lossy()]);
     eventually("a process in a pod", || (Belongings::of(up.running.pid()).networks.len() > 2).then_some(()));
+    up.stop();
+    Ok(())
+}
+
+/// One process has the cluster, and another one knows nothing of it but its kubeconfig.
+fn a_cluster_that_exists_is_tested() -> Result<(), Impossible> {
+    let up = Up::start(&[]);
+    let arguments = [
+        "run",
+        "--cluster",
+        "kubeconfig",
+        "--kubeconfig",
+        "file",
+        "--filter",
+        // It takes the service range to know that nobody may answer at the address.
+        "service/deleted-is-gone",
+        "--filter",
+        "node-port/cluster-ip-too",
+        "--filter",
+        "node-port/from-outside",
+        "--report",
+        "report",
+    ];
+    let ended = output(stickler(up.folder.path(), &arguments));
+    assert_eq!(ended.code(), Some(0), "{ended:#?}");
+    let report = fs::read_to_string(up.folder.path().join("report/report.json")).expect("a report");
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let verdict = |id: &str| {
+        let checks = report["checks"].as_array().expect("checks");
+        let check = checks.iter().find(|check| check["id"] == id).expect("the check");
+        check["verdict"].as_str().expect("a verdict").to_owned()
+    };
+    assert_eq!(verdict("service/deleted-is-gone"), "passed");
+    assert_eq!(verdict("node-port/cluster-ip-too"), "passed");
+    // Addresses of nodes may belong to networks that must not be dialled.
+    assert_eq!(verdict("node-port/from-outside"), "skipped");
+    assert_eq!(report["cluster"]["provider"], "kubeconfig", "{}", report["cluster"]);
     up.stop();
     Ok(())
 }

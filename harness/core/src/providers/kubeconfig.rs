@@ -12,8 +12,9 @@ use stickler_model::Promises;
 use stickler_reports::{ClusterCard, Timing};
 use tokio::time::timeout;
 
+use super::ranges;
 use crate::bounds::Bounds;
-use crate::cluster::{Capability, Cluster, Outside, Provider};
+use crate::cluster::{Capability, Cluster, Disruption, Outside, Provider};
 
 /// Finds a cluster by its kubeconfig.
 #[derive(Clone)]
@@ -68,6 +69,11 @@ impl Provider for KubeconfigProvider {
             let asked = asked.with_context(|| format!("`{server}` did not answer within {bound:?}"))?;
             let (version, nodes) =
                 asked.with_context(|| format!("`{server}` does not answer as an API server"))?;
+            let mut promises = Promises::of_version(&version.git_version)?;
+            promises.service_cidr = timeout(bound, ranges::services(&client))
+                .await
+                .with_context(|| format!("`{server}` did not tell its service range within {bound:?}"))?;
+            promises.cluster_cidr = ranges::pods(&nodes);
             let mut capabilities = vec![Capability::HostNetwork];
             if nodes.len() > 1 {
                 capabilities.insert(0, Capability::SeveralNodes);
@@ -80,11 +86,10 @@ impl Provider for KubeconfigProvider {
                 capabilities: capabilities.iter().map(ToString::to_string).collect(),
                 ready_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 timings: vec![Timing {
-                    step: "start: ask for version and nodes".to_owned(),
+                    step: "start: ask for version, nodes and ranges".to_owned(),
                     us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
                 }],
             };
-            let promises = Promises::of_version(&version.git_version)?;
             let image = self.image.clone();
             let cluster: Box<dyn Cluster> =
                 Box::new(KubeconfigCluster { client, card, capabilities, promises, image });
@@ -129,6 +134,10 @@ impl Cluster for KubeconfigCluster {
 
     fn outside(&self) -> Option<&dyn Outside> {
         // Addresses of nodes may belong to networks this harness must not dial.
+        None
+    }
+
+    fn disruption(&self) -> Option<&dyn Disruption> {
         None
     }
 

@@ -1,6 +1,7 @@
 //! Providers: the ways to get a cluster.
 
 mod kubeconfig;
+mod ranges;
 #[cfg(target_os = "linux")]
 mod testbed;
 

@@ -9,7 +9,7 @@ use stickler_testbed::bugs::Bugs;
 use stickler_testbed::{Testbed, TestbedSpec};
 
 use crate::bounds::Bounds;
-use crate::cluster::{AgentStream, Capability, Cluster, Outside, Provider};
+use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
 
 /// Starts a testbed.
 #[derive(Clone, Debug)]
@@ -53,7 +53,8 @@ struct TestbedCluster {
 
 impl TestbedCluster {
     fn new(testbed: Testbed) -> anyhow::Result<Self> {
-        let mut capabilities = vec![Capability::HostNetwork, Capability::NodesReachable];
+        let mut capabilities =
+            vec![Capability::HostNetwork, Capability::NodesReachable, Capability::Disruption];
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
         }
@@ -106,12 +107,34 @@ impl Cluster for TestbedCluster {
         Some(self)
     }
 
+    fn disruption(&self) -> Option<&dyn Disruption> {
+        Some(self)
+    }
+
     fn is_ephemeral(&self) -> bool {
         true
     }
 
     fn kubeconfig(&self) -> Option<&str> {
         Some(self.testbed.kubeconfig())
+    }
+}
+
+impl Disruption for TestbedCluster {
+    fn stop_kubelet<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.testbed.stop_kubelet(node).boxed()
+    }
+
+    fn start_kubelet<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.testbed.start_kubelet(node).boxed()
+    }
+
+    fn stop_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        self.testbed.stop_apiserver().map(Ok).boxed()
+    }
+
+    fn start_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        self.testbed.start_apiserver().boxed()
     }
 }
 

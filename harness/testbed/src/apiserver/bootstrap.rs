@@ -8,6 +8,7 @@ use super::registry::{Registry, WriteOptions};
 use super::resources::{ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, Resource, SERVICES};
 use super::roles;
 use super::status::Result;
+use crate::bugs::Bug;
 
 /// Makes the namespaces every cluster has, and the service by which pods find the API server
 /// ([Accessing the API from a Pod](https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/#directly-accessing-the-rest-api)).
@@ -34,6 +35,10 @@ pub(crate) fn bootstrap(registry: &Registry, service_ip: Ipv4Addr, advertise: So
             },
         }),
     )?;
+    let mut addresses = vec![json!({"ip": ip})];
+    // Where an API server was before, and nobody is now.
+    let before = ip.rsplit_once('.').map(|(network, _)| json!({"ip": format!("{network}.254")}));
+    addresses.extend(before.filter(|_| registry.bugs.has(Bug::StaleApiEndpoint)));
     create(
         registry,
         &ENDPOINTS,
@@ -43,7 +48,7 @@ pub(crate) fn bootstrap(registry: &Registry, service_ip: Ipv4Addr, advertise: So
                 "name": "kubernetes",
                 "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
             },
-            "subsets": [{"addresses": [{"ip": ip}], "ports": ports}],
+            "subsets": [{"addresses": addresses, "ports": ports}],
         }),
     )?;
     create(

@@ -47,6 +47,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bugs::Bugs;
 use crate::pki::Pki;
 
 /// How the API server reaches a kubelet: by whatever network its own host has.
@@ -66,6 +67,7 @@ pub(crate) struct ApiServerConfig<'a> {
     pub(crate) kubelet_dial: KubeletDial,
     /// What `/version` says, such as `v1.37.0`.
     pub(crate) version: String,
+    pub(crate) bugs: Bugs,
 }
 
 /// A running API server. It stops serving when dropped; its connections end with it.
@@ -105,7 +107,7 @@ impl ApiServer {
         let ca_pem = config.pki.ca_pem();
         let ranges =
             allocation::Ranges { service_cidr: config.service_cidr, node_ports: config.node_port_range };
-        let registry = Arc::new(registry::Registry { store: store::Store::new(), ranges });
+        let registry = Arc::new(registry::Registry { store: store::Store::new(), ranges, bugs: config.bugs });
         bootstrap::bootstrap(&registry, service_ip, config.advertise)
             .map_err(|status| anyhow::anyhow!("the first objects cannot be made: {status}"))?;
         let shared = Arc::new(serve::Shared {
@@ -125,13 +127,16 @@ impl ApiServer {
     }
 
     /// Stops serving: listeners and connections are closed when this returns. The store stays.
-    #[cfg(test)]
     pub(crate) async fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop.cancel();
             running.tasks.close();
             running.tasks.wait().await;
         }
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        self.running.is_some()
     }
 
     /// Serves again, with everything that was in the store.

@@ -13,6 +13,7 @@ use super::resources::{self, NAMESPACES, Resource};
 use super::selector::Selection;
 use super::status::{FieldError, Result, Status};
 use super::store::{Key, Object, Store, Transaction};
+use crate::bugs::{Bug, Bugs};
 
 /// How strictly unknown fields are taken
 /// ([API concepts, "Field validation"](https://kubernetes.io/docs/reference/using-api/api-concepts/#field-validation)).
@@ -76,6 +77,7 @@ pub(crate) struct Deletion {
 pub(crate) struct Registry {
     pub(crate) store: Store,
     pub(crate) ranges: Ranges,
+    pub(crate) bugs: Bugs,
 }
 
 impl Registry {
@@ -334,6 +336,7 @@ impl Registry {
         };
         let mut all = admission::check_metadata(resource, &object);
         all.append(&mut errors);
+        all.retain(|error| !(self.bugs.has(Bug::PortNamesOptional) && error.is_missing_port_name()));
         refuse(resource, name, &all)?;
         Ok((object, warnings))
     }

@@ -260,6 +260,13 @@ impl FieldError {
         Self::new(field, "FieldValueNotFound", format!("Not found: {}", value.into()))
     }
 
+    /// Is it that a service's port has no name?
+    pub(crate) fn is_missing_port_name(&self) -> bool {
+        self.reason == "FieldValueRequired"
+            && self.field.starts_with("spec.ports[")
+            && self.field.ends_with("].name")
+    }
+
     fn cause(&self) -> Value {
         json!({"reason": self.reason, "message": self.body, "field": self.field})
     }

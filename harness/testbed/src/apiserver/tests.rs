@@ -11,6 +11,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, W
 use serde_json::{Value, json};
 
 use super::{ApiServer, ApiServerConfig, KubeletDial};
+use crate::bugs::Bugs;
 use crate::client::{ApiEndpoint, client};
 use crate::namespace::NetNamespace;
 use crate::pki::{Credentials, Pki};
@@ -46,6 +47,7 @@ impl Scene {
             node_port_range: 30000..=32767,
             kubelet_dial,
             version: "v1.37.0".to_owned(),
+            bugs: Bugs::default(),
         })
         .unwrap();
         let endpoint = ApiEndpoint { address, ca_pem: pki.ca_pem() };

@@ -13,6 +13,7 @@ mod endpointslice;
 pub(crate) mod events;
 mod expectations;
 mod garbage_collector;
+mod heartbeat;
 pub(crate) mod informer;
 mod kinds;
 mod namespace;
@@ -89,6 +90,8 @@ impl Controllers {
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
         let controller = node_lifecycle::NodeLifecycle::new(client.clone(), &caches, patience, &queue);
+        let heart = heartbeat::Heart::new(client.clone(), &caches);
+        tasks.spawn(heart.beat(controller.clock()));
         spawn(&mut tasks, &caches, controller, queue);
         for task in caches.tasks(&client) {
             tasks.spawn(task);

@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::caches::Caches;
+use super::heartbeat::BEAT;
 use super::informer::Key;
 use super::pod_state::{is_finished, is_ready, is_terminating, node_name};
 use super::queue::{Queue, Reconcile};
@@ -29,8 +30,9 @@ const CONDITIONS: [&str; 4] = ["MemoryPressure", "DiskPressure", "PIDPressure", 
 /// How patient the control plane is with nodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NodePatience {
-    /// How long a node may be silent
+    /// How long a node may be silent, by the clock of the controllers' own heartbeat
     /// ([Nodes, "Node heartbeats"](https://kubernetes.io/docs/reference/node/node-status/#heartbeats)).
+    /// Upstream's `--node-monitor-grace-period` is 50 s, five times what its kubelets take for a beat.
     pub(crate) silence: Duration,
     /// How long pods stay on a node that is not ready, unless they say otherwise
     /// ([Taints and Tolerations, "Taint based Evictions"](https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-based-evictions)).
@@ -42,17 +44,21 @@ pub(crate) struct NodePatience {
 impl Default for NodePatience {
     fn default() -> Self {
         Self {
-            silence: Duration::from_secs(50),
+            // Four beats, and room for what follows within the few seconds a testbed has.
+            silence: Duration::from_secs(2),
             eviction: Duration::from_secs(300),
             quarantine: Duration::from_secs(40),
         }
     }
 }
 
-/// When things were seen, by this machine's clock: those of nodes may be wrong.
+/// When things were seen, by clocks of our own: those of nodes may be wrong.
 #[derive(Default)]
 struct Seen {
-    beat: BTreeMap<String, Instant>,
+    /// What the clock of our own heartbeat shows.
+    clock: Duration,
+    /// What it showed when a node was heard.
+    beat: BTreeMap<String, Duration>,
     /// Since when a node is not ready, or gone.
     trouble: BTreeMap<String, Instant>,
 }
@@ -62,6 +68,7 @@ pub(super) struct NodeLifecycle {
     caches: Caches,
     patience: NodePatience,
     seen: Arc<Mutex<Seen>>,
+    queue: Arc<Queue<Key>>,
 }
 
 impl NodeLifecycle {
@@ -105,7 +112,25 @@ impl NodeLifecycle {
                 dirty.add(key);
             }
         });
-        Self { client, caches: caches.clone(), patience, seen }
+        Self { client, caches: caches.clone(), patience, seen, queue: Arc::clone(queue) }
+    }
+
+    /// To be called at every beat of the controllers' heart: finds the nodes that are silent for too
+    /// long.
+    pub(super) fn clock(&self) -> impl Fn() + Send + use<> {
+        let (seen, queue, patience) = (Arc::clone(&self.seen), Arc::clone(&self.queue), self.patience);
+        let nodes = self.caches.nodes.clone();
+        move || {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.clock += BEAT;
+            let now = seen.clock;
+            for node in nodes.all().iter().filter(|node| readiness(node) != Some("Unknown")) {
+                let name = node.metadata.name.clone().unwrap_or_default();
+                if now - *seen.beat.entry(name).or_insert(now) >= patience.silence {
+                    queue.add(Key::of(&node.metadata));
+                }
+            }
+        }
     }
 
     fn pods_on(&self, node: &str) -> Vec<Arc<Pod>> {
@@ -122,7 +147,8 @@ impl NodeLifecycle {
 
     fn silence(&self, node: &str) -> Duration {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.beat.entry(node.to_owned()).or_insert_with(Instant::now).elapsed()
+        let now = seen.clock;
+        now - *seen.beat.entry(node.to_owned()).or_insert(now)
     }
 
     /// Says of a silent node that nothing is known about it.
@@ -287,8 +313,7 @@ impl Reconcile for NodeLifecycle {
     async fn reconcile(&self, key: Key) -> anyhow::Result<Option<Duration>> {
         let Some(node) = self.caches.nodes.get(&key) else { return self.bury(&key.name).await };
         let silent = self.silence(&key.name);
-        let left = self.patience.silence.saturating_sub(silent);
-        if left.is_zero() && readiness(&node) != Some("Unknown") {
+        if silent >= self.patience.silence && readiness(&node) != Some("Unknown") {
             tracing::debug!(node = key.name, ?silent, "the node fell silent");
             // The event of this write brings the key back.
             self.give_up(&node).await?;
@@ -300,28 +325,27 @@ impl Reconcile for NodeLifecycle {
             _ => None,
         };
         self.taint(&node, taint).await?;
-        let next = match taint {
+        match taint {
             Some(taint) => {
                 let mut pods = self.pods_on(&key.name);
                 pods.retain(|pod| !is_finished(pod));
                 for pod in pods.iter().filter(|pod| is_ready(pod)) {
                     self.unready(pod).await?;
                 }
-                self.evict(&key.name, taint, &pods).await?
+                self.evict(&key.name, taint, &pods).await
             }
             None => {
                 self.seen.lock().unwrap_or_else(PoisonError::into_inner).trouble.remove(&key.name);
-                None
+                Ok(None)
             }
-        };
-        let silence = Some(left).filter(|left| !left.is_zero());
-        Ok(next.into_iter().chain(silence).min())
+        }
     }
 }
 
 fn beat(seen: &Mutex<Seen>, node: Option<&str>) {
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    seen.beat.insert(node.unwrap_or_default().to_owned(), Instant::now());
+    let now = seen.clock;
+    seen.beat.insert(node.unwrap_or_default().to_owned(), now);
 }
 
 fn renewed(lease: &Lease) -> Option<jiff::Timestamp> {

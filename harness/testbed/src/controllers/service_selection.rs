@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 
 use super::caches::Caches;
 use super::informer::Key;
-use super::pod_state::{is_finished, is_terminating};
+use super::pod_state::{is_finished, is_ready, is_terminating};
 use super::queue::Queue;
 use crate::bugs::{Bug, Bugs};
 
@@ -22,8 +22,12 @@ pub(super) fn mark_services(caches: &Caches, bugs: &Bugs, queue: &Arc<Queue<Key>
     let dirty = Arc::clone(queue);
     let services = caches.services.clone();
     let misses_deletions = bugs.has(Bug::DeletedEndpointStays);
+    let misses_unready = bugs.has(Bug::UnreadyEndpointStays);
     caches.pods.on_change(move |old, new| {
         if misses_deletions && new.is_none_or(is_terminating) {
+            return;
+        }
+        if misses_unready && old.is_some_and(is_ready) && new.is_some_and(|pod| !is_ready(pod)) {
             return;
         }
         let Some(namespace) = new.or(old).and_then(|pod| pod.metadata.namespace.as_deref()) else { return };

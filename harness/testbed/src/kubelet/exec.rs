@@ -17,11 +17,13 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::container::{Container, ExecSpec, Session, Terminal};
 use super::init::StartFailure;
 use super::node::Node;
 use super::output::truth;
+use crate::bugs::Bug;
 
 /// In order of preference: version 5 can close standard input, version 4 cannot.
 pub(crate) const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
@@ -63,8 +65,14 @@ pub(crate) fn parse(query: &[(String, String)]) -> Result<ExecSpec, String> {
     Ok(spec)
 }
 
-/// Starts the process and serves its streams until it ends or the client leaves.
-pub(crate) async fn run(node: Arc<Node>, container: Container, spec: ExecSpec, socket: WebSocket) {
+/// Starts the process and serves its streams until it ends, the client leaves, or they are cut.
+pub(crate) async fn run(
+    node: Arc<Node>,
+    container: Container,
+    spec: ExecSpec,
+    socket: WebSocket,
+    cut: CancellationToken,
+) {
     let versioned = socket.protocol().and_then(|protocol| protocol.to_str().ok()) == Some(PROTOCOLS[0]);
     let command = spec.command.clone();
     let (mut to_client, from_client) = socket.split();
@@ -74,7 +82,14 @@ pub(crate) async fn run(node: Arc<Node>, container: Container, spec: ExecSpec, s
             let process = session.process.clone();
             let (stdin, terminal) = (session.stdin.take(), session.terminal.take());
             listening = tokio::spawn(listen(from_client, stdin, terminal, versioned));
-            let served = serve(session, &mut to_client, &mut listening, &command).await;
+            let served = tokio::select! {
+                served = serve(session, &mut to_client, &mut listening) => served,
+                () = cut.cancelled() => None,
+            };
+            let served = served.map(|code| match code {
+                _ if node.bugs.has(Bug::ExecLosesExitCode) => verdict(0, &command),
+                code => verdict(code, &command),
+            });
             if served.is_none() {
                 // Nobody is there any more who would want it to go on.
                 let _ = process.signal(libc::SIGKILL);
@@ -87,6 +102,10 @@ pub(crate) async fn run(node: Arc<Node>, container: Container, spec: ExecSpec, s
             Some(not_started(&failure))
         }
     };
+    if cut.is_cancelled() {
+        // A dead kubelet says no goodbye.
+        return listening.abort();
+    }
     if let Some(verdict) = verdict {
         let _ = to_client.send(message(ERROR, verdict.to_string().as_bytes())).await;
     }
@@ -100,13 +119,12 @@ pub(crate) async fn run(node: Arc<Node>, container: Container, spec: ExecSpec, s
     }
 }
 
-/// The verdict, or none when the client left first.
+/// The exit code, or none when the client left first.
 async fn serve(
     session: Session,
     to_client: &mut SplitSink<WebSocket, Message>,
     mut listening: &mut JoinHandle<()>,
-    command: &[String],
-) -> Option<Value> {
+) -> Option<i32> {
     let Session { process, stdout, stderr, .. } = session;
     let (sender, mut messages) = mpsc::channel(16);
     let pumps: Vec<_> = [(STDOUT, stdout), (STDERR, stderr)]
@@ -133,7 +151,7 @@ async fn serve(
         }
     }
     pumps.iter().for_each(JoinHandle::abort);
-    Some(verdict(exit.code(), command))
+    Some(exit.code())
 }
 
 async fn pump(channel: u8, mut stream: pipe::Receiver, messages: mpsc::Sender<Message>) {

@@ -31,16 +31,19 @@ use anyhow::Context as _;
 use futures::future::BoxFuture;
 use futures::{StreamExt as _, TryStreamExt as _};
 use ipnet::Ipv4Net;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch_api};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::bugs::Bugs;
 use crate::namespace::NetNamespace;
 use crate::pki::Credentials;
+use crate::proxy::Patience;
 use address::Addresses;
 use events::Events;
 use node::Node;
@@ -48,7 +51,7 @@ use records::Records;
 use resolver::Resolver;
 use server::Server;
 use services::Services;
-use worker::Wanted;
+use worker::{Wanted, Worker};
 
 pub use container::{Container, ContainerSpec, ExecSpec, Runtime, Session, Terminal};
 pub use init::{Mount, StartFailure, init_main};
@@ -95,10 +98,24 @@ pub(crate) struct KubeletConfig {
     pub(crate) bugs: Bugs,
 }
 
-/// A running kubelet. Dropping it ends its tasks and every process of its pods.
+/// A kubelet, running or stopped. Dropping it ends its tasks and every process of its pods.
 pub(crate) struct Kubelet {
     node: Arc<Node>,
+    serving: Credentials,
+    ca_pem: String,
+    /// What it knows of services, and what it tells; nobody can see whether these two are running.
+    _background: JoinSet<()>,
+    active: Option<Active>,
+    /// Pods nobody looks after, by uid: the kubelet is stopped.
+    asleep: BTreeMap<String, Worker>,
+}
+
+/// What runs while the kubelet does.
+struct Active {
+    stop: CancellationToken,
     tasks: JoinSet<()>,
+    /// Returns the pods it leaves to themselves.
+    pods: AbortOnDropHandle<BTreeMap<String, Worker>>,
 }
 
 impl Kubelet {
@@ -106,13 +123,13 @@ impl Kubelet {
     pub(crate) async fn start(config: KubeletConfig) -> anyhow::Result<Self> {
         let applets: Vec<&str> = config.applets.iter().map(String::as_str).collect();
         let (events, teller) = Events::new(config.client.clone(), &config.node_name);
-        let (services, follow_services) = Services::follow(&config.client);
+        let (services, follow_services) = Services::follow(&config.client, config.bugs.clone());
         let node = Arc::new(Node {
             runtime: Runtime::new(&applets),
             addresses: Addresses::new(config.pod_cidr),
             records: Records::default(),
             events,
-            bugs: config.bugs,
+            bugs: config.bugs.clone(),
             client: config.client,
             name: config.node_name,
             ip: config.node_ip,
@@ -127,19 +144,68 @@ impl Kubelet {
                 cluster_domain: config.cluster_domain,
                 node: config.node_dns,
                 node_searches: config.node_searches,
+                bugs: config.bugs,
             },
             services,
         });
-        let server = Server::listen(&node, &config.serving, &config.ca_pem)?;
+        let mut background = JoinSet::new();
+        background.spawn(teller.tell());
+        background.spawn(follow_services);
+        let (serving, ca_pem) = (config.serving, config.ca_pem);
+        let asleep = BTreeMap::new();
+        let mut kubelet = Self { node, serving, ca_pem, _background: background, active: None, asleep };
+        let server = Server::listen(&kubelet.node, &kubelet.serving, &kubelet.ca_pem)?;
+        let registered = kubelet.node.register().await;
+        let object = registered.with_context(|| format!("cannot register node `{}`", kubelet.node.name))?;
+        kubelet.run(server, futures::future::ready(object));
+        Ok(kubelet)
+    }
+
+    /// Stops as if the process had died, except that pods keep what they have: their processes, their
+    /// addresses, their files.
+    pub(crate) async fn stop(&mut self) {
+        let Some(Active { stop, mut tasks, pods }) = self.active.take() else { return };
+        stop.cancel();
+        tasks.shutdown().await;
+        // What a worker had begun it ends; each of its steps has a bound.
+        match pods.await {
+            Ok(asleep) => self.asleep = asleep,
+            Err(error) => tracing::error!(%error, node = self.node.name, "the pods of the node are lost"),
+        }
+    }
+
+    /// Starts again and takes up the pods that were left, as soon as the API answers.
+    pub(crate) fn resume(&mut self) -> anyhow::Result<()> {
+        if self.active.is_some() {
+            return Ok(());
+        }
+        let server = Server::listen(&self.node, &self.serving, &self.ca_pem)?;
+        let node = Arc::clone(&self.node);
+        self.run(server, async move { node.register_patiently().await });
+        Ok(())
+    }
+
+    fn run(&mut self, server: Server, registering: impl Future<Output = NodeObject> + Send + 'static) {
+        let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(teller.tell());
-        tasks.spawn(follow_services);
-        tasks.spawn(server.serve(Arc::clone(&node)));
-        tasks.spawn(run_pods(Arc::clone(&node)));
-        let registered = node.register().await;
-        let object = registered.with_context(|| format!("cannot register node `{}`", node.name))?;
-        tasks.spawn(Arc::clone(&node).beat(object));
-        Ok(Self { node, tasks })
+        tasks.spawn(server.serve(Arc::clone(&self.node), stop.clone()));
+        // The node first: while it is taken for dead, nothing on it may be ready.
+        let registered = CancellationToken::new();
+        let (node, done) = (Arc::clone(&self.node), registered.clone());
+        tasks.spawn(async move {
+            let object = registering.await;
+            done.cancel();
+            node.beat(object).await;
+        });
+        let pods = Pods {
+            node: Arc::clone(&self.node),
+            workers: JoinSet::new(),
+            wanted: BTreeMap::new(),
+            asleep: std::mem::take(&mut self.asleep),
+            stop: stop.clone(),
+        };
+        let pods = AbortOnDropHandle::new(tokio::spawn(pods.run(registered)));
+        self.active = Some(Active { stop, tasks, pods });
     }
 
     /// How many processes of pods there are.
@@ -151,28 +217,47 @@ impl Kubelet {
 
 impl Drop for Kubelet {
     fn drop(&mut self) {
-        self.tasks.abort_all();
+        // Tasks end with what holds them.
+        self.active = None;
         self.node.runtime.shutdown();
     }
 }
 
-/// Follows the pods bound to the node and keeps one worker for each.
-async fn run_pods(node: Arc<Node>) {
-    let pods = Pods { node: Arc::clone(&node), workers: JoinSet::new(), wanted: BTreeMap::new() };
-    let ours = watcher::Config::default().fields(&format!("spec.nodeName={}", node.name));
-    let events = watch_api(Api::<Pod>::all(node.client.clone()), ours).default_backoff();
-    pods.follow(events.inspect_err(|error| tracing::debug!(%error, "cannot watch pods, trying again"))).await;
-}
-
+/// The pods bound to the node, with one worker for each.
 struct Pods {
     node: Arc<Node>,
-    workers: JoinSet<()>,
+    workers: JoinSet<Option<Worker>>,
     /// By uid: a new pod of the same name is another pod.
     wanted: BTreeMap<String, watch::Sender<Wanted>>,
+    /// Those that were left alone, and about which nothing was heard since.
+    asleep: BTreeMap<String, Worker>,
+    stop: CancellationToken,
 }
 
 impl Pods {
-    async fn follow(mut self, events: impl futures::Stream<Item = watcher::Result<Event<Pod>>>) {
+    /// Looks after them until stopped, and returns those that are left alone then.
+    async fn run(mut self, registered: CancellationToken) -> BTreeMap<String, Worker> {
+        let stop = self.stop.clone();
+        let ours = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node.name));
+        let api = Api::<Pod>::all(self.node.client.clone());
+        tokio::select! {
+            () = async {
+                registered.cancelled().await;
+                let events = watch_api(api, ours).backoff(Patience::default());
+                let complain = |error: &watcher::Error| tracing::debug!(%error, "cannot watch pods, trying again");
+                self.follow(events.inspect_err(complain)).await;
+            } => {}
+            () = stop.cancelled() => {}
+        }
+        while let Some(worker) = self.workers.join_next().await {
+            if let Ok(Some(worker)) = worker {
+                self.asleep.insert(worker.uid(), worker);
+            }
+        }
+        self.asleep
+    }
+
+    async fn follow(&mut self, events: impl futures::Stream<Item = watcher::Result<Event<Pod>>>) {
         let mut events = std::pin::pin!(events);
         let mut listed = Vec::new();
         loop {
@@ -192,6 +277,10 @@ impl Pods {
                     let gone: Vec<_> =
                         self.wanted.keys().filter(|uid| !listed.contains(uid)).cloned().collect();
                     gone.iter().for_each(|uid| self.gone(uid));
+                    for worker in std::mem::take(&mut self.asleep).into_values() {
+                        let (_, gone) = watch::channel(Wanted::Gone);
+                        self.work(Some(worker), gone);
+                    }
                 }
                 Some(Ok(Event::Apply(pod))) => self.apply(pod),
                 Some(Ok(Event::Delete(pod))) => self.gone(&pod.uid().unwrap_or_default()),
@@ -209,12 +298,19 @@ impl Pods {
                 wanted.send_replace(Wanted::Present(pod));
             }
             None => {
-                self.node.records.know(&pod);
+                let asleep = self.asleep.remove(&uid);
+                if asleep.is_none() {
+                    self.node.records.know(&pod);
+                }
                 let (sender, wanted) = watch::channel(Wanted::Present(pod));
                 self.wanted.insert(uid, sender);
-                self.workers.spawn(worker::run(Arc::clone(&self.node), wanted));
+                self.work(asleep, wanted);
             }
         }
+    }
+
+    fn work(&mut self, asleep: Option<Worker>, wanted: watch::Receiver<Wanted>) {
+        self.workers.spawn(worker::run(Arc::clone(&self.node), asleep, wanted, self.stop.clone()));
     }
 
     fn gone(&mut self, uid: &str) {

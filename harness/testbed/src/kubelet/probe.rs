@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use super::container::{Container, ExecSpec};
 use super::events::Tone;
 use super::node::Node;
+use crate::bugs::Bug;
 
 /// How much of what a probe says is kept.
 const LONGEST_OUTPUT: u64 = 10 * 1024;
@@ -34,11 +35,13 @@ pub(crate) enum Purpose {
 impl Purpose {
     /// What holds before the first answer: "The default state of readiness before the initial delay is
     /// `Failure`", and a container is taken to live until it is seen not to.
-    fn before(self) -> Option<bool> {
+    ///
+    /// A kubelet that was away goes on with the readiness it left.
+    fn before(self, ready: bool) -> Option<bool> {
         match self {
             Self::Startup => None,
             Self::Liveness => Some(true),
-            Self::Readiness => Some(false),
+            Self::Readiness => Some(ready),
         }
     }
 }
@@ -64,6 +67,10 @@ pub(crate) struct Subject {
     pub(crate) slot: usize,
     pub(crate) run: String,
     pub(crate) since: Instant,
+    /// Its startup probe has succeeded already.
+    pub(crate) started: bool,
+    /// What is known of its readiness.
+    pub(crate) ready: bool,
 }
 
 /// The probes of one run of a container; they end with this.
@@ -81,11 +88,11 @@ impl Probes {
         let (vital, readiness) = (JoinSet::new(), JoinSet::new());
         let mut probes = Self { subject: Arc::new(subject), verdicts, vital, readiness };
         match probes.subject.spec.startup_probe.clone() {
-            Some(probe) => {
+            Some(probe) if !probes.subject.started => {
                 let watch = probes.watch(Purpose::Startup, probe);
                 probes.vital.spawn(watch);
             }
-            None => probes.started(),
+            _ => probes.started(),
         }
         probes
     }
@@ -126,7 +133,9 @@ async fn watch(
     let period = seconds(probe.period_seconds.or(Some(10)), 1);
     let mut ticks = interval_at(first, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut streak = Streak::new(purpose, &probe);
+    let kills = purpose == Purpose::Readiness && subject.node.bugs.has(Bug::UnreadyIsKilled);
+    let before = if kills { None } else { purpose.before(subject.ready) };
+    let mut streak = Streak::new(before, &probe);
     loop {
         ticks.tick().await;
         let well = match subject.look(&probe, seconds(probe.timeout_seconds, 1)).await {
@@ -141,6 +150,7 @@ async fn watch(
                 continue;
             }
         };
+        let purpose = if kills && !well { Purpose::Liveness } else { purpose };
         if streak.add(well) {
             let (slot, run) = (subject.slot, subject.run.clone());
             if verdicts.send(Verdict { slot, run, purpose, well }).is_err() {
@@ -164,9 +174,9 @@ struct Streak {
 }
 
 impl Streak {
-    fn new(purpose: Purpose, probe: &core::Probe) -> Self {
+    fn new(holds: Option<bool>, probe: &core::Probe) -> Self {
         Self {
-            holds: purpose.before(),
+            holds,
             last: None,
             length: 0,
             successes: probe.success_threshold.unwrap_or(1),
@@ -392,8 +402,8 @@ mod tests {
 
     #[test]
     fn a_streak_changes_what_holds_and_a_single_answer_does_not() {
-        let changes = |purpose, probe: &core::Probe, answers: &str| {
-            let mut streak = Streak::new(purpose, probe);
+        let changes = |purpose: Purpose, probe: &core::Probe, answers: &str| {
+            let mut streak = Streak::new(purpose.before(false), probe);
             let change = |answer: char| if streak.add(answer == '+') { answer } else { '.' };
             answers.chars().map(change).collect::<String>()
         };

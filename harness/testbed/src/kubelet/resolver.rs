@@ -8,6 +8,7 @@ use kube::ResourceExt as _;
 
 use super::environment::Place;
 use super::preparation::host_network;
+use crate::bugs::{Bug, Bugs};
 
 /// The C library reads no more.
 const NAMESERVERS: usize = 3;
@@ -24,6 +25,7 @@ pub(crate) struct Resolver {
     pub(crate) node: Ipv4Addr,
     /// The node's search domains.
     pub(crate) node_searches: Vec<String>,
+    pub(crate) bugs: Bugs,
 }
 
 impl Resolver {
@@ -67,6 +69,7 @@ impl Resolver {
                 let (domain, namespace) = (&self.cluster_domain, pod.namespace().unwrap_or_default());
                 let mut searches =
                     vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+                searches.retain(|_| !self.bugs.has(Bug::ClusterSearchMissing));
                 searches.extend(self.node_searches.iter().cloned());
                 (vec![dns.to_string()], searches, vec![("ndots".to_owned(), Some("5".to_owned()))])
             }
@@ -154,6 +157,7 @@ mod tests {
             cluster_domain: "cluster.local".into(),
             node: Ipv4Addr::new(192, 168, 199, 1),
             node_searches: vec!["lan".into(), "vm".into()],
+            bugs: Bugs::default(),
         }
     }
 

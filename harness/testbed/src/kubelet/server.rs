@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::exec;
 use super::node::{Node, PORT};
@@ -51,9 +52,9 @@ impl Server {
         })
     }
 
-    /// Serves until the task is ended.
-    pub(crate) async fn serve(self, node: Arc<Node>) {
-        let router = router(node);
+    /// Serves until the task is ended; streams to processes end when `cut` is cancelled.
+    pub(crate) async fn serve(self, node: Arc<Node>, cut: CancellationToken) {
+        let router = router(node, cut);
         // Connections end with the server.
         let mut connections = tokio::task::JoinSet::new();
         loop {
@@ -101,18 +102,29 @@ fn tls(serving: &Credentials, ca_pem: &str) -> anyhow::Result<tokio_rustls::TlsA
 }
 
 /// What is served, to whoever got in.
-pub(crate) fn router(node: Arc<Node>) -> Router {
+pub(crate) fn router(node: Arc<Node>, cut: CancellationToken) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs))
         .route("/exec/{namespace}/{pod}/{container}", any(start))
-        .with_state(node)
+        .with_state(Serving { node, cut })
+}
+
+#[derive(Clone)]
+struct Serving {
+    node: Arc<Node>,
+    /// Streams outlive the request that asked for them, but not the server.
+    cut: CancellationToken,
 }
 
 type Which = Path<(String, String, String)>;
 type Parameters = Query<Vec<(String, String)>>;
 
-async fn logs(State(node): State<Arc<Node>>, Path(which): Which, Query(query): Parameters) -> Response {
+async fn logs(
+    State(Serving { node, .. }): State<Serving>,
+    Path(which): Which,
+    Query(query): Parameters,
+) -> Response {
     let (namespace, pod, container) = which;
     let wish = match Wish::parse(&query) {
         Ok(wish) => wish,
@@ -139,7 +151,7 @@ async fn logs(State(node): State<Arc<Node>>, Path(which): Which, Query(query): P
 }
 
 async fn start(
-    State(node): State<Arc<Node>>,
+    State(Serving { node, cut }): State<Serving>,
     Path(which): Which,
     Query(query): Parameters,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
@@ -162,7 +174,7 @@ async fn start(
     match upgrade {
         Ok(upgrade) => upgrade
             .protocols(exec::PROTOCOLS.iter().copied())
-            .on_upgrade(move |socket| exec::run(node, running, spec, socket)),
+            .on_upgrade(move |socket| exec::run(node, running, spec, socket, cut)),
         Err(rejection) => rejection.into_response(),
     }
 }

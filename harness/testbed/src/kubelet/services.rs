@@ -12,6 +12,9 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::time::timeout;
 
+use crate::bugs::{Bug, Bugs};
+use crate::proxy::Patience;
+
 /// How long a container waits for the first list before it is tried again.
 const FIRST_LIST: Duration = Duration::from_secs(1);
 
@@ -19,25 +22,29 @@ const FIRST_LIST: Duration = Duration::from_secs(1);
 const API_SERVICE: (&str, &str) = ("default", "kubernetes");
 
 /// What the kubelet knows about services.
-pub(crate) struct Services(Store<Service>);
+pub(crate) struct Services {
+    known: Store<Service>,
+    bugs: Bugs,
+}
 
 impl Services {
     /// The second half keeps the first up to date while it is run.
-    pub(crate) fn follow(client: &Client) -> (Self, impl Future<Output = ()> + use<>) {
+    pub(crate) fn follow(client: &Client, bugs: Bugs) -> (Self, impl Future<Output = ()> + use<>) {
         let (known, writer) = store();
         let changes = watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
-        let follow = changes.default_backoff().reflect(writer).for_each(|change| async move {
+        let follow = changes.backoff(Patience::default()).reflect(writer).for_each(|change| async move {
             if let Err(error) = change {
                 tracing::debug!(%error, "cannot watch services, trying again");
             }
         });
-        (Self(known), follow)
+        (Self { known, bugs }, follow)
     }
 
     /// The variables of a container that starts now in this namespace; none before the first list.
     pub(crate) async fn environment(&self, namespace: &str, links: bool) -> Option<Vec<(String, String)>> {
-        timeout(FIRST_LIST, self.0.wait_until_ready()).await.ok()?.ok()?;
-        Some(variables(&self.0.state(), namespace, links))
+        timeout(FIRST_LIST, self.known.wait_until_ready()).await.ok()?.ok()?;
+        let links = links && !self.bugs.has(Bug::ServiceLinksMissing);
+        Some(variables(&self.known.state(), namespace, links))
     }
 }
 

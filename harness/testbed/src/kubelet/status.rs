@@ -127,6 +127,24 @@ fn state(state: &State) -> ContainerState {
 pub(crate) const OURS: &[&str] =
     &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
+/// Whether the API says something else about what a kubelet owns than the kubelet reported: somebody,
+/// such as the node controller, took the node for dead meanwhile.
+pub(crate) fn contradicts(api: &PodStatus, reported: &PodStatus) -> bool {
+    let condition = |status: &PodStatus, kind: &str| {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions
+            .find(|condition| condition.type_ == kind)
+            .map(|condition| (condition.status.clone(), condition.reason.clone()))
+    };
+    api.phase != reported.phase || OURS.iter().any(|kind| condition(api, kind) != condition(reported, kind))
+}
+
+/// The version of an object as a number: versions of one kind are ordered
+/// ([KEP-5504](https://github.com/kubernetes/enhancements/issues/5504)).
+pub(crate) fn version(pod: &Pod) -> u64 {
+    pod.resource_version().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
 /// All that is known about a pod.
 #[derive(Clone, Debug)]
 pub(crate) struct PodView<'a> {

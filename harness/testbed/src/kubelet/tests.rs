@@ -220,6 +220,7 @@ fn failure(code: StatusCode) -> Response {
     (code, Json(status)).into_response()
 }
 
+mod away;
 mod contents;
 mod probes;
 
@@ -285,7 +286,10 @@ fn is_ready(pod: &Value) -> bool {
 
 async fn ask(kubelet: &Kubelet, path: &str) -> (StatusCode, String) {
     let request = Request::get(path).body(Body::empty()).expect("a request");
-    let response = server::router(Arc::clone(&kubelet.node)).oneshot(request).await.expect("an answer");
+    let response = server::router(Arc::clone(&kubelet.node), CancellationToken::new())
+        .oneshot(request)
+        .await
+        .expect("an answer");
     let status = response.status();
     let body = response.into_body().collect().await.expect("a body").to_bytes();
     (status, String::from_utf8_lossy(&body).into_owned())

@@ -1,5 +1,7 @@
 //! One pod: brings its containers to what the API says, and the API to what the containers are.
 
+mod away;
+
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::container::Container;
 use super::events::Tone;
@@ -46,18 +49,44 @@ pub(crate) enum Wanted {
     Gone,
 }
 
-/// Runs one pod until it is gone.
-pub(crate) async fn run(node: Arc<Node>, wanted: watch::Receiver<Wanted>) {
+/// Runs one pod until it is gone, or until `stop` is cancelled: then what is known about it is
+/// returned, and its processes go on.
+pub(crate) async fn run(
+    node: Arc<Node>,
+    asleep: Option<Worker>,
+    wanted: watch::Receiver<Wanted>,
+    stop: CancellationToken,
+) -> Option<Worker> {
     let first = wanted.borrow().clone();
-    let Wanted::Present(pod) = first else { return };
-    let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
-    let mut worker = Worker::new(node, pod);
-    worker.work(wanted).await;
+    let mut worker = match (asleep, first) {
+        (Some(mut worker), Wanted::Present(pod)) => {
+            worker.wake(pod);
+            worker
+        }
+        (Some(mut worker), Wanted::Gone) => {
+            worker.clear().await;
+            return None;
+        }
+        (None, Wanted::Present(pod)) => Worker::new(node, pod),
+        (None, Wanted::Gone) => return None,
+    };
+    if worker.work(wanted, &stop).await == Over::Stopped {
+        worker.fall_asleep();
+        return Some(worker);
+    }
     worker.clear().await;
-    tracing::debug!(pod = name, "pod is gone");
+    tracing::debug!(pod = full_name(&worker.pod), "pod is gone");
+    None
 }
 
-struct Worker {
+/// Why the work on a pod is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Gone,
+    Stopped,
+}
+
+pub(crate) struct Worker {
     node: Arc<Node>,
     pod: Arc<Pod>,
     started: Timestamp,
@@ -71,13 +100,25 @@ struct Worker {
     slots: Vec<Slot>,
     /// The status the API server has confirmed.
     reported: Option<PodStatus>,
+    /// The version of the pod after that report.
+    reported_version: u64,
+    /// When to say again what somebody contradicted, and when that was done last.
+    mend: Option<Instant>,
+    mended: Option<Instant>,
     /// The pod had ended before we saw it.
     final_already: bool,
     terminating: Option<Terminating>,
-    exits: mpsc::UnboundedReceiver<(usize, Exit)>,
-    exited: mpsc::UnboundedSender<(usize, Exit)>,
+    exits: mpsc::UnboundedReceiver<End>,
+    exited: mpsc::UnboundedSender<End>,
     verdicts: mpsc::UnboundedReceiver<Verdict>,
     judges: mpsc::UnboundedSender<Verdict>,
+}
+
+/// A container's process ended: which one, how and when.
+struct End {
+    slot: usize,
+    exit: Exit,
+    at: Timestamp,
 }
 
 struct Terminating {
@@ -124,6 +165,9 @@ impl Worker {
             retry: None,
             slots,
             reported: pod.status.clone().filter(|status| status.start_time.is_some()),
+            reported_version: status::version(&pod),
+            mend: None,
+            mended: None,
             final_already,
             terminating: None,
             exits,
@@ -135,14 +179,14 @@ impl Worker {
         }
     }
 
-    async fn work(&mut self, mut wanted: watch::Receiver<Wanted>) {
-        loop {
+    async fn work(&mut self, mut wanted: watch::Receiver<Wanted>, stop: &CancellationToken) -> Over {
+        while !stop.is_cancelled() {
             self.retry = self.retry.filter(|retry| *retry > Instant::now());
             if self.pod.metadata.deletion_timestamp.is_some() {
                 self.terminate();
                 if self.all_ended() && self.remove().await {
                     // The watch will say so too.
-                    return;
+                    return Over::Gone;
                 }
             } else if !self.final_already {
                 self.advance().await;
@@ -153,15 +197,17 @@ impl Worker {
                 changed = wanted.changed() => {
                     let now = wanted.borrow_and_update().clone();
                     match now {
-                        Wanted::Present(pod) if changed.is_ok() => self.pod = pod,
-                        _ => return,
+                        Wanted::Present(pod) if changed.is_ok() => self.see(pod),
+                        _ => return Over::Gone,
                     }
                 }
-                Some((slot, exit)) = self.exits.recv() => self.ended(slot, exit),
+                Some(end) = self.exits.recv() => self.ended(&end),
                 Some(verdict) = self.verdicts.recv() => self.judged(&verdict),
                 () = until(timer) => {}
+                () = stop.cancelled() => {}
             }
         }
+        Over::Stopped
     }
 
     /// Starts what shall run and may.
@@ -267,25 +313,15 @@ impl Worker {
         match node.runtime.start(sandbox, spec).await {
             Ok(container) => {
                 slot.view.state = State::Running { since: Timestamp::now() };
-                if slot.view.role != Role::Init {
-                    let subject = Subject {
-                        node: Arc::clone(&node),
-                        pod: Arc::clone(&pod),
-                        spec: slot.spec.clone(),
-                        container: container.clone(),
-                        address: self.ip.unwrap_or(node.ip),
-                        slot: index,
-                        run: id,
-                        since: Instant::now(),
-                    };
-                    slot.probes = Some(Probes::begin(subject, self.judges.clone()));
-                }
                 slot.running = Some(container.clone());
+                self.begin_probes(index, Instant::now());
+                let slot = &self.slots[index];
                 node.records.started(&pod, &slot.view.name, container.clone());
                 let exited = self.exited.clone();
                 tokio::spawn(async move {
                     // The worker may have gone, and then nobody wants to know.
-                    let _ = exited.send((index, container.wait().await));
+                    let exit = container.wait().await;
+                    let _ = exited.send(End { slot: index, exit, at: Timestamp::now() });
                 });
                 let (image, name) = (slot.view.image.clone(), slot.view.name.clone());
                 let present = format!("Container image \"{image}\" already present on machine");
@@ -308,9 +344,31 @@ impl Worker {
         }
     }
 
-    fn ended(&mut self, index: usize, exit: Exit) {
+    /// Looks from now on whether a container that runs since then is well.
+    fn begin_probes(&mut self, index: usize, since: Instant) {
+        let slot = &mut self.slots[index];
+        let (Some(container), Some(run)) = (&slot.running, &slot.view.id) else { return };
+        if slot.view.role == Role::Init {
+            return;
+        }
+        let subject = Subject {
+            node: Arc::clone(&self.node),
+            pod: Arc::clone(&self.pod),
+            spec: slot.spec.clone(),
+            container: container.clone(),
+            address: self.ip.unwrap_or(self.node.ip),
+            slot: index,
+            run: run.clone(),
+            since,
+            started: slot.view.started,
+            ready: slot.view.ready,
+        };
+        slot.probes = Some(Probes::begin(subject, self.judges.clone()));
+    }
+
+    fn ended(&mut self, end: &End) {
+        let &End { slot: index, ref exit, at: finished } = end;
         let Some(slot) = self.slots.get_mut(index) else { return };
-        let finished = Timestamp::now();
         let started = match slot.view.state {
             State::Running { since } => Some(since),
             _ => None,
@@ -524,13 +582,13 @@ impl Worker {
         self.kill();
         while !self.all_ended() {
             match timeout(Duration::from_secs(5), self.exits.recv()).await {
-                Ok(Some((slot, exit))) => {
+                Ok(Some(end)) => {
                     self.terminating.get_or_insert_with(|| Terminating {
                         deadline: Instant::now(),
                         grace: 0,
                         killed: true,
                     });
-                    self.ended(slot, exit);
+                    self.ended(&end);
                 }
                 _ => break,
             }
@@ -558,6 +616,11 @@ impl Worker {
             containers: &views,
             now: Timestamp::now(),
         };
+        if self.mend.is_some_and(|due| due <= Instant::now()) {
+            self.mend = None;
+            self.mended = Some(Instant::now());
+            self.accept_contradiction();
+        }
         let status = status::status(&self.with_our_conditions(), &view);
         if self.reported.as_ref() == Some(&status) {
             return;
@@ -566,8 +629,9 @@ impl Worker {
         let name = self.pod.name_any();
         let sent = self.api().patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await;
         match sent {
-            Ok(_) => {
+            Ok(written) => {
                 self.reported = Some(status);
+                self.reported_version = status::version(&written);
             }
             // It was removed or replaced: the watch will say so.
             Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => {
@@ -598,7 +662,12 @@ impl Worker {
         let due = self.slots.iter().filter_map(|slot| slot.due);
         let deadline = self.terminating.as_ref().filter(|t| !t.killed).map(|t| t.deadline);
         // A container that is due already waits for another one, which will wake us.
-        due.filter(|due| *due > Instant::now()).chain(deadline).chain(self.retry).chain(refresh).min()
+        due.filter(|due| *due > Instant::now())
+            .chain(deadline)
+            .chain(self.retry)
+            .chain(refresh)
+            .chain(self.mend)
+            .min()
     }
 
     fn api(&self) -> Api<Pod> {

@@ -195,6 +195,10 @@ pub struct Dataplane {
     conntrack: Conntrack,
     /// What the kernel holds, if that is known.
     applied: Option<Applied>,
+    /// UDP flows go on as they were when the rules change; for [`Bug::StaleUdpConntrack`] only.
+    ///
+    /// [`Bug::StaleUdpConntrack`]: crate::bugs::Bug::StaleUdpConntrack
+    pub(super) keeps_flows: bool,
 }
 
 #[derive(Default)]
@@ -206,7 +210,8 @@ struct Applied {
 impl Dataplane {
     /// Callers from `pods` keep their source address at cluster IPs.
     pub fn open(node: &NetNamespace, pods: Ipv4Net) -> anyhow::Result<Self> {
-        Ok(Self { tables: Tables::open(node, pods)?, conntrack: Conntrack::open(node)?, applied: None })
+        let (tables, conntrack) = (Tables::open(node, pods)?, Conntrack::open(node)?);
+        Ok(Self { tables, conntrack, applied: None, keeps_flows: false })
     }
 
     /// Writes the rules of a node without services, unless an earlier proxy left its own: those go
@@ -235,7 +240,8 @@ impl Dataplane {
         elements.extend(hairpins.map(|(element, value)| (element.clone(), *value)));
         self.tables.change(&changes(&before.elements, &elements)).await?;
         // Only now: flows that are forgotten earlier could be learnt again from the old rules.
-        for flows in outdated_flows(&before.desired, desired) {
+        let outdated = outdated_flows(&before.desired, desired);
+        for flows in outdated.into_iter().filter(|_| !self.keeps_flows) {
             self.conntrack.forget(&flows).await?;
         }
         self.applied = Some(Applied { desired: desired.clone(), elements });
@@ -272,7 +278,9 @@ fn outdated_flows(before: &Desired, after: &Desired) -> BTreeSet<Flows> {
         let is = after.frontends.get(&frontend).unwrap_or(&nobody);
         let flows = |answered_by| Flows { to: frontend.at.address(), port: frontend.port, answered_by };
         if was.all.is_empty() && !is.all.is_empty() {
-            outdated.insert(flows(None));
+            // Untranslated, they are answered by whom they were sent to. Others went by the new rules
+            // already, and their answers may be on the way.
+            outdated.insert(flows(frontend.at.address()));
         }
         // An endpoint that only changed its port is asked at the wrong one as well.
         let left = was.all.difference(&is.all);
@@ -337,7 +345,7 @@ mod tests {
         let left = Flows { to: address, port: 80, answered_by: Some(endpoint(2).ip) };
         assert_eq!(forgotten(&[2, 3], &[3, 4], Protocol::Udp), [left].into());
         assert_eq!(forgotten(&[2], &[], Protocol::Udp), [left].into());
-        let untranslated = Flows { to: address, port: 80, answered_by: None };
+        let untranslated = Flows { to: address, port: 80, answered_by: address };
         assert_eq!(forgotten(&[], &[2], Protocol::Udp), [untranslated].into());
         assert_eq!(forgotten(&[2, 3], &[3, 4], Protocol::Tcp), [].into());
     }

@@ -55,7 +55,7 @@ pub(super) fn desired<'a>(
             let backends = |keep: bool| Backends {
                 all: all.clone(),
                 local: keep.then(|| near.clone()),
-                affinity: affinity(spec),
+                affinity: affinity(spec).filter(|_| !bugs.has(Bug::AffinityIgnored)),
             };
             let internal = backends(spec.internal_traffic_policy.as_deref() == Some("Local"));
             let external = backends(spec.external_traffic_policy.as_deref() == Some("Local"));
