@@ -27,8 +27,11 @@ use crate::bugs::{Bug, Bugs};
 use crate::client::{ApiEndpoint, client};
 use crate::controllers::{Controllers, ControllersConfig, NodePatience};
 use crate::enter::host_listener;
+use crate::kernel::HostPort;
 use crate::kubelet::{Kubelet, KubeletConfig, PodNetwork};
+use crate::load_balancer::LoadBalancer;
 use crate::namespace::NetNamespace;
+use crate::outside_world::OutsideWorld;
 use crate::pki::{Credentials, Pki};
 use crate::proxy::{Proxy, ProxyConfig};
 use crate::scheduler::Scheduler;
@@ -57,11 +60,16 @@ pub struct TestbedSpec {
     pub port: u16,
     /// What is wrong on purpose.
     pub bugs: Bugs,
+    /// Is there somebody who gives addresses to services of type `LoadBalancer`?
+    pub load_balancer: bool,
+    /// Labels of the nodes, one after the other, beside those every node has; a node without an entry
+    /// gets no more. Zones and regions stand here, as nobody but a cloud knows them.
+    pub node_labels: Vec<BTreeMap<String, String>>,
 }
 
 impl Default for TestbedSpec {
     fn default() -> Self {
-        Self { nodes: 3, port: 0, bugs: Bugs::default() }
+        Self { nodes: 3, port: 0, bugs: Bugs::default(), load_balancer: false, node_labels: Vec::new() }
     }
 }
 
@@ -97,6 +105,7 @@ pub struct Testbed {
     apiserver: Mutex<ApiServer>,
     /// Where it listens: on the machine, in this process' own network, on the control plane's node.
     addresses: [SocketAddr; 3],
+    _outside_world: OutsideWorld,
     topology: Topology,
     client: kube::Client,
     kubeconfig: String,
@@ -140,7 +149,13 @@ impl Testbed {
         clock: &mut Clock,
     ) -> anyhow::Result<Self> {
         clock.next("topology");
-        let topology = Topology::build(&TopologySpec { nodes: spec.nodes }).await?;
+        let planned = TopologySpec { nodes: spec.nodes, load_balancer: spec.load_balancer };
+        let topology = Topology::build(&planned).await?;
+        let outside_world = OutsideWorld::start(&topology)?;
+        let load_balancer = match topology.load_balancer() {
+            Some(machine) => Some(LoadBalancer::prepare(machine).await?),
+            None => None,
+        };
         let control_plane = topology.nodes().first().context("a cluster needs a node")?.clone();
         let advertise = SocketAddr::from((control_plane.ip, API_PORT));
 
@@ -171,13 +186,15 @@ impl Testbed {
             ca_pem: pki.ca_pem(),
             bugs: spec.bugs.clone(),
             patience: NodePatience::default(),
+            load_balancer,
         });
         let scheduler = Scheduler::start(as_component("system:kube-scheduler", &[])?);
 
         clock.next("kubelets and proxies");
         let mut starting = Vec::new();
         for (index, node) in topology.nodes().iter().enumerate() {
-            starting.push(start_node(node, index == 0, &pki, &api, &spec.bugs).boxed());
+            let labels = spec.node_labels.get(index).cloned().unwrap_or_default();
+            starting.push(start_node(node, index == 0, labels, &pki, &api, &spec.bugs).boxed());
         }
         let (kubelets, proxies): (Vec<_>, _) = try_join_all(starting).await?.into_iter().unzip();
         let names = topology.nodes().iter().map(|node| node.name.clone());
@@ -207,6 +224,7 @@ impl Testbed {
             _controllers: controllers,
             apiserver: Mutex::new(apiserver),
             addresses: [host_address, home_address, advertise],
+            _outside_world: outside_world,
             client,
             kubeconfig: kubeconfig(host_address, &pki.ca_pem(), &admin),
             kubeconfig_inside: kubeconfig(home_address, &pki.ca_pem(), &admin),
@@ -397,6 +415,7 @@ fn first_service_address() -> SocketAddr {
 async fn start_node(
     node: &NodeNet,
     control_plane: bool,
+    labels: BTreeMap<String, String>,
     pki: &Pki,
     api: &ApiEndpoint,
     bugs: &Bugs,
@@ -413,7 +432,7 @@ async fn start_node(
         network: Arc::new(Wires(node.clone())),
         serving: pki.server(&[name], &[node.ip.into()])?,
         ca_pem: pki.ca_pem(),
-        labels: BTreeMap::new(),
+        labels,
         control_plane,
         version: VERSION.to_owned(),
         cluster_dns: Some(CLUSTER_DNS),
@@ -490,6 +509,14 @@ impl PodNetwork for Wires {
 
     fn detach<'a>(&'a self, _: &'a NetNamespace, ip: Ipv4Addr) -> BoxFuture<'a, anyhow::Result<()>> {
         self.0.detach_pod(ip).boxed()
+    }
+
+    fn map_ports<'a>(&'a self, ip: Ipv4Addr, ports: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.0.map_ports(ip, ports).boxed()
+    }
+
+    fn unmap_ports<'a>(&'a self, ip: Ipv4Addr, ports: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.0.unmap_ports(ip, ports).boxed()
     }
 }
 

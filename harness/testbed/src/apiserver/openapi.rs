@@ -20,6 +20,7 @@ pub(crate) fn document(path: &str) -> Option<Value> {
         .chain(
             named_groups()
                 .into_iter()
+                .flat_map(|(group, versions)| versions.into_iter().map(move |version| (group, version)))
                 .map(|(group, version)| (format!("apis/{group}/{version}"), group, version)),
         )
         .collect();

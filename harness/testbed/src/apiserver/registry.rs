@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::admission::{self, Admitted};
 use super::allocation::{self, Ranges};
+use super::ingress;
 use super::json::{assign, list, number, object_mut, text, texts};
 use super::names;
 use super::resources::{self, NAMESPACES, Resource};
@@ -136,6 +137,7 @@ impl Registry {
         if resource.kind == "Namespace" {
             object_mut(&mut body, "spec").insert("finalizers".to_owned(), json!(["kubernetes"]));
         }
+        resource.read(&mut body);
         let (mut object, warnings) = self.admit(resource, &body, None, options, Verb::Create)?;
 
         let mut transaction = self.store.transaction();
@@ -146,6 +148,9 @@ impl Registry {
         if resource.kind == "Service" {
             let errors = allocation::allocate(&transaction, &self.ranges, &mut object, None);
             refuse(resource, &name, &errors)?;
+        }
+        if resource.id() == resources::INGRESSES.id() {
+            ingress::choose_class(&transaction, &mut object);
         }
         let mut key = Key::new(namespace, &name);
         if !named {
@@ -181,9 +186,10 @@ impl Registry {
         let mut transaction = self.store.transaction();
         let old = transaction.get(resource, key).ok_or_else(|| Status::not_found(resource, &key.name))?;
         let old = Arc::clone(old);
-        let mut new = change(&old.value)?;
+        let mut new = change(&resource.shown(&old.value))?;
         check_type(resource, &mut new)?;
         check_identity(resource, key, &old, &new)?;
+        resource.read(&mut new);
         keep_metadata(resource, part, &old.value, &mut new);
         match part {
             Part::Main if resource.has_status() => copy(&old.value, &mut new, "status"),

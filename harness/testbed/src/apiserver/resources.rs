@@ -1,17 +1,21 @@
 //! The kinds this server knows: one row each. Adding a kind is adding a row.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use std::borrow::Cow;
+
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, ServiceCIDR};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::admission::{Admitted, admit};
 use super::names::NameRule;
 use super::tables::{self, Columns};
+use super::versions::{self, Stored};
 
 /// One kind, and everything that differs from other kinds.
 pub(crate) struct Resource {
@@ -34,6 +38,8 @@ pub(crate) struct Resource {
     /// Defaults and validates an object, given what it replaces.
     pub(crate) admit: fn(&Value, Option<&Value>) -> Result<Admitted, String>,
     pub(crate) columns: &'static Columns,
+    /// What this kind is kept as, if it is another form of a kind.
+    pub(crate) stored: Option<&'static Stored>,
 }
 
 /// A part of an object with a path and verbs of its own.
@@ -45,9 +51,26 @@ pub(crate) struct Subresource {
 }
 
 impl Resource {
-    /// What tells this resource from all others.
+    /// What tells this resource from all others; all forms of a kind are one.
     pub(crate) fn id(&self) -> (&'static str, &'static str) {
-        (self.group, self.plural)
+        self.stored.map_or((self.group, self.plural), |stored| stored.resource.id())
+    }
+
+    /// Turns an object of this form into the one that is stored.
+    pub(crate) fn read(&self, object: &mut Value) {
+        if let Some(stored) = self.stored {
+            (stored.read)(object);
+            object["apiVersion"] = json!(stored.resource.api_version());
+        }
+    }
+
+    /// What is stored, in this form.
+    pub(crate) fn shown<'a>(&self, object: &'a Value) -> Cow<'a, Value> {
+        let Some(stored) = self.stored else { return Cow::Borrowed(object) };
+        let mut object = object.clone();
+        (stored.show)(&mut object);
+        object["apiVersion"] = json!(self.api_version());
+        Cow::Owned(object)
     }
 
     /// `services`, or `replicasets.apps`: how messages name it.
@@ -89,17 +112,28 @@ pub(crate) static RESOURCES: &[&Resource] = &[
     &NAMESPACES,
     &NODES,
     &PODS,
+    &REPLICATION_CONTROLLERS,
     &SECRETS,
     &SERVICE_ACCOUNTS,
     &SERVICES,
+    &CONTROLLER_REVISIONS,
+    &DAEMON_SETS,
     &DEPLOYMENTS,
     &REPLICA_SETS,
+    &NEW_EVENTS,
+    &INGRESS_CLASSES,
+    &INGRESSES,
+    &SERVICE_CIDRS,
+    &OLD_INGRESS_CLASSES,
+    &OLD_INGRESSES,
     &LEASES,
     &ENDPOINT_SLICES,
     &CLUSTER_ROLE_BINDINGS,
     &CLUSTER_ROLES,
     &ROLE_BINDINGS,
     &ROLES,
+    // Last, so that nobody who says `ingress` means this one.
+    &OLDEST_INGRESSES,
 ];
 
 pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
@@ -109,12 +143,14 @@ pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static 
         .copied()
 }
 
-/// The groups in order of preference, each with its one version.
-pub(crate) fn groups() -> Vec<(&'static str, &'static str)> {
-    let mut groups = Vec::new();
+/// The groups, and the versions of each, in order of preference.
+pub(crate) fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for resource in RESOURCES {
-        if !groups.contains(&(resource.group, resource.version)) {
-            groups.push((resource.group, resource.version));
+        match groups.iter_mut().find(|(group, _)| *group == resource.group) {
+            None => groups.push((resource.group, vec![resource.version])),
+            Some((_, versions)) if !versions.contains(&resource.version) => versions.push(resource.version),
+            Some(_) => {}
         }
     }
     groups
@@ -136,6 +172,7 @@ pub(crate) const CORE: Resource = Resource {
     returns_deleted: false,
     admit: admit::<ConfigMap>,
     columns: &tables::NAME_AND_AGE,
+    stored: None,
 };
 
 const READ_WRITE: &[&str] = &["get", "patch", "update"];
@@ -167,7 +204,7 @@ pub(crate) static ENDPOINTS: Resource = Resource {
     ..CORE
 };
 
-pub(crate) static EVENTS: Resource = Resource {
+const EVENT: Resource = Resource {
     plural: "events",
     singular: "event",
     kind: "Event",
@@ -187,6 +224,31 @@ pub(crate) static EVENTS: Resource = Resource {
     admit: admit::<Event>,
     columns: &tables::EVENTS,
     ..CORE
+};
+
+pub(crate) static EVENTS: Resource = EVENT;
+
+/// Events as their own group shows them.
+pub(crate) static NEW_EVENTS: Resource = Resource {
+    group: "events.k8s.io",
+    field_labels: &[
+        "regarding.kind",
+        "regarding.namespace",
+        "regarding.name",
+        "regarding.uid",
+        "regarding.apiVersion",
+        "regarding.resourceVersion",
+        "regarding.fieldPath",
+        "reason",
+        "reportingController",
+        "type",
+    ],
+    stored: Some(&Stored {
+        resource: &EVENTS,
+        read: versions::read_new_event,
+        show: versions::show_new_event,
+    }),
+    ..EVENT
 };
 
 pub(crate) static NAMESPACES: Resource = Resource {
@@ -250,6 +312,20 @@ pub(crate) static PODS: Resource = Resource {
     ..CORE
 };
 
+pub(crate) static REPLICATION_CONTROLLERS: Resource = Resource {
+    plural: "replicationcontrollers",
+    singular: "replicationcontroller",
+    kind: "ReplicationController",
+    short_names: &["rc"],
+    categories: &["all"],
+    subresources: &[SCALE, status("", "ReplicationController")],
+    field_labels: &["status.replicas"],
+    generation: true,
+    admit: admit::<ReplicationController>,
+    columns: &tables::REPLICA_SETS,
+    ..CORE
+};
+
 pub(crate) static SECRETS: Resource = Resource {
     plural: "secrets",
     singular: "secret",
@@ -288,6 +364,30 @@ pub(crate) static SERVICES: Resource = Resource {
     returns_deleted: true,
     admit: admit::<Service>,
     columns: &tables::SERVICES,
+    ..CORE
+};
+
+pub(crate) static CONTROLLER_REVISIONS: Resource = Resource {
+    group: "apps",
+    plural: "controllerrevisions",
+    singular: "controllerrevision",
+    kind: "ControllerRevision",
+    admit: admit::<ControllerRevision>,
+    columns: &tables::CONTROLLER_REVISIONS,
+    ..CORE
+};
+
+pub(crate) static DAEMON_SETS: Resource = Resource {
+    group: "apps",
+    plural: "daemonsets",
+    singular: "daemonset",
+    kind: "DaemonSet",
+    short_names: &["ds"],
+    categories: &["all"],
+    subresources: &[status("apps", "DaemonSet")],
+    generation: true,
+    admit: admit::<DaemonSet>,
+    columns: &tables::DAEMON_SETS,
     ..CORE
 };
 
@@ -338,6 +438,75 @@ pub(crate) static ENDPOINT_SLICES: Resource = Resource {
     generation: true,
     admit: admit::<EndpointSlice>,
     columns: &tables::ENDPOINT_SLICES,
+    ..CORE
+};
+
+const INGRESS: Resource = Resource {
+    group: "networking.k8s.io",
+    plural: "ingresses",
+    singular: "ingress",
+    kind: "Ingress",
+    short_names: &["ing"],
+    subresources: &[status("networking.k8s.io", "Ingress")],
+    generation: true,
+    admit: admit::<Ingress>,
+    columns: &tables::INGRESSES,
+    ..CORE
+};
+
+pub(crate) static INGRESSES: Resource = INGRESS;
+
+static OLD_INGRESS: Stored =
+    Stored { resource: &INGRESSES, read: versions::read_old_ingress, show: versions::show_old_ingress };
+
+pub(crate) static OLD_INGRESSES: Resource = Resource {
+    version: "v1beta1",
+    subresources: &[OLD_INGRESS_STATUS],
+    stored: Some(&OLD_INGRESS),
+    ..INGRESS
+};
+
+/// As the first manifests had it.
+pub(crate) static OLDEST_INGRESSES: Resource = Resource {
+    group: "extensions",
+    version: "v1beta1",
+    subresources: &[Subresource { exchanges: ("extensions", "v1beta1", "Ingress"), ..OLD_INGRESS_STATUS }],
+    stored: Some(&OLD_INGRESS),
+    ..INGRESS
+};
+
+const OLD_INGRESS_STATUS: Subresource =
+    Subresource { name: "status", exchanges: ("networking.k8s.io", "v1beta1", "Ingress"), verbs: READ_WRITE };
+
+const INGRESS_CLASS: Resource = Resource {
+    group: "networking.k8s.io",
+    plural: "ingressclasses",
+    singular: "ingressclass",
+    kind: "IngressClass",
+    namespaced: false,
+    generation: true,
+    admit: admit::<IngressClass>,
+    columns: &tables::INGRESS_CLASSES,
+    ..CORE
+};
+
+pub(crate) static INGRESS_CLASSES: Resource = INGRESS_CLASS;
+
+pub(crate) static OLD_INGRESS_CLASSES: Resource = Resource {
+    version: "v1beta1",
+    stored: Some(&Stored { resource: &INGRESS_CLASSES, read: versions::same, show: versions::same }),
+    ..INGRESS_CLASS
+};
+
+pub(crate) static SERVICE_CIDRS: Resource = Resource {
+    group: "networking.k8s.io",
+    plural: "servicecidrs",
+    singular: "servicecidr",
+    kind: "ServiceCIDR",
+    namespaced: false,
+    subresources: &[status("networking.k8s.io", "ServiceCIDR")],
+    admit: admit::<ServiceCIDR>,
+    columns: &tables::SERVICE_CIDRS,
     ..CORE
 };
 

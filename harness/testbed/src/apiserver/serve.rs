@@ -21,7 +21,7 @@ use super::authn::{self, User};
 use super::rbac::{Action, Attributes, Authorizer};
 use super::registry::{DeleteOptions, Part, Registry, Written};
 use super::request::{self, Form, Query, Target};
-use super::resources::{PODS, SERVICE_ACCOUNTS};
+use super::resources::{PODS, SERVICE_ACCOUNTS, SERVICE_CIDRS};
 use super::status::{self, Result, Status};
 use super::store::{Key, Object};
 use super::tls::Tls;
@@ -209,6 +209,10 @@ async fn act(
                 (true, None) => return Err(Status::method_not_allowed()),
                 (_, namespace) => namespace.unwrap_or_default(),
             };
+            if resource.id() == SERVICE_CIDRS.id() {
+                let why = "this cluster has one range of service addresses, chosen at its start";
+                return Err(Status::forbidden(resource, "", why));
+            }
             let (headers, body) = read(request).await?;
             let mut body = request::read_object(&headers, &body)?;
             if resource.kind == "Pod" {

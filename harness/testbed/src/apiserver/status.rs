@@ -256,6 +256,15 @@ impl FieldError {
         Self::new(field, "FieldValueNotSupported", body)
     }
 
+    pub(crate) fn too_long(field: impl Into<String>, limit: usize) -> Self {
+        Self::new(field, "FieldValueTooLong", format!("Too long: may not be more than {limit} bytes"))
+    }
+
+    pub(crate) fn too_many(field: impl Into<String>, count: usize, limit: usize) -> Self {
+        let body = format!("Too many: {count}: must have at most {limit} items");
+        Self::new(field, "FieldValueTooMany", body)
+    }
+
     pub(crate) fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
         Self::new(field, "FieldValueNotFound", format!("Not found: {}", value.into()))
     }

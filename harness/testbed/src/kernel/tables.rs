@@ -484,7 +484,7 @@ fn rule(chain: &str) -> Rule {
 }
 
 /// Any address of this node, but loopback.
-fn to_node(rule: Rule) -> Rule {
+pub(super) fn to_node(rule: Rule) -> Rule {
     let (loopback, prefix) = LOOPBACK;
     rule.match_daddr_v4_not(loopback, prefix).match_fib_type(FibFlags::DADDR, RouteType::Local)
 }
@@ -498,14 +498,14 @@ fn row(rows: Rows, dreg: Register) -> Expr {
 }
 
 /// Loads address . protocol . destination port.
-fn by_address(rule: Rule, rows: Rows) -> Rule {
+pub(super) fn by_address(rule: Rule, rows: Rows) -> Rule {
     rule.expr(row(rows, Register::Reg32_00))
         .expr(protocol(Register::Reg32_01))
         .expr(destination_port(Register::Reg32_02))
 }
 
 /// Loads protocol . destination port.
-fn by_port(rule: Rule) -> Rule {
+pub(super) fn by_port(rule: Rule) -> Rule {
     rule.expr(protocol(Register::Reg32_00)).expr(destination_port(Register::Reg32_01))
 }
 
@@ -531,7 +531,7 @@ fn masquerade(rule: Rule) -> Rule {
 
 /// `dnat ip to` the address and port that a lookup left in the third register; the library has no
 /// way to say this.
-fn translate_to_looked_up() -> Expr {
+pub(super) fn translate_to_looked_up() -> Expr {
     const TYPE: (u16, u32) = (1, 1);
     const FAMILY: (u16, u32) = (2, 2);
     const ADDRESS: (u16, u32) = (3, Register::R2 as u32);

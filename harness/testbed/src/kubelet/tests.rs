@@ -235,6 +235,14 @@ impl PodNetwork for NoNetwork {
     fn detach<'a>(&'a self, _: &'a NetNamespace, _: Ipv4Addr) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async { Ok(()) })
     }
+
+    fn map_ports<'a>(&'a self, _: Ipv4Addr, _: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn unmap_ports<'a>(&'a self, _: Ipv4Addr, _: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// A kubelet on a node whose address is its loopback.

@@ -115,7 +115,7 @@ async fn a_dropped_lab_is_gone() -> anyhow::Result<()> {
 
 async fn fifty_nodes() -> anyhow::Result<()> {
     let begun = Instant::now();
-    let topology = Topology::build(&TopologySpec { nodes: 50 }).await?;
+    let topology = Topology::build(&TopologySpec { nodes: 50, ..TopologySpec::default() }).await?;
     ensure!(begun.elapsed() < Duration::from_secs(30), "took {:?}", begun.elapsed());
     let nodes = topology.nodes();
     must_fail(&nodes[49].namespace, nodes[0].ip, PORT, &[ConnectionRefused]).await?;
