@@ -14,10 +14,13 @@ pub(crate) enum Kind {
     Hash,
     PodIp,
     ServiceIp,
+    /// A machine's address on the LAN.
+    LanIp,
     NodePort,
     Node,
     Age,
     Version,
+    Number,
     /// What is the machine's and not the cluster's.
     Text,
 }
@@ -28,10 +31,12 @@ impl Kind {
         ("hash", Self::Hash),
         ("pod-ip", Self::PodIp),
         ("service-ip", Self::ServiceIp),
+        ("lan-ip", Self::LanIp),
         ("node-port", Self::NodePort),
         ("node", Self::Node),
         ("age", Self::Age),
         ("version", Self::Version),
+        ("number", Self::Number),
         ("text", Self::Text),
     ];
 
@@ -53,6 +58,7 @@ impl Kind {
             Self::ServiceIp => {
                 text.parse().is_ok_and(|ip: Ipv4Addr| ip.octets()[0] == 10 && ip.octets()[1] & 0xf0 == 96)
             }
+            Self::LanIp => text.parse().is_ok_and(|ip: Ipv4Addr| ip.octets()[..3] == [192, 168, 199]),
             Self::NodePort => {
                 !text.starts_with('+') && text.parse().is_ok_and(|port| (30000..=32767).contains(&port))
             }
@@ -61,6 +67,7 @@ impl Kind {
             }
             Self::Age => age(text),
             Self::Version => text.strip_prefix('v').is_some_and(|rest| rest.split('.').count() >= 3),
+            Self::Number => digits(text),
             Self::Text => !text.is_empty(),
         }
     }

@@ -110,6 +110,8 @@ fn values_are_of_their_kind() {
         ("<pod>", &["4k7xz"][..], &["4k7x", "4k7xzz", "hello", "4K7XZ", ""][..]),
         ("<pod-ip>", &["10.244.1.2"], &["10.245.1.2", "10.244.1", "10.244.1.2.3", "None"]),
         ("<service-ip>", &["10.96.0.1", "10.111.255.255"], &["10.112.0.1", "10.95.0.1", "None"]),
+        ("<lan-ip>", &["192.168.199.50"], &["192.168.198.50", "10.244.1.2"]),
+        ("<number>", &["0", "1001"], &["-1", "1s", "ten"]),
         ("<node-port>", &["30000", "32767"], &["29999", "32768", "+30000", "x"]),
         ("<node>", &["kube0.vm", "kube12.vm"], &["kube.vm", "kube0", "kubes.vm"]),
         ("<age>", &["0s", "2m5s", "3d15h", "40h"], &["s", "5", "5m3", "1h2m3s", "<unknown>", "5ms"]),
@@ -314,11 +316,12 @@ fn manifests_in_the_text_are_the_fixtures() {
             manifest.file
         );
     }
+    let shown = |file: &str| text.manifests.iter().any(|manifest| manifest.file == file);
     for file in text.files() {
-        read(file);
-        assert!(
-            text.manifests.iter().any(|manifest| manifest.file == file),
-            "the transcript does not show {file}"
-        );
+        assert!(shown(file), "the transcript does not show {file}");
+    }
+    for entry in std::fs::read_dir(fixtures()).expect("the notes' manifests") {
+        let file = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+        assert!(shown(&file) && text.files().contains(file.as_str()), "the transcript does not use {file}");
     }
 }

@@ -97,10 +97,13 @@ impl Text {
         Ok(parsed)
     }
 
-    /// The manifests that commands name.
+    /// The notes' manifests that commands name.
     pub(crate) fn files(&self) -> BTreeSet<&str> {
         let steps = self.chapters.iter().flat_map(|chapter| &chapter.steps);
-        steps.flat_map(|step| step.typed.split_whitespace()).filter(|word| word.ends_with(".yaml")).collect()
+        steps
+            .flat_map(|step| step.typed.split_whitespace())
+            .filter(|word| word.ends_with(".yaml") && !word.contains('/'))
+            .collect()
     }
 }
 

@@ -470,6 +470,8 @@ pub(crate) static OLD_INGRESSES: Resource = Resource {
 pub(crate) static OLDEST_INGRESSES: Resource = Resource {
     group: "extensions",
     version: "v1beta1",
+    // kubectl warns of a short name that two groups have.
+    short_names: &[],
     subresources: &[Subresource { exchanges: ("extensions", "v1beta1", "Ingress"), ..OLD_INGRESS_STATUS }],
     stored: Some(&OLD_INGRESS),
     ..INGRESS
