@@ -9,7 +9,7 @@ use crate::pattern::Bindings;
 use crate::text::{Chapter, Step};
 
 /// How often a command is given again that is to print something else after a while.
-const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// What a command printed, on standard output and standard error together as in a terminal, and how
 /// it ended.
