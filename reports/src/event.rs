@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::chaos::{ChaosReport, PlannedFault};
+
 /// An event and when it happened, by the clock of the harness.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -35,6 +37,33 @@ pub enum Event {
         duration_ms: u64,
         evidence: Vec<Evidence>,
     },
+    /// Which faults will strike when; all of it comes from the seed.
+    ChaosPlanned { seed: u64, plan: Vec<PlannedFault> },
+    /// Clients call by themselves from now on.
+    ClientsStarted { clients: usize, rate: u32 },
+    /// A fault strikes.
+    FaultInjected { fault: String, what: String },
+    /// A fault is undone.
+    FaultHealed { fault: String, trouble: Option<String> },
+    /// An object changed, between two instants on the harness's clock in microseconds.
+    Changed { earliest_us: i64, latest_us: i64, change: String },
+    /// What a chaos run found.
+    ChaosFinished { chaos: Box<ChaosReport> },
+    /// A case of an exploration ended; `shrinking` numbers the tries to make a failure smaller.
+    CaseFinished {
+        case: usize,
+        of: usize,
+        shrinking: Option<usize>,
+        operations: Vec<String>,
+        /// How many of them were performed.
+        steps: usize,
+        verdict: Verdict,
+        reason: Option<String>,
+        finding: Option<Finding>,
+        duration_ms: u64,
+    },
+    /// What an exploration found, all in all.
+    Explored { explore: Box<crate::ExploreReport> },
     /// Something went wrong that belongs to no check.
     Trouble { message: String },
     /// The last event of a run that could still write.

@@ -2,13 +2,17 @@
 //! read from it. Depends on nothing of the rest of the house; the runner knows reporters only as
 //! sinks of [`Event`]s.
 
+mod chaos;
 mod event;
+mod explore;
 mod journal;
 mod json;
 mod report;
 mod terminal;
 
+pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
 pub use event::{Call, CheckCard, Class, ClusterCard, Event, Evidence, Finding, Record, Timing, Verdict};
+pub use explore::{ExploreFailure, ExploreReport};
 pub use journal::{Journal, JournalError, read_journal};
 pub use json::{ReportError, write_report};
 pub use report::{CheckReport, ClusterReport, Report, SCHEMA, Summary};

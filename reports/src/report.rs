@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Class, ClusterCard, Event, Evidence, Finding, Record, Reporter, Timing, Verdict};
+use crate::{ChaosReport, Class, ClusterCard, Event, Evidence, Finding, Record, Reporter, Timing, Verdict};
 
 /// The version of the report's shape; it grows when a field changes its meaning or goes away.
 pub const SCHEMA: &str = "stickler.report/v1";
@@ -22,6 +22,11 @@ pub struct Report {
     /// Stopped before its end, by a signal or a crash.
     pub interrupted: bool,
     pub checks: Vec<CheckReport>,
+    /// What was found while faults struck, if they did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chaos: Option<ChaosReport>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explore: Option<crate::ExploreReport>,
     /// Trouble that belongs to no check, such as an agent that did not come up.
     pub troubles: Vec<String>,
     pub timings: Vec<Timing>,
@@ -70,6 +75,8 @@ impl Report {
             // Until the last event says otherwise.
             interrupted: true,
             checks: Vec::new(),
+            chaos: None,
+            explore: None,
             troubles: Vec::new(),
             timings: Vec::new(),
             summary: Summary::default(),
@@ -88,7 +95,13 @@ impl Report {
     /// The worst verdict of all checks; an interrupted run and one with trouble is never better
     /// than inconclusive.
     pub fn verdict(&self) -> Verdict {
-        let floor = if self.interrupted || !self.troubles.is_empty() {
+        // Who asked for one of these and has nothing to show for it cannot tell.
+        let missing = match self.suite.as_str() {
+            "chaos" => self.chaos.is_none(),
+            "explore" => self.explore.is_none(),
+            _ => false,
+        };
+        let floor = if self.interrupted || missing || !self.troubles.is_empty() {
             Verdict::Inconclusive
         } else {
             Verdict::Passed
@@ -96,8 +109,10 @@ impl Report {
         self.checks
             .iter()
             .map(|check| check.verdict)
+            .chain(self.chaos.iter().map(|chaos| chaos.verdict))
             // A skipped check has its reason in the report and is no stain on the run.
             .filter(|verdict| *verdict != Verdict::Skipped)
+            .chain(self.explore.iter().map(crate::ExploreReport::verdict))
             .fold(floor, Ord::max)
     }
 
@@ -167,13 +182,23 @@ impl Reporter for Report {
                 self.summary.inconclusive -= 1;
                 self.check_finished(finished);
             }
+            Event::ChaosFinished { chaos } => self.chaos = Some(chaos.as_ref().clone()),
             Event::Trouble { message } => self.troubles.push(message.clone()),
             Event::RunFinished { duration_ms, interrupted, timings } => {
                 self.duration_ms = *duration_ms;
                 self.interrupted = *interrupted;
                 self.timings.clone_from(timings);
             }
-            Event::CheckStarted { .. } | Event::Acted { .. } | Event::Called { .. } => {}
+            Event::Explored { explore } => self.explore = Some((**explore).clone()),
+            Event::CheckStarted { .. }
+            | Event::Acted { .. }
+            | Event::Called { .. }
+            | Event::CaseFinished { .. }
+            | Event::ChaosPlanned { .. }
+            | Event::ClientsStarted { .. }
+            | Event::FaultInjected { .. }
+            | Event::FaultHealed { .. }
+            | Event::Changed { .. } => {}
         }
     }
 }

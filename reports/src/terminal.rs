@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::chaos::{ChaosReport, DistributionReport, ViolationReport};
 use crate::{CheckReport, Class, Event, Record, Report, Verdict};
 
 /// One line for an event worth watching while a run goes on; `None` for the others.
@@ -28,7 +29,53 @@ pub fn progress(record: &Record, colour: bool) -> Option<String> {
             Some(line)
         }
         Event::Trouble { message } => Some(format!("{} {message}", paint.red("trouble"))),
+        Event::ChaosPlanned { seed, plan } => {
+            let mut line = format!("{} seed {seed}, {} faults", paint.bold("plan"), plan.len());
+            for fault in plan {
+                let _ = write!(line, "\n  {:>8} ms  {:18}  {}", fault.at_ms, fault.fault, fault.what);
+            }
+            Some(line)
+        }
+        Event::ClientsStarted { clients, rate } => {
+            Some(format!("{} {clients}, each {rate} times a second", paint.bold("clients")))
+        }
+        Event::FaultInjected { fault, .. } => Some(format!("{} {fault}", paint.yellow("strikes"))),
+        Event::FaultHealed { fault, trouble: None } => Some(format!("{} {fault}", paint.green("healed"))),
+        Event::FaultHealed { fault, trouble: Some(trouble) } => {
+            Some(format!("{} {fault}: {trouble}", paint.red("trouble")))
+        }
+        Event::ChaosFinished { chaos } => {
+            let reason = chaos.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            Some(format!("{} chaos{reason}", paint.verdict(chaos.verdict)))
+        }
+        Event::CaseFinished {
+            case,
+            of,
+            shrinking,
+            operations,
+            steps,
+            verdict,
+            reason,
+            finding,
+            duration_ms,
+        } => {
+            let of = shrinking.map_or_else(
+                || format!("case {case} of {of}"),
+                |run| format!("case {case}, smaller ({run})"),
+            );
+            let word = paint.verdict(*verdict);
+            let mut line =
+                format!("{word} {of}: {steps} of {} operations ({duration_ms} ms)", operations.len());
+            if let Some(finding) = finding.as_ref().filter(|_| shrinking.is_none()) {
+                let _ = write!(line, "\n      {}", finding.observed);
+            } else if let Some(reason) = reason {
+                let _ = write!(line, ": {reason}");
+            }
+            Some(line)
+        }
         Event::RunStarted { .. }
+        | Event::Explored { .. }
+        | Event::Changed { .. }
         | Event::CheckStarted { .. }
         | Event::Acted { .. }
         | Event::Called { .. }
@@ -50,7 +97,13 @@ pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
     for trouble in &report.troubles {
         let _ = writeln!(text, "{} {trouble}\n", paint.red("trouble"));
     }
+    if let Some(found) = &report.chaos {
+        chaos(&mut text, found, &paint);
+    }
     chapters(&mut text, report, &paint);
+    if let Some(explore) = &report.explore {
+        explore.write(&mut text);
+    }
     for check in report.checks.iter().filter(|check| check.verdict == Verdict::Skipped) {
         let reason = check.reason.as_deref().unwrap_or("no reason was given");
         let _ = writeln!(text, "  skipped {}: {reason}", check.id);
@@ -76,6 +129,104 @@ fn broken(text: &mut String, check: &CheckReport, paint: &Paint) {
         }
     }
     let _ = writeln!(text, "  {:>9}  stickler run --filter {}\n", "again", check.id);
+}
+
+/// What a chaos run found: violations first, then how stale answers were.
+fn chaos(text: &mut String, chaos: &ChaosReport, paint: &Paint) {
+    for violation in &chaos.first_violations {
+        violated(text, violation, chaos, paint);
+    }
+    let told = chaos.first_violations.len();
+    if chaos.violations > told {
+        let _ = writeln!(text, "... and {} more\n", chaos.violations - told);
+    }
+    if let Some(reason) = &chaos.reason {
+        let _ = writeln!(text, "{} chaos: {reason}\n", paint.verdict(chaos.verdict));
+    }
+    let _ = writeln!(
+        text,
+        "  {}  {} clients, each {} times a second for {:.1} s: {} calls, {} names asked, {} violations",
+        paint.bold("chaos"),
+        chaos.clients,
+        chaos.rate,
+        chaos.duration_ms as f64 / 1000.0,
+        chaos.calls,
+        chaos.names_asked,
+        chaos.violations,
+    );
+    let ms = |us: i64| us as f64 / 1000.0;
+    for fault in &chaos.faults {
+        let _ = writeln!(
+            text,
+            "    {:18}  {:.1} s, {} stale answers, at most by {:.1} ms: {}",
+            fault.fault,
+            ms(fault.healed_us - fault.injected_us) / 1000.0,
+            fault.staleness.count,
+            ms(fault.staleness.max_us),
+            fault.what,
+        );
+    }
+    for (name, distribution) in [
+        ("stale answers", &chaos.staleness),
+        ("stale names", &chaos.name_staleness),
+        ("ready to served everywhere", &chaos.ready_to_served_everywhere),
+        ("removed to last served", &chaos.removed_to_last_served),
+    ] {
+        let DistributionReport { count, p50_us, p90_us, p99_us, max_us, .. } = distribution;
+        let _ = write!(text, "    {name:26}  {count}");
+        if *count > 0 {
+            let [p50, p90, p99, max] = [p50_us, p90_us, p99_us, max_us].map(|us| ms(*us));
+            let _ = write!(text, ": half within {p50:.1} ms, p90 {p90:.1}, p99 {p99:.1}, at most {max:.1}");
+        }
+        let _ = writeln!(text);
+    }
+    histogram(text, &chaos.staleness);
+    let _ = writeln!(
+        text,
+        "    bounds: an answer may be {} ms old, a name's {} ms; after the last fault {} of {} ms were needed",
+        chaos.staleness_bound_ms,
+        chaos.name_staleness_bound_ms,
+        chaos.converged_ms.map_or_else(|| "more than any".to_owned(), |took| took.to_string()),
+        chaos.convergence_bound_ms,
+    );
+}
+
+fn violated(text: &mut String, violation: &ViolationReport, chaos: &ChaosReport, paint: &Paint) {
+    let needed = match violation.needed_ms {
+        Some(needed) => format!("it was allowed until {needed} ms before"),
+        None => "it was never allowed before".to_owned(),
+    };
+    let after = violation.after.as_ref().map(|after| format!(", after {after}")).unwrap_or_default();
+    let since_us = chaos.faults.first().map_or(violation.started_us, |first| first.injected_us);
+    let _ = writeln!(
+        text,
+        "{} {} calling {}, call {} at {:.3} s{after}\n   promised  {}\n   observed  {}; {needed}",
+        paint.red("FAILED"),
+        violation.vantage,
+        violation.destination,
+        violation.call,
+        (violation.started_us - since_us) as f64 / 1e6,
+        violation.allowed_then,
+        violation.seen,
+    );
+    for line in &violation.around {
+        let _ = writeln!(text, "             {line}");
+    }
+    let _ = writeln!(text);
+}
+
+/// The staleness of answers as bars.
+fn histogram(text: &mut String, distribution: &DistributionReport) {
+    let most = distribution.histogram.iter().map(|bucket| bucket.count).max().unwrap_or_default();
+    for bucket in &distribution.histogram {
+        let bar = "#".repeat((bucket.count * 40).div_ceil(most.max(1)));
+        let _ = writeln!(
+            text,
+            "      up to {:>9.2} ms {:>7}  {bar}",
+            bucket.up_to_us as f64 / 1000.0,
+            bucket.count
+        );
+    }
 }
 
 fn chapters(text: &mut String, report: &Report, paint: &Paint) {
@@ -107,7 +258,10 @@ fn last_line(text: &mut String, report: &Report, paint: &Paint) {
         Verdict::Inconclusive if report.interrupted => paint.yellow("interrupted"),
         Verdict::Inconclusive => paint.yellow("could not tell"),
     };
-    let _ = write!(text, "\n{word}: {} passed", summary.passed);
+    let _ = write!(text, "\n{word}");
+    if !report.checks.is_empty() {
+        let _ = write!(text, ": {} passed", summary.passed);
+    }
     for (count, name) in
         [(summary.failed, "failed"), (summary.inconclusive, "inconclusive"), (summary.skipped, "skipped")]
     {

@@ -1,9 +1,13 @@
 //! The binary `stickler`: one file per command.
 #![expect(clippy::print_stderr, reason = "a command line program talks to its user")]
 
+mod chaos;
 mod cluster;
+mod doctor;
+mod explore;
 mod interrupt;
 mod list;
+mod replay;
 mod run;
 mod up;
 
@@ -37,8 +41,20 @@ enum Command {
     /// Check every promise of Services on a cluster, and report what was broken.
     #[command(after_help = EXIT_STATUS)]
     Run(run::Run),
+    /// Let faults strike while clients call from everywhere, and judge every answer.
+    #[command(after_help = EXIT_STATUS)]
+    Chaos(chaos::ChaosArgs),
+    /// Look for a world of services and pods in which a promise is broken, and for the fewest
+    /// operations that lead there.
+    #[command(after_help = EXIT_STATUS)]
+    Explore(explore::Explore),
+    /// Perform a case that `explore` saved again.
+    #[command(after_help = EXIT_STATUS)]
+    Replay(replay::Replay),
     /// List every check, or every bug that can be planted.
     List(list::List),
+    /// Say what this machine, or a cluster, can and cannot do, and why.
+    Doctor(doctor::Doctor),
     /// Start a cluster, say how to use it with kubectl, and keep it until Ctrl-C.
     Up(up::Up),
 }
@@ -68,7 +84,11 @@ fn main() -> ExitCode {
     let command = cli.command.unwrap_or(Command::Run(cli.run));
     let ended = match command {
         Command::Run(run) => run.execute(),
+        Command::Chaos(chaos) => chaos.execute(),
+        Command::Explore(explore) => explore.execute(),
+        Command::Replay(replay) => replay.execute(),
         Command::List(list) => list.execute(),
+        Command::Doctor(doctor) => doctor.execute(),
         Command::Up(up) => up.execute(),
     };
     match ended {

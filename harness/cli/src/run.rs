@@ -59,33 +59,8 @@ impl Run {
         let checks = select(&self.filters)?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
         let provider = self.cluster.provider(0, Some(&self.reach))?;
-        let folder = self.report.as_path();
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("the report's folder `{}` cannot be made", folder.display()))?;
-        let journal = Journal::create(&folder.join("journal.jsonl"))?;
-        let report = Shared::default();
-        let kept = Shared::default();
-        *kept.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
-        let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(kept.clone()), Box::new(report.clone())];
-        if !self.quiet {
-            reporters.push(Box::new(Progress { colour: std::io::stderr().is_terminal() }));
-        }
-        let sink = Sink::new(reporters);
-        let runtime = runtime()?;
-        let started = runtime.block_on(self.perform(provider.as_ref(), checks, &sink));
-        drop(runtime);
-        if let Some(journal) = kept.take() {
-            journal.finish()?;
-        }
-        let report: Report = report.take().unwrap_or_default();
-        // Written in any case: a cluster that did not start is a result too.
-        stickler_reports::write_report(folder, &report)?;
-        started?;
-        self.print(folder, &report)?;
-        Ok(match report.verdict() {
-            _ if report.interrupted => Ended::Interrupted,
-            Verdict::Passed | Verdict::Skipped => Ended::Held,
-            Verdict::Failed | Verdict::Inconclusive => Ended::Broken,
+        record(&self.report, self.quiet, self.format, self.timings, async |sink| {
+            self.perform(provider.as_ref(), checks, sink).await
         })
     }
 
@@ -111,20 +86,54 @@ impl Run {
         stickler::Run { checks, seed, jobs, cancel }.on(&cluster, sink).await;
         Ok(())
     }
+}
 
-    fn print(&self, folder: &Path, report: &Report) -> anyhow::Result<()> {
-        match self.format {
-            Format::Json => crate::print(&(serde_json::to_string_pretty(report)? + "\n")),
-            Format::Pretty => {
-                let text = stickler_reports::summary(report, std::io::stdout().is_terminal(), self.timings);
-                crate::print(&format!("{text}report: {}\n", folder.join("report.json").display()))
-            }
+/// Performs something that tells events, and makes the journal, the report and the exit status of
+/// them.
+pub(crate) fn record(
+    folder: &Path,
+    quiet: bool,
+    format: Format,
+    timings: bool,
+    perform: impl AsyncFnOnce(&Sink) -> anyhow::Result<()>,
+) -> anyhow::Result<Ended> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("the report's folder `{}` cannot be made", folder.display()))?;
+    let journal = Journal::create(&folder.join("journal.jsonl"))?;
+    let report = Shared::default();
+    let kept = Shared::default();
+    *kept.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
+    let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(kept.clone()), Box::new(report.clone())];
+    if !quiet {
+        reporters.push(Box::new(Progress { colour: std::io::stderr().is_terminal() }));
+    }
+    let sink = Sink::new(reporters);
+    let runtime = runtime()?;
+    let performed = runtime.block_on(perform(&sink));
+    drop(runtime);
+    if let Some(journal) = kept.take() {
+        journal.finish()?;
+    }
+    let report: Report = report.take().unwrap_or_default();
+    // Written in any case: a cluster that did not start is a result too.
+    stickler_reports::write_report(folder, &report)?;
+    performed?;
+    match format {
+        Format::Json => crate::print(&(serde_json::to_string_pretty(&report)? + "\n"))?,
+        Format::Pretty => {
+            let text = stickler_reports::summary(&report, std::io::stdout().is_terminal(), timings);
+            crate::print(&format!("{text}report: {}\n", folder.join("report.json").display()))?;
         }
     }
+    Ok(match report.verdict() {
+        _ if report.interrupted => Ended::Interrupted,
+        Verdict::Passed | Verdict::Skipped => Ended::Held,
+        Verdict::Failed | Verdict::Inconclusive => Ended::Broken,
+    })
 }
 
 /// Starts a cluster; `None` if the run was interrupted meanwhile.
-async fn start(
+pub(crate) async fn start(
     provider: &dyn Provider,
     cancel: &CancellationToken,
     sink: &Sink,

@@ -154,7 +154,7 @@ fn gate(ready: bool) -> Value {
 
 /// Puts the cluster's own image in the place of `stickler` and of the notes' image, wherever
 /// containers are described.
-fn use_image(value: &mut Value, image: &str) {
+pub(crate) fn use_image(value: &mut Value, image: &str) {
     match value {
         Value::Object(fields) => {
             let asked = fields.get("image").and_then(Value::as_str).unwrap_or_default().to_owned();

@@ -22,7 +22,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 /// By how much two clocks may come apart between two measurements of their offset, which are a
 /// second apart: clocks that are steered gain or lose at most 500 in a million.
-const DRIFT_US: u64 = 500;
+pub(crate) const DRIFT_US: u64 = 500;
 
 /// Results are acknowledged in lots of this size, so that the agent's spool stays short.
 const ACKNOWLEDGE_EVERY: u64 = 512;
@@ -155,6 +155,13 @@ struct Pending {
     done: Done,
 }
 
+/// When the agent was last asked for its time, and under which number.
+#[derive(Clone, Copy)]
+struct ClockAsked {
+    id: u64,
+    at: Instant,
+}
+
 /// Why a session on one stream ended.
 enum Ended {
     /// Nobody needs the agent any more.
@@ -243,10 +250,10 @@ impl Link {
         let greeting =
             timeout(SILENCE, lines.recv()).await.map_err(|_| anyhow!("no greeting within {SILENCE:?}"))?;
         let greeting = greeting.context("the stream ended")?.context("the stream broke")?;
-        self.hear(parse(&greeting)?, Instant::now())?;
+        self.hear(parse(&greeting)?, ClockAsked { id: 0, at: Instant::now() })?;
         send(writer, &Request::Attach { after: self.last_seq }).await?;
-        let mut asked = Instant::now();
-        send(writer, &Request::Clock { id: 0 }).await?;
+        let mut asked = ClockAsked { id: 0, at: Instant::now() };
+        send(writer, &Request::Clock { id: asked.id }).await?;
         // Starting a workload twice is harmless: the agent knows it by its number.
         for (workload, pending) in &self.pending {
             send(writer, &Request::Start { workload: *workload, spec: pending.spec.clone() }).await?;
@@ -280,8 +287,8 @@ impl Link {
                     let is_heartbeat = matches!(event, Event::Heartbeat { .. });
                     self.hear(event, asked)?;
                     if is_heartbeat {
-                        asked = Instant::now();
-                        send(writer, &Request::Clock { id: 0 }).await?;
+                        asked = ClockAsked { id: asked.id + 1, at: Instant::now() };
+                        send(writer, &Request::Clock { id: asked.id }).await?;
                     }
                     if self.last_seq >= self.acknowledged + ACKNOWLEDGE_EVERY {
                         send(writer, &Request::Ack { upto: self.last_seq }).await?;
@@ -292,7 +299,7 @@ impl Link {
         }
     }
 
-    fn hear(&mut self, event: Event, clock_asked: Instant) -> anyhow::Result<()> {
+    fn hear(&mut self, event: Event, asked: ClockAsked) -> anyhow::Result<()> {
         match event {
             Event::Hello { incarnation, .. } => {
                 if self.incarnation.is_some_and(|known| known != incarnation) {
@@ -324,8 +331,10 @@ impl Link {
             Event::Dropped { from, to } => {
                 self.fail_pending(&format!("the agent's spool overflowed: results {from} to {to} are lost"));
             }
+            // An answer that comes after the next question says nothing about its round trip.
+            Event::Clock { id, .. } if id != asked.id => {}
             Event::Clock { now_us, .. } => {
-                let round_trip = clock_asked.elapsed();
+                let round_trip = asked.at.elapsed();
                 let now = crate::clock::now_us();
                 let half = (round_trip.as_micros() / 2) as i64;
                 let offset =

@@ -97,6 +97,16 @@ impl Broken {
 /// Whatever else goes wrong inside a check means that it could not tell.
 impl<E: Into<anyhow::Error>> From<E> for Broken {
     fn from(error: E) -> Self {
-        Self::CouldNotTell(format!("{:#}", error.into()))
+        let error = error.into();
+        let unheard = |cause: &(dyn std::error::Error + 'static)| {
+            matches!(
+                cause.downcast_ref::<kube::Error>(),
+                Some(kube::Error::Service(_) | kube::Error::HyperError(_))
+            )
+        };
+        if error.chain().any(unheard) {
+            return Self::CouldNotTell(format!("the API server cannot be reached: {error:#}"));
+        }
+        Self::CouldNotTell(format!("{error:#}"))
     }
 }

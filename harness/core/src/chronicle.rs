@@ -60,6 +60,8 @@ pub struct Chronicle {
     pub gaps: Vec<String>,
     /// What makes times less certain than they should be, such as resourceVersions that are no numbers.
     pub doubts: Vec<String>,
+    /// The longest it took the API server to answer a patch of the marker.
+    pub slowest_answer_us: i64,
 }
 
 /// One version of the world, while it is looked at.

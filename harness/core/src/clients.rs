@@ -8,7 +8,7 @@ use std::time::Duration;
 use stickler_model::{Code, Destination, Protocol, RecordType, Reply};
 use stickler_pods::protocol::{Outcome, Phase, Probe, Seen, Workload};
 
-use crate::agent::{Agent, ClockOffset, Running};
+use crate::agent::{Agent, ClockOffset, DRIFT_US, Running};
 use crate::calls::http;
 use crate::chronicle::{Place, Question};
 use crate::history::{Asked, Backends, Call, NameCall};
@@ -37,6 +37,7 @@ pub enum Aim {
 /// Clients that call.
 pub struct Clients {
     standing: Vec<Standing>,
+    begun: tokio::time::Instant,
 }
 
 struct Standing {
@@ -149,7 +150,8 @@ impl Clients {
             let running = agent.begin(spec)?;
             Ok(Standing { client, running, clock: agent.clock(), agent })
         };
-        Ok(Self { standing: clients.into_iter().map(begin).collect::<anyhow::Result<_>>()? })
+        let standing = clients.into_iter().map(begin).collect::<anyhow::Result<_>>()?;
+        Ok(Self { standing, begun: tokio::time::Instant::now() })
     }
 
     /// How many there are.
@@ -161,6 +163,7 @@ impl Clients {
     pub async fn stop(self, bound: Duration) -> Harvests {
         self.standing.iter().for_each(|standing| standing.running.stop());
         let deadline = tokio::time::Instant::now() + bound;
+        let elapsed = self.begun.elapsed();
         let mut harvests = Harvests::default();
         for Standing { client, running, agent, clock } in self.standing {
             let who = format!("{} calling {}", client.from, client.label);
@@ -177,7 +180,7 @@ impl Clients {
             };
             match (clock, agent.clock()) {
                 (first, Some(last)) => {
-                    let clock = between(first.unwrap_or(last), last);
+                    let clock = all_the_time(first.unwrap_or(last), last, elapsed);
                     harvests.of.push(Harvest { client, outcomes, clock });
                 }
                 _ => harvests.lost.push(format!("{who}: the offset of its clock is not known")),
@@ -187,11 +190,12 @@ impl Clients {
     }
 }
 
-/// The offset all the time from one measurement to the other.
-fn between(first: ClockOffset, last: ClockOffset) -> ClockOffset {
-    let middle = first.add_us.midpoint(last.add_us);
-    let apart = first.add_us.abs_diff(last.add_us).div_ceil(2);
-    ClockOffset { add_us: middle, within_us: first.within_us.max(last.within_us).saturating_add(apart) }
+/// The offset all the time from one measurement to the other: the better one of the two, as far as
+/// clocks may come apart meanwhile.
+fn all_the_time(first: ClockOffset, last: ClockOffset, elapsed: Duration) -> ClockOffset {
+    let better = if last.within_us <= first.within_us { last } else { first };
+    let drift_us = elapsed.as_secs().saturating_mul(DRIFT_US);
+    ClockOffset { within_us: better.within_us.saturating_add(drift_us), ..better }
 }
 
 impl Harvest {
@@ -309,9 +313,10 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_drifted_is_known_as_well_as_both_measurements_say() {
+    fn the_better_measurement_holds_as_far_as_clocks_drift() {
         let at = |add_us, within_us| ClockOffset { add_us, within_us };
-        assert_eq!(between(at(100, 5), at(100, 9)), at(100, 9));
-        assert_eq!(between(at(100, 5), at(140, 9)), at(120, 29));
+        let minute = Duration::from_secs(60);
+        assert_eq!(all_the_time(at(100, 5), at(140, 9_000), minute), at(100, 30_005));
+        assert_eq!(all_the_time(at(100, 9_000), at(140, 5), minute), at(140, 30_005));
     }
 }

@@ -34,14 +34,16 @@ impl Scene {
             ("pods", Box::pin(dump::<Pod>(&client, namespace))),
             ("events", Box::pin(dump::<ApiEvent>(&client, namespace))),
         ];
-        for (name, dump) in objects {
+        // All at once, so that an API server that hangs is waited for once.
+        let dumping = objects.into_iter().map(async |(name, dump)| {
             let text = match timeout(self.bounds().request, dump).await {
                 Ok(Ok(text)) => text,
                 Ok(Err(error)) => format!("could not be read: {error:#}"),
                 Err(_) => "could not be read: no answer from the API server".to_owned(),
             };
-            evidence.push(Evidence { name: name.to_owned(), text });
-        }
+            Evidence { name: name.to_owned(), text }
+        });
+        evidence.extend(futures::future::join_all(dumping).await);
         evidence
     }
 }

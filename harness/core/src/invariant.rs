@@ -130,7 +130,7 @@ impl Invariant for AsPromised {
 }
 
 /// Compares what was seen in one cell with what is promised there.
-fn judge(
+pub(crate) fn judge(
     scene: &Scene,
     from: &Vantage,
     target: &Target,
@@ -166,7 +166,8 @@ fn wrong_source(route: &Route, client: &stickler_model::Vantage, outcome: &Outco
         .then(|| format!("was answered by {backend}, which saw the caller as {seen} instead of {own}"))
 }
 
-fn probe(target: &Target) -> Probe {
+/// A call to a target in its protocol.
+pub(crate) fn probe(target: &Target) -> Probe {
     match target.destination.protocol {
         Protocol::Udp => udp(target.destination.socket()),
         _ => http(target.destination.socket()),

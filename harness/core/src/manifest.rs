@@ -51,7 +51,8 @@ pub fn parse(name: &str, yaml: &str) -> anyhow::Result<Vec<Manifest>> {
     Ok(manifests)
 }
 
-fn object(document: Value) -> anyhow::Result<Manifest> {
+/// Reads one object.
+pub(crate) fn object(document: Value) -> anyhow::Result<Manifest> {
     let text = |field: &str| -> anyhow::Result<String> {
         let value = document.get(field).with_context(|| format!("`{field}` is missing"))?;
         Ok(value.as_str().with_context(|| format!("`{field}` is not a string"))?.to_owned())

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, anyhow, bail};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
-use stickler_model::{Code, Record, RecordType, Reply, Resolution, resolve, resolve_from};
+use stickler_model::{Code, Record, RecordType, Reply, Resolution, World, resolve, resolve_from};
 use stickler_pods::protocol::{Probe, Resolved, Seen};
 use stickler_reports::Finding;
 
@@ -41,19 +41,25 @@ impl ResolveAsPromised {
         Self { search: true, ..self }
     }
 
-    async fn ask(&self, scene: &Scene, from: &Vantage, name: &str) -> anyhow::Result<Option<Finding>> {
-        let world = scene.world().await?;
+    /// Asks one name from one place, and compares the answer with what this world promises.
+    pub(crate) async fn ask(
+        &self,
+        scene: &Scene,
+        world: &World,
+        from: &Vantage,
+        name: &str,
+    ) -> anyhow::Result<Option<Finding>> {
         let promises = scene.cluster.promises();
         let (promised, missed) = if self.search {
             let stickler_model::Vantage::Pod(pod) = scene.vantages().to_model(from) else {
                 bail!("only pods have a search path, {from} has not");
             };
-            let lookup = resolve_from(&world, promises, &pod, name, self.kind);
+            let lookup = resolve_from(world, promises, &pod, name, self.kind);
             let missed =
                 matches!(lookup.resolution, Resolution::NotPromised { .. }) && !lookup.passed.is_empty();
             (lookup.resolution, missed)
         } else {
-            (resolve(&world, promises, name, self.kind), false)
+            (resolve(world, promises, name, self.kind), false)
         };
         let probe = Probe::Dns {
             server: None,
@@ -103,10 +109,11 @@ impl Invariant for ResolveAsPromised {
                 bail!("there is nothing to ask, or nobody to ask it");
             }
             scene.control(&self.from).await?;
+            let world = scene.world().await?;
             let mut asked = Vec::new();
             for from in &self.from {
                 for name in &self.names {
-                    asked.push(self.ask(scene, from, name).boxed());
+                    asked.push(self.ask(scene, &world, from, name).boxed());
                 }
             }
             let first = try_join_all(asked).await?.into_iter().flatten().next();

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, DeleteParams};
+use kube::runtime::watcher::Config;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use stickler_reports::{Class, Event, Evidence, Finding, Timing};
@@ -22,6 +23,7 @@ use crate::check::{Broken, Check, Verdict};
 use crate::cluster::Cluster;
 use crate::journal::Sink;
 use crate::vantage::{Vantages, create_namespace};
+use crate::wait;
 
 /// What to run, and how.
 pub struct Run {
@@ -139,6 +141,47 @@ impl Session {
             return self.not_run(check, Verdict::Inconclusive, "the run was interrupted before it started");
         }
         self.perform_now(check).await
+    }
+
+    /// Sets a scene for something else than a check: a namespace of its own, to be given back by
+    /// [`Session::clear`].
+    pub(crate) async fn stage(&self, chapter: &'static str) -> anyhow::Result<Scene> {
+        let number = self.performed.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("stickler-{}-{chapter}-{number}", self.run);
+        create_namespace(&self.cluster.client(), &namespace, &self.run, self.cluster.bounds().request)
+            .await?;
+        Ok(Scene {
+            check: chapter,
+            namespace,
+            cluster: Arc::clone(&self.cluster),
+            vantages: Arc::clone(&self.vantages),
+            sink: self.sink.clone(),
+            waiting_for: Arc::default(),
+            calls: Mutex::default(),
+            controlled: Mutex::default(),
+        })
+    }
+
+    /// Gives a scene back, on every cluster: many follow each other, and all would stay.
+    pub(crate) async fn clear(&self, scene: Scene) {
+        self.vantages.forget(&scene.namespace);
+        self.delete(&scene.namespace).await;
+    }
+
+    /// Gives back what stands on the cluster, in any case, and waits until it is gone: others may
+    /// need the ports that agents on nodes have.
+    pub(crate) async fn give_back(&self) {
+        let given_back = async {
+            self.vantages.close().await?;
+            let api = Api::<Pod>::namespaced(self.cluster.client(), self.vantages.namespace());
+            let gone =
+                |pods: &[Pod]| if pods.is_empty() { Ok(()) } else { Err(format!("{} pods", pods.len())) };
+            let bound = self.cluster.bounds().pods_ready;
+            wait::until(api, Config::default(), "the agents to be gone", bound, gone).await
+        };
+        if let Err(error) = given_back.await {
+            tracing::warn!("the agents are still there: {error:#}");
+        }
     }
 
     /// Gives back what stands on the cluster, unless the cluster goes away anyway.

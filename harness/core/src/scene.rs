@@ -322,6 +322,11 @@ impl Scene {
     /// # Errors
     /// How far it came within the bound.
     pub async fn rolled_out(&self, deployment: &str) -> Result<(), Broken> {
+        self.rolled_out_within(deployment, self.bounds().pods_ready).await
+    }
+
+    /// As [`Scene::rolled_out`], with a bound for Deployments that replace one pod after the other.
+    pub(crate) async fn rolled_out_within(&self, deployment: &str, bound: Duration) -> Result<(), Broken> {
         let what = format!("deployment `{deployment}` to be rolled out");
         self.is_waiting_for(&what);
         let config = Config::default().fields(&format!("metadata.name={deployment}"));
@@ -338,7 +343,7 @@ impl Scene {
             }
             Err(format!("{updated} of {wanted} updated, {available} available, {replicas} in all"))
         };
-        Ok(wait::until(self.api(), config, &what, self.bounds().pods_ready, done).await?)
+        Ok(wait::until(self.api(), config, &what, bound, done).await?)
     }
 
     /// A service of the check's namespace.
@@ -381,13 +386,22 @@ impl Scene {
             let mut stdout = process.stdout().context("no standard output")?;
             let mut stderr = process.stderr().context("no standard error")?;
             let status = process.take_status().context("no status")?;
-            let (mut out, mut err) = (String::new(), String::new());
-            let (a, b, status) =
-                tokio::join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err), status);
-            a?;
-            b?;
-            let status = status.context("the stream ended without a status")?;
-            Ok::<_, anyhow::Error>(ExecOutput { stdout: out, stderr: err, code: exit_code(&status)? })
+            let reading = async {
+                let (mut out, mut err) = (String::new(), String::new());
+                tokio::try_join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err))?;
+                Ok::<_, std::io::Error>((out, err))
+            };
+            let (mut reading, mut status) = (std::pin::pin!(reading), std::pin::pin!(status));
+            // When the stream is cut, there is no status, and the outputs do not end.
+            let cut = "the stream was cut before the command ended";
+            let ((stdout, stderr), status) = tokio::select! {
+                read = &mut reading => (read?, status.await.context(cut)?),
+                status = &mut status => {
+                    let status = status.context(cut)?;
+                    (reading.await?, status)
+                }
+            };
+            Ok::<_, anyhow::Error>(ExecOutput { stdout, stderr, code: exit_code(&status)? })
         };
         match timeout(self.bounds().request, run).await {
             Ok(output) => output.with_context(|| format!("could not {what}")),

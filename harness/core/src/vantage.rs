@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -13,6 +15,7 @@ use kube::api::{Api, AttachParams, DeleteParams, ListParams, PostParams};
 use serde_json::json;
 use stickler_model::ObjectKey;
 use stickler_pods::protocol::{Outcome, Workload};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::agent::{Agent, Attach};
 use crate::cluster::{AgentStream, Capability, Cluster};
@@ -292,10 +295,33 @@ impl Attach for ThroughExec {
                 .await
                 .with_context(|| format!("could not exec in pod `{}`", self.pod))?;
             let reader = process.stdout().context("exec gave no standard output")?;
+            let ended = process.take_status().context("exec gave no status")?;
+            let reader = UntilCut { reader, ended: ended.map(drop).boxed() };
             let writer = process.stdin().context("exec gave no standard input")?;
             Ok(AgentStream { reader: Box::new(reader), writer: Box::new(writer), keep: Box::new(process) })
         }
         .boxed()
+    }
+}
+
+/// A stream that ends also when it was cut, as nothing else tells: its reader would wait for ever.
+struct UntilCut<R> {
+    reader: R,
+    ended: BoxFuture<'static, ()>,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for UntilCut<R> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let Self { reader, ended } = self.get_mut();
+        if let Poll::Ready(read) = Pin::new(reader).poll_read(context, buffer) {
+            return Poll::Ready(read);
+        }
+        // Nothing read means the end.
+        ended.poll_unpin(context).map(Ok)
     }
 }
 

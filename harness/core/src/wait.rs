@@ -10,7 +10,11 @@ use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::Api;
 use kube::runtime::watcher::{self, Config, Event};
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+
+/// Who cannot watch for this long will hardly be able to within what is left of the bound; saying so
+/// now says what is wrong.
+const UNREACHABLE: Duration = Duration::from_secs(3);
 
 /// Watches one set of objects until `done` answers; `what` is how the message calls it.
 ///
@@ -32,14 +36,22 @@ where
         let mut objects: Vec<K> = Vec::new();
         let mut listing: Vec<K> = Vec::new();
         let mut events = Box::pin(watcher::watcher(api, config));
+        let mut failing: Option<Instant> = None;
         loop {
             let event = match events.try_next().await {
                 Ok(Some(event)) => event,
                 Ok(None) => bail!("the watch ended"),
                 Err(error) => {
-                    last = format!("the watch failed: {error}");
+                    last = format!("the watch failed: {}", in_words(&error));
+                    let since = *failing.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= UNREACHABLE {
+                        bail!(
+                            "waited for {what}, but the API server cannot be watched since {UNREACHABLE:?}: {}",
+                            in_words(&error)
+                        );
+                    }
                     // The next poll of the stream tries again.
-                    tokio::task::yield_now().await;
+                    try_again().await;
                     continue;
                 }
             };
@@ -50,6 +62,7 @@ where
                     continue;
                 }
                 Event::InitApply(object) => {
+                    failing = None;
                     listing.push(object);
                     continue;
                 }
@@ -60,6 +73,7 @@ where
                 }
                 Event::Delete(object) => objects.retain(|known| known.meta().uid != object.meta().uid),
             }
+            failing = None;
             match done(&objects) {
                 Ok(found) => return Ok(found),
                 Err(seen) => last = seen,
@@ -151,6 +165,28 @@ pub(crate) async fn within<T>(
         Ok(result) => result.with_context(|| format!("could not {what}")),
         Err(_) => Err(anyhow!("could not {what}: no answer from the API server within {bound:?}")),
     }
+}
+
+/// An error with its causes, and what it means.
+fn in_words(error: &watcher::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(deeper) = cause {
+        let text = deeper.to_string();
+        if !words.ends_with(&text) {
+            words = format!("{words}: {text}");
+        }
+        cause = deeper.source();
+    }
+    words
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an API server that is away announces its return to nobody; the attempts are bounded"
+)]
+async fn try_again() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod balancer;
 mod conntrack;
 mod egress;
+pub(crate) mod features;
 mod host_ports;
 mod links;
 mod tables;

@@ -9,6 +9,7 @@ pub mod bugs;
 mod client;
 mod controllers;
 pub mod enter;
+pub mod examination;
 mod kernel;
 pub mod kubelet;
 mod load_balancer;

@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_report_that_cannot_be_written", a_report_that_cannot_be_written),
     ("a_port_that_is_taken", a_port_that_is_taken),
     ("a_kubeconfig_that_is_in_the_way", a_kubeconfig_that_is_in_the_way),
+    ("cases_with_mistakes", cases_with_mistakes),
     ("manifests_with_mistakes", manifests_with_mistakes),
     ("a_machine_without_network_namespaces", a_machine_without_network_namespaces),
     ("a_machine_without_user_namespaces", a_machine_without_user_namespaces),
@@ -62,11 +63,38 @@ fn arguments_that_make_no_sense() -> Result<(), Impossible> {
         (&["run", "--seed", "many"], &["'many'"]),
         (&["run", "--format", "xml"], &["'xml'"]),
         (&["run", "--cluster", "kubeconfig", "--bug", "no-proxy"], &["`--bug`"]),
+        (&["explore", "--cases", "0"], &["'0'"]),
+        (&["explore", "--steps", "0"], &["'0'", "1..=1000"]),
+        (&["explore", "--seed", "-1"], &["'-1'"]),
+        (&["explore", "--bug", "nosuch"], &["there is no bug `nosuch`", "no-proxy"]),
+        (&["replay"], &["<FILE>"]),
+        (&["replay", "nosuch.yaml"], &["`nosuch.yaml` cannot be read"]),
         (&["up", "--cluster", "kubeconfig"], &["is up already"]),
         (&["--nodes", "2", "run"], &["`--nodes`", "after `run`"]),
         (&["--format", "json", "list"], &["`--format`", "after `list`"]),
     ] {
         is_refused(folder.path(), stickler(folder.path(), arguments), words);
+    }
+    Ok(())
+}
+
+fn cases_with_mistakes() -> Result<(), Impossible> {
+    let folder = folder();
+    let head =
+        "schema: stickler.case/v1\nnodes: 3\nseed: 1\ncase: 1\npromised: x\nobserved: y\noperations:\n";
+    let delete = "- delete-service:\n    service: one\n";
+    for (text, words) in [
+        (String::new(), ["`case.yaml` cannot be replayed", "schema"].as_slice()),
+        ("schema: stickler.case/v9\n".to_owned(), &["`schema`", "stickler.case/v9", "stickler.case/v1"]),
+        (format!("{head}- explode:\n    node: 1\n"), &["line 8", "explode"]),
+        (format!("{head}- stop-kubelet:\n    node: many\n"), &["line 9", "many"]),
+        (format!("{head}- stop-kubelet:\n    knot: 1\n"), &["line 9", "knot"]),
+        (format!("{head}{delete}"), &["line 8", "`operations[0]`", "there is no service `one`"]),
+        (format!("{head}- stop-kubelet:\n    node: 9\n"), &["line 8", "`operations[0]`", "no node 9"]),
+        (head.replace("operations:", "operations: []"), &["`operations` is empty"]),
+    ] {
+        fs::write(folder.path().join("case.yaml"), &text).expect("it can be written");
+        is_refused(folder.path(), stickler(folder.path(), &["replay", "case.yaml"]), words);
     }
     Ok(())
 }

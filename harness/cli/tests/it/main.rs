@@ -3,6 +3,9 @@
 
 mod bad_input;
 mod catalogue;
+mod chaos;
+mod doctor;
+mod explore;
 mod kubectl;
 mod leftovers;
 mod program;
@@ -21,6 +24,9 @@ fn main() -> ExitCode {
     for (chapter, tests) in [
         ("bad_input", bad_input::TESTS),
         ("catalogue", catalogue::TESTS),
+        ("doctor", doctor::TESTS),
+        ("chaos", chaos::TESTS),
+        ("explore", explore::TESTS),
         ("kubectl", kubectl::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),

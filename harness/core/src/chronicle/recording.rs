@@ -483,11 +483,21 @@ impl Log {
                     .to_owned(),
             );
         }
+        let answers = self.markers.iter().map(|mark| mark.answered_us - mark.sent_us);
+        let slowest_answer_us = answers.max().unwrap_or_default();
         let mut changes = self.dated();
         for (at_us, pod) in &self.crashes {
             insert_crash(&mut changes, *at_us, pod);
         }
-        Chronicle { since_us: self.since_us, until_us, start, changes, gaps: self.gaps.clone(), doubts }
+        Chronicle {
+            since_us: self.since_us,
+            until_us,
+            start,
+            changes,
+            gaps: self.gaps.clone(),
+            doubts,
+            slowest_answer_us,
+        }
     }
 
     /// Every change with its interval, in the order they happened in.

@@ -83,6 +83,18 @@ impl Allowed {
         &self.backends
     }
 
+    /// What may come of a call besides an answer by one of the backends, in words.
+    pub fn otherwise(&self) -> Option<&'static str> {
+        match self.otherwise {
+            Otherwise::Nothing => None,
+            Otherwise::Refused => Some("a refusal"),
+            Otherwise::RefusedOrSilent => Some("a refusal or silence"),
+            Otherwise::Silent => Some("silence"),
+            Otherwise::AnyFailure => Some("any failure"),
+            Otherwise::Anything => Some("anything"),
+        }
+    }
+
     pub fn allows(&self, seen: Answer) -> bool {
         match (seen, self.otherwise) {
             (_, Otherwise::Anything) => true,
@@ -115,7 +127,7 @@ impl fmt::Debug for Allowed {
 }
 
 /// What is allowed at one destination, seen from one class of vantages, as time goes by.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeline {
     states: Vec<State>,
     /// For each answer (see [`lane`]) the spans in which it was allowed: sorted, apart from each
@@ -124,7 +136,7 @@ pub struct Timeline {
 }
 
 /// What was allowed from a change to the next one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct State {
     /// The change happened at some instant from the first to the second.
     earliest_us: i64,

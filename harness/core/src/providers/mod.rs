@@ -7,6 +7,6 @@ mod testbed;
 
 pub use kubeconfig::KubeconfigProvider;
 #[cfg(target_os = "linux")]
-pub use stickler_testbed::bugs;
+pub use stickler_testbed::{bugs, examination};
 #[cfg(target_os = "linux")]
 pub use testbed::TestbedProvider;

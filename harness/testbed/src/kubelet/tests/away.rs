@@ -17,8 +17,8 @@ fn ready_when(file: &str) -> Value {
 async fn what_somebody_else_said_about_its_pod_is_put_right() {
     let api = Api::new();
     let _kubelet = kubelet(&api).await;
-    api.run("web", json!({"restartPolicy": "Always", "containers": [container(&["graceful"])]}));
-    let mut pod = api.until("web", is_ready).await;
+    api.run("calm", json!({"restartPolicy": "Always", "containers": [container(&["graceful"])]}));
+    let mut pod = api.until("calm", is_ready).await;
     for _ in 0..2 {
         let conditions = pod["status"]["conditions"].as_array_mut().expect("conditions");
         let ready =
@@ -26,7 +26,7 @@ async fn what_somebody_else_said_about_its_pod_is_put_right() {
         ready["status"] = json!("False");
         ready["reason"] = json!("NodeNotReady");
         api.put("MODIFIED", pod);
-        pod = api.until("web", is_ready).await;
+        pod = api.until("calm", is_ready).await;
         let conditions = pod["status"]["conditions"].as_array().expect("conditions");
         let ready = conditions.iter().find(|condition| condition["type"] == "Ready").expect("a condition");
         assert_eq!(ready["reason"], Value::Null);
@@ -38,6 +38,7 @@ async fn pods_go_on_without_it_and_are_taken_up_again() {
     let api = Api::new();
     let mut kubelet = kubelet(&api).await;
     let namespace = kubelet.node.namespace.clone();
+    switch_loopback_on(&namespace);
     let port = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, node::PORT));
     let mut probed = container(&["graceful"]);
     probed["readinessProbe"] = ready_when("/var/ready");
@@ -95,9 +96,9 @@ async fn it_registers_again_before_it_says_anything_about_pods() {
     let api = Api::new();
     let mut kubelet = kubelet(&api).await;
     kubelet.stop().await;
-    api.run("web", json!({"restartPolicy": "Always", "containers": [container(&["graceful"])]}));
+    api.run("late", json!({"restartPolicy": "Always", "containers": [container(&["graceful"])]}));
     assert_eq!(api.nodes.lock().expect("nodes").len(), 1);
     kubelet.resume().expect("it starts");
-    api.until("web", is_ready).await;
+    api.until("late", is_ready).await;
     assert_eq!(api.nodes.lock().expect("nodes").len(), 2);
 }

@@ -13,7 +13,7 @@ use super::{State, Worker, status};
 
 /// How soon the same pod's state is said again when it is contradicted again: whoever contradicts may
 /// have a reason that the kubelet is about to remove.
-const MEND_PAUSE: Duration = Duration::from_millis(500);
+const MEND_PAUSE: Duration = Duration::from_millis(250);
 
 impl Worker {
     pub(crate) fn uid(&self) -> String {

@@ -1,0 +1,320 @@
+//! `stickler doctor`: what this machine, or a cluster, can and cannot do, and why.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use stickler::Provider as _;
+
+use crate::Ended;
+use crate::cluster::{ProviderName, ReachArgs, runtime};
+use crate::run::Format;
+
+/// Arguments of `stickler doctor`.
+#[derive(Args)]
+pub(crate) struct Doctor {
+    /// What to examine: this machine, for testbeds, or a cluster that exists.
+    #[arg(long = "cluster", value_enum, default_value = "testbed", help_heading = "Cluster")]
+    provider: ProviderName,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// How to print it.
+    #[arg(long, value_enum, default_value = "pretty")]
+    format: Format,
+}
+
+/// One thing that was tried.
+#[derive(Debug, Serialize)]
+struct Line {
+    id: String,
+    title: String,
+    works: bool,
+    /// What was found, or why it does not work.
+    detail: Option<String>,
+    /// What to do about it.
+    remedy: Option<String>,
+    /// What it is for, if it can be done without.
+    only_for: Option<String>,
+}
+
+/// All that was found, and what follows from it.
+#[derive(Debug, Serialize)]
+struct Diagnosis {
+    examined: String,
+    lines: Vec<Line>,
+    /// Which commands and faults will work.
+    follows: Vec<String>,
+    /// Whether `stickler run` would work.
+    well: bool,
+}
+
+impl Doctor {
+    pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
+        let diagnosis = match self.provider {
+            ProviderName::Testbed => machine()?,
+            ProviderName::Kubeconfig => self.cluster()?,
+        };
+        crate::print(&match self.format {
+            Format::Json => serde_json::to_string_pretty(&diagnosis)? + "\n",
+            Format::Pretty => pretty(&diagnosis),
+        })?;
+        if diagnosis.well {
+            return Ok(Ended::Held);
+        }
+        let lacking = diagnosis.lines.iter().filter(|line| !line.works && line.only_for.is_none());
+        let mut advice: Vec<String> = Vec::new();
+        for line in lacking {
+            let remedy = line.remedy.as_ref().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
+            advice.push(format!("{}{remedy}", line.title));
+        }
+        anyhow::bail!("`stickler run` would not work; lacking: {}", advice.join("; "))
+    }
+
+    fn cluster(&self) -> anyhow::Result<Diagnosis> {
+        let ReachArgs { kubeconfig, context, image } = self.reach.clone();
+        let provider = stickler::providers::KubeconfigProvider::read(kubeconfig.as_deref(), context, image)?;
+        runtime()?.block_on(async {
+            let cluster = match provider.start().await {
+                Ok(cluster) => cluster,
+                Err(error) => {
+                    let lines = vec![Line::of("api", "the API server answers", Err(error))];
+                    return Ok(Diagnosis::of("the cluster of the kubeconfig", lines, Vec::new()));
+                }
+            };
+            let card = cluster.card();
+            let mut lines = vec![
+                Line::of("api", "the API server answers", Ok(format!("version {}", card.version))),
+                Line::of("nodes", "there are nodes", nodes(&card.nodes)),
+            ];
+            let client = cluster.client();
+            for (verb, group, resource) in RIGHTS {
+                lines.push(right(&client, verb, group, resource).await);
+            }
+            lines.push(host_network(&client).await);
+            lines.push(service_cidr(&client).await);
+            let follows = vec![
+                "checks of services: `stickler run --cluster kubeconfig`".to_owned(),
+                "kubelets and the API server cannot be stopped, and nodes not be called from outside: they \
+                 are not ours"
+                    .to_owned(),
+            ];
+            Ok(Diagnosis::of("the cluster of the kubeconfig", lines, follows))
+        })
+    }
+}
+
+impl Line {
+    fn of(id: &str, title: &str, tried: anyhow::Result<String>) -> Self {
+        let (works, detail) = match tried {
+            Ok(found) => (true, Some(found).filter(|found| !found.is_empty())),
+            Err(error) => (false, Some(format!("{error:#}"))),
+        };
+        Self { id: id.to_owned(), title: title.to_owned(), works, detail, remedy: None, only_for: None }
+    }
+
+    fn only_for(self, feature: &str) -> Self {
+        Self { only_for: Some(feature.to_owned()), ..self }
+    }
+
+    fn remedy(self, remedy: &str) -> Self {
+        Self { remedy: Some(remedy.to_owned()).filter(|_| !self.works), ..self }
+    }
+}
+
+impl Diagnosis {
+    fn of(examined: &str, lines: Vec<Line>, follows: Vec<String>) -> Self {
+        let well = lines.iter().all(|line| line.works || line.only_for.is_some());
+        let follows = if well { follows } else { Vec::new() };
+        Self { examined: examined.to_owned(), lines, follows, well }
+    }
+}
+
+fn pretty(diagnosis: &Diagnosis) -> String {
+    let mut text = format!("{}:\n", diagnosis.examined);
+    for line in &diagnosis.lines {
+        let mark = match (line.works, &line.only_for) {
+            (true, _) => "yes",
+            (false, None) => "NO",
+            (false, Some(_)) => "no",
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "  {mark:4}{}", line.title);
+        if let Some(feature) = &line.only_for {
+            let _ = write!(text, " [for: {feature}]");
+        }
+        text.push('\n');
+        for more in [&line.detail, &line.remedy].into_iter().flatten() {
+            let _ = writeln!(text, "        {more}");
+        }
+    }
+    for consequence in &diagnosis.follows {
+        let _ = writeln!(text, "so: {consequence}");
+    }
+    text
+}
+
+#[cfg(target_os = "linux")]
+fn machine() -> anyhow::Result<Diagnosis> {
+    use stickler::providers::examination::{self, Finding};
+    let line = |found: Finding| Line {
+        id: found.id.to_owned(),
+        title: found.title.to_owned(),
+        works: found.lacking.is_none(),
+        detail: found.lacking,
+        remedy: found.remedy,
+        only_for: found.optional.map(str::to_owned),
+    };
+    // First of all: threads of a runtime would be in the way.
+    let entrance = line(examination::entrance());
+    let entered = entrance.works;
+    let mut lines = vec![entrance];
+    if entered {
+        lines.extend(runtime()?.block_on(examination::inside()).into_iter().map(line));
+    }
+    let cgroup = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers");
+    let version = std::fs::metadata(cgroup).map(|_| "version 2".to_owned());
+    lines.push(
+        Line::of(
+            "cgroup",
+            "control groups of version 2",
+            version.map_err(|error| {
+                anyhow::Error::new(error).context(format!("`{}` cannot be read", cgroup.display()))
+            }),
+        )
+        .only_for("none yet: limits of containers"),
+    );
+    for (program, feature) in [
+        ("kubectl", "working by hand with `stickler up`"),
+        ("docker", "none yet: clusters in containers"),
+        ("conntrack", "looking by hand at what the kernel tracks"),
+    ] {
+        let found = found_in_path(program).map(|path| path.display().to_string());
+        let found = found.ok_or_else(|| anyhow::anyhow!("it is in no folder of $PATH"));
+        lines.push(
+            Line::of(&format!("program-{program}"), &format!("the program `{program}`"), found)
+                .only_for(feature),
+        );
+    }
+    let works = |id: &str| lines.iter().any(|line| line.id == id && line.works);
+    let mut follows = vec![
+        "`stickler run` and `stickler up` on a testbed".to_owned(),
+        "faults: pods deleted, containers killed, kubelets and the API server stopped".to_owned(),
+    ];
+    if !works("netem") {
+        follows.push("no slow or lossy networks, for the kernel has no netem".to_owned());
+    }
+    Ok(Diagnosis::of("this machine", lines, follows))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn machine() -> anyhow::Result<Diagnosis> {
+    let lacking = Err(anyhow::anyhow!("the testbed needs Linux namespaces"));
+    let line = Line::of("namespaces", "user and network namespaces of our own", lacking);
+    let line = line.remedy("use `--cluster kubeconfig`");
+    Ok(Diagnosis::of("this machine", vec![line], Vec::new()))
+}
+
+fn found_in_path(program: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| {
+        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    })
+}
+
+/// What the harness does on a cluster: verb, group, resource.
+const RIGHTS: &[(&str, &str, &str)] = &[
+    ("create", "", "namespaces"),
+    ("delete", "", "namespaces"),
+    ("list", "", "nodes"),
+    ("create", "", "pods"),
+    ("delete", "", "pods"),
+    ("watch", "", "pods"),
+    ("create", "", "pods/exec"),
+    ("patch", "", "pods/status"),
+    ("create", "", "services"),
+    ("patch", "", "services"),
+    ("list", "", "endpoints"),
+    ("list", "", "events"),
+    ("watch", "", "serviceaccounts"),
+    ("create", "apps", "deployments"),
+    ("patch", "apps", "deployments"),
+    ("create", "apps", "replicasets"),
+    ("list", "discovery.k8s.io", "endpointslices"),
+];
+
+fn nodes(names: &[String]) -> anyhow::Result<String> {
+    anyhow::ensure!(!names.is_empty(), "the cluster has no node");
+    Ok(format!("{}: {}", names.len(), names.join(", ")))
+}
+
+/// Asks the API server whether we may, in every namespace.
+async fn right(client: &kube::Client, verb: &str, group: &str, resource: &str) -> Line {
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let review = serde_json::json!({
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes":
+            {"verb": verb, "group": group, "resource": resource, "subresource": subresource}},
+    });
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let tried = match ask(client, Some(review), path).await {
+        Ok(answer) if answer["status"]["allowed"] == true => Ok(String::new()),
+        Ok(answer) => {
+            let reason = answer["status"]["reason"].as_str().unwrap_or_default();
+            Err(anyhow::anyhow!("{}", if reason.is_empty() { "not allowed" } else { reason }))
+        }
+        Err(error) => Err(error),
+    };
+    let name = [resource, subresource].join("/");
+    let name = name.trim_end_matches('/');
+    Line::of(&format!("{verb}-{}", name.replace('/', "-")), &format!("may {verb} {name}"), tried)
+        .remedy("use a kubeconfig with the rights of an administrator")
+}
+
+/// Asks for a pod in its node's network, without having it made.
+async fn host_network(client: &kube::Client) -> Line {
+    let pod = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"generateName": "stickler-doctor-"},
+        "spec": {"hostNetwork": true, "containers": [{"name": "c", "image": "stickler-pods"}]},
+    });
+    let asked = ask(client, Some(pod), "/api/v1/namespaces/default/pods?dryRun=All").await;
+    Line::of("host-network", "pods in their node's network", asked.map(|_| String::new()))
+        .only_for("calls that start from nodes")
+}
+
+async fn service_cidr(client: &kube::Client) -> Line {
+    let asked = ask(client, None, "/apis/networking.k8s.io/v1/servicecidrs").await;
+    let ranges = asked.and_then(|answer| {
+        let items = answer["items"].as_array().cloned().unwrap_or_default();
+        let ranges: Vec<String> = items
+            .iter()
+            .flat_map(|item| item["spec"]["cidrs"].as_array().cloned().unwrap_or_default())
+            .filter_map(|range| range.as_str().map(str::to_owned))
+            .collect();
+        anyhow::ensure!(!ranges.is_empty(), "the cluster does not say");
+        Ok(ranges.join(", "))
+    });
+    Line::of("service-cidr", "the range of cluster IPs is known", ranges)
+        .only_for("promises about addresses nobody was given")
+}
+
+/// One request: a POST if there is something to send.
+async fn ask(
+    client: &kube::Client,
+    body: Option<serde_json::Value>,
+    path: &str,
+) -> anyhow::Result<serde_json::Value> {
+    let bound = stickler::Bounds::REAL.request;
+    let request = match &body {
+        Some(body) => http::Request::post(path)
+            .header("Content-Type", "application/json")
+            .body(body.to_string().into_bytes())?,
+        None => http::Request::get(path).body(Vec::new())?,
+    };
+    let asked = tokio::time::timeout(bound, client.request(request)).await;
+    Ok(asked.map_err(|_| anyhow::anyhow!("no answer within {bound:?}"))??)
+}

@@ -1,0 +1,79 @@
+//! `stickler explore`: look for a world in which a promise is broken.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use stickler::explore::Exploration;
+use stickler::{Cluster, Provider, Sink};
+use stickler_reports::Event;
+
+use crate::Ended;
+use crate::cluster::{ClusterArgs, ReachArgs};
+use crate::interrupt;
+use crate::run::{Format, record, start};
+
+/// Arguments of `stickler explore`.
+#[derive(Args)]
+pub(crate) struct Explore {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// How many worlds to try, each built from nothing.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    cases: u32,
+    /// How many operations each takes; after each, everything is looked at from everywhere.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    steps: u32,
+    /// Decides every operation: the same seed draws the same cases; drawn if it is not given.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// How many smaller sequences of operations are tried when one fails.
+    #[arg(long, value_name = "N", default_value_t = Exploration::SHRINK_RUNS)]
+    shrink: usize,
+    /// Where `report.json`, `journal.jsonl` and a failing case go; the folder is made if need be.
+    #[arg(long, value_name = "DIR", default_value = "report")]
+    report: PathBuf,
+    /// How to print the result on standard output. Progress goes to standard error.
+    #[arg(long, value_enum, default_value = "pretty")]
+    format: Format,
+    /// No progress on standard error.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl Explore {
+    pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
+        // Before the folder: who asked for the impossible is left nothing to clean up.
+        let provider = self.cluster.provider(0, Some(&self.reach))?;
+        record(&self.report, self.quiet, self.format, false, async |sink| {
+            self.perform(provider.as_ref(), sink).await
+        })
+    }
+
+    async fn perform(&self, provider: &dyn Provider, sink: &Sink) -> anyhow::Result<()> {
+        let cancel = interrupt::watch()?;
+        let seed = self.seed.unwrap_or_else(rand::random);
+        sink.tell(Event::RunStarted {
+            tool: format!("stickler {}", env!("CARGO_PKG_VERSION")),
+            suite: "explore".to_owned(),
+            seed,
+            jobs: 1,
+            checks: Vec::new(),
+        });
+        let Some(cluster) = start(provider, &cancel, sink).await? else { return Ok(()) };
+        let cluster: Arc<dyn Cluster> = Arc::from(cluster);
+        sink.tell(Event::ClusterReady { cluster: cluster.card().clone() });
+        let exploration = Exploration {
+            cases: self.cases as usize,
+            steps: self.steps as usize,
+            seed,
+            folder: self.report.clone(),
+            shrink_runs: self.shrink,
+            shrink_for: Exploration::SHRINK_FOR,
+            cancel,
+        };
+        exploration.on(&cluster, sink).await
+    }
+}

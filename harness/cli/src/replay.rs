@@ -1,0 +1,64 @@
+//! `stickler replay`: perform a saved case again, operation by operation.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use stickler::explore::{Case, replay};
+use stickler::{Cluster, Provider, Sink};
+use stickler_reports::Event;
+
+use crate::Ended;
+use crate::cluster::{ClusterArgs, ReachArgs};
+use crate::interrupt;
+use crate::run::{Format, record, start};
+
+/// Arguments of `stickler replay`.
+#[derive(Args)]
+pub(crate) struct Replay {
+    /// A case that `stickler explore` saved.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Where `report.json` and `journal.jsonl` go; the folder is made if need be.
+    #[arg(long, value_name = "DIR", default_value = "report")]
+    report: PathBuf,
+    /// How to print the result on standard output. Progress goes to standard error.
+    #[arg(long, value_enum, default_value = "pretty")]
+    format: Format,
+    /// No progress on standard error.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl Replay {
+    pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
+        let file = self.file.display();
+        let text = std::fs::read_to_string(&self.file).with_context(|| format!("`{file}` cannot be read"))?;
+        let case = Case::parse(&text).with_context(|| format!("`{file}` cannot be replayed"))?;
+        let provider = self.cluster.provider(0, Some(&self.reach))?;
+        record(&self.report, self.quiet, self.format, false, async |sink| {
+            self.perform(&case, provider.as_ref(), sink).await
+        })
+    }
+
+    async fn perform(&self, case: &Case, provider: &dyn Provider, sink: &Sink) -> anyhow::Result<()> {
+        let cancel = interrupt::watch()?;
+        sink.tell(Event::RunStarted {
+            tool: format!("stickler {}", env!("CARGO_PKG_VERSION")),
+            suite: "replay".to_owned(),
+            seed: case.seed,
+            jobs: 1,
+            checks: Vec::new(),
+        });
+        let Some(cluster) = start(provider, &cancel, sink).await? else { return Ok(()) };
+        let cluster: Arc<dyn Cluster> = Arc::from(cluster);
+        sink.tell(Event::ClusterReady { cluster: cluster.card().clone() });
+        replay(case, &cluster, sink, &cancel).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! Exploration and replay: what they find, print and save.
+
+use std::fs;
+
+use stickler_reports::{Report, Verdict};
+use tempfile::tempdir;
+
+use crate::program::{Running, output, stickler};
+use crate::{Impossible, Test};
+
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("a_cluster_that_keeps_its_promises_is_green", a_cluster_that_keeps_its_promises_is_green),
+    ("the_bugs_it_is_to_find_can_be_planted", the_bugs_it_is_to_find_can_be_planted),
+    ("a_planted_bug_is_found_shrunk_and_replayed", a_planted_bug_is_found_shrunk_and_replayed),
+    ("an_interrupted_exploration_says_so", an_interrupted_exploration_says_so),
+];
+
+fn a_cluster_that_keeps_its_promises_is_green() -> Result<(), Impossible> {
+    let folder = tempdir().expect("a folder can be made");
+    let arguments = ["explore", "--cases", "2", "--steps", "5", "--seed", "1", "--format", "json"];
+    let explored = output(stickler(folder.path(), &arguments));
+    assert_eq!(explored.code(), Some(0), "{explored:#?}");
+    let report: Report = serde_json::from_str(&explored.stdout).expect("one JSON document");
+    assert_eq!(report.verdict(), Verdict::Passed);
+    let explore = report.explore.expect("it has a section about the exploration");
+    assert_eq!((explore.seed, explore.held, explore.steps, explore.failure), (1, 2, 10, None));
+    assert_eq!(explore.operations.values().sum::<usize>(), 10);
+    assert!(explore.looks > 0, "nothing was looked at");
+    assert!(explored.stderr.contains("case 2 of 2"), "{}", explored.stderr);
+    Ok(())
+}
+
+/// The whole matrix takes minutes; one row of it is tried below.
+fn the_bugs_it_is_to_find_can_be_planted() -> Result<(), Impossible> {
+    for bug in stickler::explore::FINDS {
+        assert!(
+            stickler::providers::bugs::BUGS.iter().any(|card| card.id == *bug),
+            "there is no bug `{bug}`"
+        );
+    }
+    Ok(())
+}
+
+fn a_planted_bug_is_found_shrunk_and_replayed() -> Result<(), Impossible> {
+    let folder = tempdir().expect("a folder can be made");
+    let bug = ["--bug", "node-port-only-where-pod-runs"];
+    let explore = ["explore", "--cases", "60", "--seed", "1", "--shrink", "4", "--report", "out"];
+    let explored = output(stickler(folder.path(), &[explore.as_slice(), &bug].concat()));
+    assert_eq!(explored.code(), Some(1), "{explored:#?}");
+    let file = "out/failing-1.yaml";
+    for words in
+        ["promised", "observed", "kubectl create", "type: NodePort", "stickler replay out/failing-1.yaml"]
+    {
+        assert!(explored.stdout.contains(words), "`{words}` is missing in {}", explored.stdout);
+    }
+    let text = fs::read_to_string(folder.path().join("out/report.json")).expect("a report");
+    let report: Report = serde_json::from_str(&text).expect("report.json is a report");
+    let failure = report.explore.and_then(|explore| explore.failure).expect("a failure");
+    assert!(failure.operations <= 6, "{failure:#?}");
+    let saved = fs::read_to_string(folder.path().join(file)).expect("the case is saved");
+    assert!(saved.contains("stickler.case/v1"), "{saved}");
+
+    let replay = ["replay", file, "--report", "again"];
+    let again = output(stickler(folder.path(), &[replay.as_slice(), &bug].concat()));
+    assert_eq!(again.code(), Some(1), "{again:#?}");
+    let without = output(stickler(folder.path(), &replay));
+    assert_eq!(without.code(), Some(0), "{without:#?}");
+    Ok(())
+}
+
+fn an_interrupted_exploration_says_so() -> Result<(), Impossible> {
+    let folder = tempdir().expect("a folder can be made");
+    let mut explore = Running::start(stickler(folder.path(), &["explore", "--cases", "1000", "--seed", "3"]));
+    explore.await_line(|line| line.contains("case 1 of 1000"));
+    explore.signal(libc::SIGINT);
+    let ended = explore.end();
+    assert_eq!(ended.code(), Some(3), "{ended:#?}");
+    assert!(ended.stdout.contains("interrupted"), "{ended:#?}");
+    Ok(())
+}

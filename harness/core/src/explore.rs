@@ -1,0 +1,498 @@
+//! Exploration: is there any world of services and pods, reached by any sequence of operations, in
+//! which a cluster does not keep its promises?
+//!
+//! A reference machine draws operations that make sense; the subject carries them out
+//! on a cluster; after each, the whole truth table is observed and compared with the model.
+//! A sequence that breaks a promise is shrunk to the fewest operations and saved as a [`Case`].
+
+mod case;
+mod operation;
+mod reference;
+mod subject;
+mod table;
+mod witness;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use proptest::strategy::{Strategy as _, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use stickler_reports::{Event, Evidence, ExploreFailure, ExploreReport, Finding, Timing, Verdict};
+use tokio_util::sync::CancellationToken;
+
+pub use case::{CASE_SCHEMA, Case, CaseError};
+pub use operation::{Maker, Operation, Reach, ServiceName, WorkloadName};
+
+use crate::check::Broken;
+use crate::clock::now_us;
+use crate::cluster::Cluster;
+use crate::journal::Sink;
+use crate::runner::Session;
+use reference::{Plan, sequences};
+use subject::{Patience, Subject};
+
+/// What proptest draws: where a case begins, its operations, and a count of those that were performed.
+type Drawn = (Plan, Vec<Operation>, Option<Arc<AtomicUsize>>);
+
+/// What to explore, and how far.
+#[derive(Clone, Debug)]
+pub struct Exploration {
+    pub cases: usize,
+    /// How many operations a case has.
+    pub steps: usize,
+    /// Decides every operation: the same seed draws the same cases.
+    pub seed: u64,
+    /// Where a case that fails is saved.
+    pub folder: PathBuf,
+    /// How many sequences, and how long, may be tried to shrink one that fails.
+    pub shrink_runs: usize,
+    pub shrink_for: Duration,
+    /// Cancelled when it is to end early.
+    pub cancel: CancellationToken,
+}
+
+impl Exploration {
+    /// How many sequences are tried to shrink one that fails, if it is not said.
+    pub const SHRINK_RUNS: usize = 60;
+    /// For how long at most.
+    pub const SHRINK_FOR: Duration = Duration::from_secs(180);
+
+    /// Explores a cluster until a promise is broken or every case was tried, and tells what happened.
+    /// The cluster is left running.
+    ///
+    /// # Errors
+    /// If no operations can be drawn, or a failing case cannot be saved.
+    pub async fn on(&self, cluster: &Arc<dyn Cluster>, sink: &Sink) -> anyhow::Result<()> {
+        let mut expedition = Expedition::new(cluster, sink, &self.cancel, self.seed, self.cases);
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.seed.to_le_bytes());
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+        let config = Config { failure_persistence: None, ..Config::default() };
+        let mut runner = TestRunner::new_with_rng(config, rng);
+        let sequences = sequences(expedition.kubelets(), self.steps);
+        for number in 1..=self.cases {
+            let tree = sequences.new_tree(&mut runner);
+            let mut tree = tree.map_err(|why| anyhow::anyhow!("no operations could be drawn: {why}"))?;
+            let (_, operations, seen) = tree.current();
+            let ended = expedition.perform(number, &operations, Try::First).await;
+            if self.cancel.is_cancelled() || expedition.gave_up() {
+                break;
+            }
+            if ended.verdict == Verdict::Failed {
+                if let Some(seen) = seen {
+                    seen.store(ended.steps, Ordering::SeqCst);
+                }
+                let shrunk = self.shrink(&mut expedition, number, &mut tree, &operations, ended).await;
+                self.keep(&mut expedition, number, &operations, shrunk)?;
+                break;
+            }
+        }
+        expedition.finish(sink).await;
+        Ok(())
+    }
+
+    /// Looks for the fewest operations that still fail.
+    async fn shrink(
+        &self,
+        expedition: &mut Expedition<'_>,
+        number: usize,
+        tree: &mut impl ValueTree<Value = Drawn>,
+        operations: &[Operation],
+        ended: Ended,
+    ) -> Shrunk {
+        let first = (operations[..ended.steps].to_vec(), ended);
+        let mut hunt = Hunt {
+            started: Instant::now(),
+            most: self.shrink_runs,
+            longest: self.shrink_for,
+            number,
+            runs: 0,
+            tried: BTreeMap::new(),
+            best: first.0.clone(),
+            failing: Vec::new(),
+        };
+        // Many at once first, since most operations have nothing to do with it, then one by one.
+        let mut size = hunt.best.len().div_ceil(2);
+        while size > 0 && hunt.best.len() > 1 {
+            let mut from = 0;
+            while from < hunt.best.len() {
+                let to = (from + size).min(hunt.best.len());
+                let mut candidate = hunt.best.clone();
+                candidate.drain(from..to);
+                if !hunt.fails(expedition, &candidate).await {
+                    from = to;
+                }
+            }
+            size /= 2;
+        }
+        // What is left is made simpler the way it was drawn. Of longer sequences it is known by now
+        // whether they fail: if what is left is in them.
+        let mut simpler = tree.simplify();
+        for _ in 0..TURNS {
+            if !simpler || !hunt.goes_on(expedition) {
+                break;
+            }
+            let (_, candidate, _) = tree.current();
+            let failed = if candidate.len() > hunt.best.len() {
+                is_within(&hunt.best, &candidate)
+            } else {
+                candidate == hunt.best || hunt.fails(expedition, &candidate).await
+            };
+            simpler = if failed { tree.simplify() } else { tree.complicate() };
+        }
+        let Hunt { started, runs, mut failing, .. } = hunt;
+        // Only what fails within the full bounds counts; of equally long ones, the last is the simplest.
+        failing.reverse();
+        failing.sort_by_key(Vec::len);
+        let mut confirmed = first;
+        for smaller in failing.into_iter().take(CONFIRMED) {
+            if self.cancel.is_cancelled() {
+                break;
+            }
+            let ended = expedition.perform(number, &smaller, Try::Confirming(runs)).await;
+            if ended.verdict == Verdict::Failed {
+                confirmed = (smaller[..ended.steps].to_vec(), ended);
+                break;
+            }
+        }
+        let (operations, ended) = confirmed;
+        Shrunk { operations, ended, runs, took: started.elapsed() }
+    }
+
+    fn keep(
+        &self,
+        expedition: &mut Expedition<'_>,
+        number: usize,
+        drawn: &[Operation],
+        shrunk: Shrunk,
+    ) -> anyhow::Result<()> {
+        let Shrunk { operations, ended, runs, took } = shrunk;
+        let finding = ended.finding.context("a case that failed has no finding")?;
+        let nodes = u8::try_from(expedition.nodes).unwrap_or(u8::MAX);
+        let case = Case::new(nodes, self.seed, number, operations, &finding);
+        let file = self.folder.join(format!("failing-{}.yaml", self.seed));
+        std::fs::write(&file, case.to_yaml())
+            .with_context(|| format!("the failing case cannot be saved as `{}`", file.display()))?;
+        expedition.report.failure = Some(ExploreFailure {
+            case: number,
+            drawn: drawn.len(),
+            operations: case.operations.len(),
+            script: case.script(),
+            finding,
+            file: Some(file.display().to_string()),
+            shrink_runs: runs,
+            shrink_ms: millis(took),
+            evidence: ended.evidence,
+        });
+        Ok(())
+    }
+}
+
+/// Performs exactly the operations of a case, and tells what happened.
+pub async fn replay(case: &Case, cluster: &Arc<dyn Cluster>, sink: &Sink, cancel: &CancellationToken) {
+    let mut expedition = Expedition::new(cluster, sink, cancel, case.seed, 1);
+    let ended = expedition.perform(1, &case.operations, Try::First).await;
+    if let Some(finding) = ended.finding {
+        let performed = Case { operations: case.operations[..ended.steps].to_vec(), ..case.clone() };
+        expedition.report.failure = Some(ExploreFailure {
+            case: case.case,
+            drawn: case.operations.len(),
+            operations: ended.steps,
+            script: performed.script(),
+            finding,
+            file: None,
+            shrink_runs: 0,
+            shrink_ms: 0,
+            evidence: ended.evidence,
+        });
+    }
+    expedition.finish(sink).await;
+}
+
+/// Why a case is performed.
+#[derive(Clone, Copy, Debug)]
+enum Try {
+    First,
+    /// To make a failure smaller, with less patience; the number of the try.
+    Smaller(usize),
+    /// To see that the smaller one fails within the full bounds too.
+    Confirming(usize),
+}
+
+/// How a case ended.
+struct Ended {
+    verdict: Verdict,
+    /// How many operations were performed, the one included that showed a failure.
+    steps: usize,
+    finding: Option<Finding>,
+    evidence: Vec<Evidence>,
+}
+
+/// The search for the fewest operations that fail.
+struct Hunt {
+    started: Instant,
+    /// How many sequences may be tried, and for how long.
+    most: usize,
+    longest: Duration,
+    number: usize,
+    runs: usize,
+    tried: BTreeMap<String, bool>,
+    /// The fewest so far.
+    best: Vec<Operation>,
+    failing: Vec<Vec<Operation>>,
+}
+
+impl Hunt {
+    fn goes_on(&self, expedition: &Expedition<'_>) -> bool {
+        self.runs < self.most && self.started.elapsed() < self.longest && !expedition.cancel.is_cancelled()
+    }
+
+    /// Whether operations make sense and still fail; if they do, they are the best so far.
+    async fn fails(&mut self, expedition: &mut Expedition<'_>, operations: &[Operation]) -> bool {
+        if operations.is_empty() || !self.goes_on(expedition) {
+            return false;
+        }
+        let mut plan = Plan::initial(expedition.kubelets());
+        for operation in operations {
+            if plan.permits(operation).is_err() {
+                return false;
+            }
+            plan = plan.after(operation);
+        }
+        let key = format!("{operations:?}");
+        if let Some(failed) = self.tried.get(&key) {
+            return *failed;
+        }
+        self.runs += 1;
+        let ended = expedition.perform(self.number, operations, Try::Smaller(self.runs)).await;
+        let failed = ended.verdict == Verdict::Failed;
+        if failed {
+            self.best = operations[..ended.steps].to_vec();
+            self.failing.push(self.best.clone());
+        }
+        self.tried.insert(key, failed);
+        failed
+    }
+}
+
+/// Are all of these among those, in this order?
+fn is_within(these: &[Operation], those: &[Operation]) -> bool {
+    let mut those = those.iter();
+    these.iter().all(|one| those.any(|other| other == one))
+}
+
+/// How many simpler sequences are looked at, most of which need not be performed.
+const TURNS: usize = 10_000;
+
+/// How many of the smallest failures are tried within the full bounds.
+const CONFIRMED: usize = 3;
+
+/// What a failure was shrunk to.
+struct Shrunk {
+    operations: Vec<Operation>,
+    ended: Ended,
+    runs: usize,
+    took: Duration,
+}
+
+/// The planted bugs an exploration is to find: those that break what the truth table shows.
+pub const FINDS: &[&str] = &[
+    "no-proxy",
+    "stale-endpoint",
+    "node-port-only-where-pod-runs",
+    "deleted-endpoint-stays",
+    "unready-endpoint-stays",
+    "affinity-ignored",
+    "headless-includes-unready",
+];
+
+/// So many cases in a row that could not be judged: something is wrong that will not go away.
+const PATIENCE: usize = 3;
+
+/// An exploration under way on a cluster.
+struct Expedition<'a> {
+    cluster: &'a Arc<dyn Cluster>,
+    sink: &'a Sink,
+    cancel: &'a CancellationToken,
+    session: Option<Session>,
+    cases: usize,
+    nodes: usize,
+    started: Instant,
+    unjudged: usize,
+    report: ExploreReport,
+}
+
+impl<'a> Expedition<'a> {
+    fn new(
+        cluster: &'a Arc<dyn Cluster>,
+        sink: &'a Sink,
+        cancel: &'a CancellationToken,
+        seed: u64,
+        cases: usize,
+    ) -> Self {
+        let report = ExploreReport { seed, planned: cases, ..ExploreReport::default() };
+        let (nodes, started) = (cluster.card().nodes.len(), Instant::now());
+        Self { cluster, sink, cancel, session: None, cases, nodes, started, unjudged: 0, report }
+    }
+
+    /// How many nodes have a kubelet that may be stopped.
+    fn kubelets(&self) -> u8 {
+        match self.cluster.disruption() {
+            Some(_) => u8::try_from(self.nodes).unwrap_or(u8::MAX),
+            None => 0,
+        }
+    }
+
+    fn gave_up(&self) -> bool {
+        self.unjudged >= PATIENCE
+    }
+
+    /// Performs one case from the beginning, and tells how it ended. `which` says what for.
+    async fn perform(&mut self, number: usize, operations: &[Operation], which: Try) -> Ended {
+        let started = Instant::now();
+        let mut steps = 0;
+        let performed = self.attempt(operations, which, &mut steps).await;
+        let (verdict, reason, finding, evidence) = match performed {
+            Ok(()) => (Verdict::Passed, None, None, Vec::new()),
+            Err((Broken::Promise(finding), evidence)) => (Verdict::Failed, None, Some(*finding), evidence),
+            Err((Broken::CouldNotTell(reason), evidence)) => {
+                // Before the first operation, its agents are what is lost.
+                if steps == 0
+                    && !self.cancel.is_cancelled()
+                    && let Some(session) = self.session.take()
+                {
+                    session.give_back().await;
+                }
+                (Verdict::Inconclusive, Some(reason), None, evidence)
+            }
+        };
+        let duration = started.elapsed();
+        self.unjudged = if verdict == Verdict::Inconclusive { self.unjudged + 1 } else { 0 };
+        let shrinking = match which {
+            Try::First => None,
+            Try::Smaller(run) | Try::Confirming(run) => Some(run),
+        };
+        if shrinking.is_none() {
+            self.report.count(verdict, reason.as_deref(), millis(duration));
+            self.report.steps += steps;
+            for operation in &operations[..steps] {
+                *self.report.operations.entry(operation.kind().to_owned()).or_default() += 1;
+            }
+        }
+        self.sink.tell(Event::CaseFinished {
+            case: number,
+            of: self.cases,
+            shrinking,
+            operations: operations.iter().map(ToString::to_string).collect(),
+            steps,
+            verdict,
+            reason,
+            finding: finding.clone(),
+            duration_ms: millis(duration),
+        });
+        Ended { verdict, steps, finding, evidence }
+    }
+
+    async fn attempt(
+        &mut self,
+        operations: &[Operation],
+        which: Try,
+        steps: &mut usize,
+    ) -> Result<(), (Broken, Vec<Evidence>)> {
+        let lost = |error: anyhow::Error| (Broken::from(error), Vec::new());
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => Session::open(Arc::clone(self.cluster), self.sink.clone(), self.cancel.clone())
+                .await
+                .map_err(lost)?,
+        };
+        let session = self.session.insert(session);
+        let bounds = self.cluster.bounds();
+        let shrinking = matches!(which, Try::Smaller(_));
+        let patience = if shrinking { Patience::short(&bounds) } else { Patience::full(&bounds) };
+        let kubelets = u8::try_from(self.nodes).unwrap_or(u8::MAX);
+        let plan = Plan::initial(if self.cluster.disruption().is_some() { kubelets } else { 0 });
+        let mut subject = Subject::open(session, plan.clone(), patience).await.map_err(lost)?;
+        let mut begun = Vec::new();
+        let mut held = tokio::select! {
+            held = walk(&mut subject, plan, operations, &mut begun) => held,
+            // What was stopped must be started again, also then.
+            () = self.cancel.cancelled() => Err(interrupted()),
+        };
+        *steps = begun.len();
+        // Agents on a node without a kubelet cannot tell what they saw.
+        let healed = subject.heal().await;
+        if let (Ok(()), Ok(())) = (&held, &healed) {
+            held = tokio::select! {
+                seen = subject.testify() => match seen {
+                    Ok(None) => Ok(()),
+                    Ok(Some(seen)) => {
+                        *steps = begun.partition_point(|begun| *begun <= seen.at_us).max(1);
+                        Err(Broken::Promise(Box::new(seen.finding)))
+                    }
+                    Err(error) => Err(error.into()),
+                },
+                () = self.cancel.cancelled() => Err(interrupted()),
+            };
+        }
+        let evidence = match &held {
+            Err(_) if !shrinking && !self.cancel.is_cancelled() => subject.scene.evidence().await,
+            _ => Vec::new(),
+        };
+        self.report.looks += subject.looks;
+        session.clear(subject.scene).await;
+        let held = match (held, healed) {
+            (Ok(()), Err(error)) => Err(Broken::from(error)),
+            (held, _) => held,
+        };
+        held.map_err(|broken| (broken, evidence))
+    }
+
+    async fn finish(mut self, sink: &Sink) {
+        if let Some(session) = &self.session {
+            session.close().await;
+        }
+        self.report.duration_ms = millis(self.started.elapsed());
+        let timing = Timing { step: "exploration".to_owned(), us: self.report.duration_ms * 1000 };
+        sink.tell(Event::Explored { explore: Box::new(self.report) });
+        sink.tell(Event::RunFinished {
+            duration_ms: millis(self.started.elapsed()),
+            interrupted: self.cancel.is_cancelled(),
+            timings: vec![timing],
+        });
+    }
+}
+
+fn interrupted() -> Broken {
+    Broken::CouldNotTell("it was interrupted".to_owned())
+}
+
+/// Performs operations, and notes when each was begun.
+async fn walk(
+    subject: &mut Subject,
+    mut plan: Plan,
+    operations: &[Operation],
+    begun: &mut Vec<i64>,
+) -> Result<(), Broken> {
+    subject.begin().await?;
+    for operation in operations {
+        if let Err(why) = plan.permits(operation) {
+            return Err(Broken::CouldNotTell(format!(
+                "operation {} makes no sense here: {why}",
+                begun.len() + 1
+            )));
+        }
+        begun.push(now_us());
+        plan = plan.after(operation);
+        subject.step(operation, plan.clone()).await?;
+    }
+    Ok(())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

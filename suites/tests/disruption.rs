@@ -1,0 +1,550 @@
+//! What becomes of a check when what it stands on is taken away in the middle: it ends soon, says
+//! what was lost, and never passes.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(code) = stickler::reexec() {
+        return code;
+    }
+    #[cfg(target_os = "linux")]
+    return disruption::main();
+    #[cfg(not(target_os = "linux"))]
+    return ExitCode::SUCCESS;
+}
+
+#[cfg(target_os = "linux")]
+mod disruption {
+    use std::collections::BTreeMap;
+    use std::process::ExitCode;
+    use std::sync::{Arc, Mutex, PoisonError};
+    use std::time::{Duration, Instant};
+
+    use anyhow::{Context as _, ensure};
+    use futures::future::BoxFuture;
+    use futures::{FutureExt as _, TryStreamExt as _};
+    use k8s_openapi::api::core::v1::{Namespace, Pod};
+    use k8s_openapi::api::discovery::v1::EndpointSlice;
+    use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+    use kube::runtime::{WatchStreamExt as _, watcher};
+    use libtest_mimic::{Arguments, Failed, Trial};
+    use serde_json::json;
+    use stickler::protocol::{Probe, Workload};
+    use stickler::providers::TestbedProvider;
+    use stickler::{
+        Check, Class, Cluster, Disruption, Ending, Held, Provider as _, Run, Scene, Session, Sink, Vantage,
+        Verdict, as_promised, cluster_ip, fixture, resolve_as_promised,
+    };
+    use stickler_model::RecordType;
+    use stickler_reports::{Event, Record, Report, Reporter};
+    use tokio::runtime::Runtime;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+    use tokio_util::sync::CancellationToken;
+
+    /// No check may hang: what is lost for good is known to be lost well before this.
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// The node whose parts are stopped; the API server is on another one.
+    const NODE: &str = "kube1.vm";
+
+    /// Of the fixture `service/web.yaml`.
+    const REPLICAS: usize = 3;
+
+    type Body = fn(Bed) -> BoxFuture<'static, anyhow::Result<()>>;
+
+    const TESTS: &[(&str, Body)] = &[
+        ("undisturbed", |bed| undisturbed(bed).boxed()),
+        ("agent/killed", |bed| agent_killed(bed).boxed()),
+        ("dns/gone", |bed| dns_gone(bed).boxed()),
+        ("dns/replaced", |bed| dns_replaced(bed).boxed()),
+        ("apiserver/stopped-between-looks", |bed| apiserver_stopped_between_looks(bed).boxed()),
+        ("apiserver/stopped-in-a-wait", |bed| apiserver_stopped_in_a_wait(bed).boxed()),
+        ("apiserver/stopped-during-calls", |bed| apiserver_stopped_during_calls(bed).boxed()),
+        ("apiserver/stopped-in-a-run", |bed| apiserver_stopped_in_a_run(bed).boxed()),
+        ("apiserver/comes-back", |bed| apiserver_comes_back(bed).boxed()),
+        ("kubelet/stopped-under-a-vantage", |bed| kubelet_stopped_under_a_vantage(bed).boxed()),
+        ("kubelet/its-pods-leave-and-return", |bed| pods_leave_and_return(bed).boxed()),
+    ];
+
+    pub(crate) fn main() -> ExitCode {
+        let arguments = Arguments::from_args();
+        if let Err(error) = TestbedProvider::enter(3, 0, [].into_iter().collect()) {
+            let trial = Trial::test("disruption", move || Err(Failed::from(error.to_string())));
+            return libtest_mimic::run(&arguments, vec![trial]).exit_code();
+        }
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let trial = |(name, body): &'static (&'static str, Body)| {
+            Trial::test(*name, move || {
+                let run = async { body(Bed::start().await?).await };
+                Runtime::new()?.block_on(run).map_err(|error| Failed::from(format!("{error:#}")))
+            })
+        };
+        // They mostly wait.
+        let arguments = Arguments { test_threads: arguments.test_threads.or(Some(6)), ..arguments };
+        libtest_mimic::run(&arguments, TESTS.iter().map(trial).collect()).exit_code()
+    }
+
+    /// A testbed, and all that is told about the checks on it.
+    struct Bed {
+        cluster: Arc<dyn Cluster>,
+        sink: Sink,
+        told: mpsc::UnboundedReceiver<Event>,
+    }
+
+    struct Told(mpsc::UnboundedSender<Event>);
+
+    impl Reporter for Told {
+        fn hear(&mut self, record: &Record) {
+            // The test may have ended.
+            let _ = self.0.send(record.event.clone());
+        }
+    }
+
+    impl Bed {
+        async fn start() -> anyhow::Result<Self> {
+            let provider = TestbedProvider::enter(3, 0, [].into_iter().collect())?;
+            let cluster: Arc<dyn Cluster> = Arc::from(provider.start().await?);
+            let (tell, told) = mpsc::unbounded_channel();
+            Ok(Self { cluster, sink: Sink::new(vec![Box::new(Told(tell))]), told })
+        }
+
+        fn disruption(&self) -> anyhow::Result<&dyn Disruption> {
+            self.cluster.disruption().context("a testbed can be disrupted")
+        }
+
+        async fn open(&self) -> anyhow::Result<Session> {
+            Session::open(Arc::clone(&self.cluster), self.sink.clone(), CancellationToken::new()).await
+        }
+
+        /// Waits until the check has got so far.
+        async fn until(&mut self, so_far: impl Fn(&Event) -> bool) -> anyhow::Result<()> {
+            let wait = async {
+                while let Some(event) = self.told.recv().await {
+                    if so_far(&event) {
+                        return Ok(());
+                    }
+                    if let Event::CheckFinished { reason, finding, .. } = event {
+                        anyhow::bail!("the check ended before: {reason:?} {finding:?}");
+                    }
+                }
+                anyhow::bail!("nothing is told any more")
+            };
+            timeout(SOON, wait).await.context("the check does not get so far")?
+        }
+
+        /// Performs a check; `disrupt` is awaited when it has got so far. Returns how it ended, and how
+        /// long after the disruption.
+        async fn disturb<'a>(
+            &mut self,
+            session: &Session,
+            check: &'static Check,
+            so_far: fn(&Event) -> bool,
+            disrupt: impl Future<Output = anyhow::Result<()>> + 'a,
+        ) -> anyhow::Result<(Ending, Duration)> {
+            let performing = session.perform(check);
+            let disrupting = async {
+                self.until(so_far).await?;
+                disrupt.await?;
+                anyhow::Ok(Instant::now())
+            };
+            let both = async { tokio::join!(performing, disrupting) };
+            let (ending, disrupted) = timeout(SOON * 2, both).await.context("the check hangs")?;
+            let took = disrupted?.elapsed();
+            eprintln_took(check.id, &ending, took);
+            ensure!(took < SOON, "it took {took:?} to end");
+            Ok((ending, took))
+        }
+    }
+
+    #[expect(clippy::print_stderr, reason = "how long it took is of interest beside the verdict")]
+    fn eprintln_took(id: &str, ending: &Ending, took: Duration) {
+        eprintln!("{id}: {:?} after {took:?}: {:?} {:?}", ending.verdict, ending.reason, ending.finding);
+    }
+
+    /// Is the verdict this one, and are these words in what is said?
+    fn says(ending: &Ending, verdict: Verdict, words: &[&str]) -> anyhow::Result<()> {
+        let said = match &ending.finding {
+            Some(finding) => format!("{}; {}", finding.promised, finding.observed),
+            None => ending.reason.clone().unwrap_or_default(),
+        };
+        ensure!(ending.verdict == verdict, "{:?} and not {verdict:?}: {said}", ending.verdict);
+        for word in words {
+            ensure!(said.contains(word), "`{word}` is not in: {said}");
+        }
+        Ok(())
+    }
+
+    const fn check(id: &'static str, run: for<'a> fn(&'a mut Scene) -> BoxFuture<'a, Held>) -> Check {
+        let title = "goes on for a while";
+        Check { id, title, class: Class::Promise, promised_by: &[], needs: &[], exclusive: false, run }
+    }
+
+    /// Looks at a service from everywhere, again and again.
+    static LOOKS: Check = check("disrupted/looks", |scene| {
+        Box::pin(async move {
+            scene.given(fixture!("service/web.yaml")).await?;
+            let from = scene.inside();
+            scene.eventually(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(2) {
+                scene.exactly(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+            }
+            Ok(())
+        })
+    });
+
+    /// Calls from a pod of one node without a word to the API server.
+    static CALLS: Check = check("disrupted/calls", |scene| {
+        Box::pin(async move {
+            let from = Vantage::PodOn(NODE.to_owned());
+            let address = ([10, 96, 0, 1], 443).into();
+            let probe = Probe::Tcp { address, source_port: None };
+            let one = scene.workload(probe, 1);
+            scene.call(&from, "once", one.clone()).await?;
+            let many = Workload { count: Some(600), interval_ms: 100, concurrency: 1, ..one };
+            scene.call(&from, "for a minute", many).await?;
+            Ok(())
+        })
+    });
+
+    /// Waits for something that will not happen.
+    static WAITS: Check = check("disrupted/waits", |scene| {
+        Box::pin(async move {
+            scene.given(fixture!("service/web.yaml")).await?;
+            scene.pods_become("app=nobody", 1).await?;
+            Ok(())
+        })
+    });
+
+    /// Looks names up, again and again.
+    static NAMES: Check = check("disrupted/names", |scene| {
+        Box::pin(async move {
+            scene.given(fixture!("service/web.yaml")).await?;
+            let names = || {
+                let name = format!("web.{}.svc.cluster.local", scene.namespace());
+                resolve_as_promised(scene.vantages().pods(), RecordType::A, vec![name])
+            };
+            scene.eventually(names()).await?;
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(2) {
+                scene.exactly(names()).await?;
+            }
+            Ok(())
+        })
+    });
+
+    /// Looks names up until they are as promised, or the bound is reached.
+    static NAMES_AT_LAST: Check = check("disrupted/names-at-last", |scene| {
+        Box::pin(async move {
+            scene.given(fixture!("service/web.yaml")).await?;
+            let name = format!("web.{}.svc.cluster.local", scene.namespace());
+            scene.eventually(resolve_as_promised(scene.vantages().pods(), RecordType::A, vec![name])).await
+        })
+    });
+
+    fn looks(event: &Event) -> bool {
+        matches!(event, Event::Called { call, .. } if call.destination.contains("web"))
+    }
+
+    async fn undisturbed(bed: Bed) -> anyhow::Result<()> {
+        let session = bed.open().await?;
+        for check in [&LOOKS, &NAMES, &NAMES_AT_LAST] {
+            says(&session.perform(check).await, Verdict::Passed, &[])?;
+        }
+        Ok(())
+    }
+
+    async fn agent_killed(mut bed: Bed) -> anyhow::Result<()> {
+        let session = bed.open().await?;
+        let namespace = agents_namespace(&bed.cluster).await?;
+        let kill = async { kill_agent(&namespace, "agent-kube1-vm") };
+        let called =
+            |event: &Event| matches!(event, Event::Called { call, .. } if call.destination == "once");
+        let (ending, _) = bed.disturb(&session, &CALLS, called, kill).await?;
+        says(&ending, Verdict::Inconclusive, &["a pod on kube1.vm", "restarted"])
+    }
+
+    async fn dns_gone(mut bed: Bed) -> anyhow::Result<()> {
+        let session = bed.open().await?;
+        let client = bed.cluster.client();
+        let gone = async {
+            let api: Api<k8s_openapi::api::apps::v1::Deployment> =
+                Api::namespaced(client.clone(), "kube-system");
+            let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
+            for deployment in api.list(&ListParams::default()).await? {
+                let name = deployment.metadata.name.unwrap_or_default();
+                api.patch(&name, &PatchParams::default(), &none).await?;
+            }
+            kill_pods_of_dns(&client).await
+        };
+        let (ending, _) = bed.disturb(&session, &NAMES, looked_up, gone).await?;
+        says(&ending, Verdict::Failed, &["web."])?;
+        says(&session.perform(&NAMES_AT_LAST).await, Verdict::Failed, &["web.", "still so after"])
+    }
+
+    async fn dns_replaced(mut bed: Bed) -> anyhow::Result<()> {
+        let session = bed.open().await?;
+        let client = bed.cluster.client();
+        let (ending, _) = bed.disturb(&session, &NAMES, looked_up, kill_pods_of_dns(&client)).await?;
+        // An answer may be missed or not, but what is said must be what was seen.
+        ensure!(ending.verdict != Verdict::Inconclusive, "{:?}", ending.reason);
+        says(&session.perform(&NAMES_AT_LAST).await, Verdict::Passed, &[])
+    }
+
+    fn looked_up(event: &Event) -> bool {
+        matches!(event, Event::Called { call, .. } if call.destination.contains("web.")
+            && call.outcomes.keys().any(|seen| seen.contains(" is ")))
+    }
+
+    async fn kill_pods_of_dns(client: &kube::Client) -> anyhow::Result<()> {
+        let api: Api<Pod> = Api::namespaced(client.clone(), "kube-system");
+        for pod in api.list(&ListParams::default().labels("k8s-app=kube-dns")).await? {
+            let name = pod.metadata.name.unwrap_or_default();
+            api.delete(&name, &DeleteParams::default().grace_period(0)).await?;
+        }
+        Ok(())
+    }
+
+    async fn apiserver_stopped_between_looks(mut bed: Bed) -> anyhow::Result<()> {
+        let session = bed.open().await?;
+        let cluster = Arc::clone(&bed.cluster);
+        let stop = async { cluster.disruption().context("it can be stopped")?.stop_apiserver().await };
+        let (ending, _) = bed.disturb(&session, &LOOKS, looks, stop).await?;
+        says(&ending, Verdict::Inconclusive, &["API server"])?;
+        // And a check that begins only then.
+        let begun = Instant::now();
+        let ending = session.perform(&LOOKS).await;
+        says(&ending, Verdict::Inconclusive, &["API server"])?;
+        ensure!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+        Ok(())
+    }
+
+    async fn apiserver_stopped_in_a_wait(mut bed: Bed) -> anyhow::Result<()> {
+        let session = bed.open().await?;
+        let cluster = Arc::clone(&bed.cluster);
+        let stop = async { cluster.disruption().context("it can be stopped")?.stop_apiserver().await };
+        let acted = |event: &Event| matches!(event, Event::Acted { .. });
+        let (ending, _) = bed.disturb(&session, &WAITS, acted, stop).await?;
+        says(&ending, Verdict::Inconclusive, &["API server"])
+    }
+
+    async fn apiserver_stopped_during_calls(mut bed: Bed) -> anyhow::Result<()> {
+        let session = bed.open().await?;
+        let cluster = Arc::clone(&bed.cluster);
+        let stop = async { cluster.disruption().context("it can be stopped")?.stop_apiserver().await };
+        let called =
+            |event: &Event| matches!(event, Event::Called { call, .. } if call.destination == "once");
+        let (ending, _) = bed.disturb(&session, &CALLS, called, stop).await?;
+        says(&ending, Verdict::Inconclusive, &["a pod on kube1.vm", "API server"])
+    }
+
+    async fn kubelet_stopped_under_a_vantage(mut bed: Bed) -> anyhow::Result<()> {
+        let session = bed.open().await?;
+        let cluster = Arc::clone(&bed.cluster);
+        let stop = async { cluster.disruption().context("it can be stopped")?.stop_kubelet(NODE).await };
+        let called =
+            |event: &Event| matches!(event, Event::Called { call, .. } if call.destination == "once");
+        let (ending, _) = bed.disturb(&session, &CALLS, called, stop).await?;
+        says(&ending, Verdict::Inconclusive, &["a pod on kube1.vm", "kubelet"])
+    }
+
+    /// A whole run in the middle of which the API server goes away: it ends, and everything that was
+    /// asked for is in the report.
+    async fn apiserver_stopped_in_a_run(mut bed: Bed) -> anyhow::Result<()> {
+        let report = Arc::new(Mutex::new(Report::default()));
+        let (tell, told) = mpsc::unbounded_channel();
+        bed.told = told;
+        let sink = Sink::new(vec![Box::new(Told(tell)), Box::new(Written(Arc::clone(&report)))]);
+        let checks: Vec<&'static Check> = stickler_suites::all().chain([&LOOKS, &WAITS]).collect();
+        sink.tell(Event::RunStarted {
+            tool: "test".to_owned(),
+            suite: "test".to_owned(),
+            seed: 1,
+            jobs: 12,
+            checks: checks.iter().map(|check| check.card()).collect(),
+        });
+        let count = checks.len();
+        let run = Run { checks, seed: 1, jobs: 12, cancel: CancellationToken::new() };
+        let cluster = Arc::clone(&bed.cluster);
+        let stopping = async {
+            bed.until_any(|event| matches!(event, Event::CheckFinished { .. })).await?;
+            cluster.disruption().context("it can be stopped")?.stop_apiserver().await?;
+            anyhow::Ok(Instant::now())
+        };
+        let both = async { tokio::join!(run.on(&cluster, &sink), stopping) };
+        let ((), stopped) = timeout(SOON * 3, both).await.context("the run hangs")?;
+        let took = stopped?.elapsed();
+        eprintln_run(took);
+        ensure!(took < SOON * 2, "it took {took:?} to end");
+        let report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(report.checks.len() == count, "{} of {count} checks are in the report", report.checks.len());
+        let lost = report.checks.iter().filter(|check| check.verdict == Verdict::Inconclusive).count();
+        ensure!(lost > count / 2, "only {lost} of {count} could not tell");
+        Ok(())
+    }
+
+    #[expect(clippy::print_stderr, reason = "how long it took is of interest beside the verdict")]
+    fn eprintln_run(took: Duration) {
+        eprintln!("a run without API server ended after {took:?}");
+    }
+
+    /// Everything recovers by itself: nothing is restarted, and what is created then is served.
+    async fn apiserver_comes_back(bed: Bed) -> anyhow::Result<()> {
+        let session = bed.open().await?;
+        says(&session.perform(&LOOKS).await, Verdict::Passed, &[])?;
+        let client = bed.cluster.client();
+        let before = containers(&client).await?;
+        bed.disruption()?.stop_apiserver().await?;
+        bed.disruption()?.stop_apiserver().await?;
+        ensure!(client.apiserver_version().await.is_err(), "it is stopped, but answers");
+        // Long enough for every component to have tried in vain.
+        ensure!(timeout(Duration::from_secs(2), std::future::pending::<()>()).await.is_err());
+        bed.disruption()?.start_apiserver().await?;
+        bed.disruption()?.start_apiserver().await?;
+        let begun = Instant::now();
+        says(&session.perform(&LOOKS).await, Verdict::Passed, &[])?;
+        says(&session.perform(&NAMES_AT_LAST).await, Verdict::Passed, &[])?;
+        eprintln_run(begun.elapsed());
+        let after = containers(&client).await?;
+        for (container, state) in before {
+            ensure!(
+                after.get(&container) == Some(&state),
+                "{container:?} was {state:?}, is {:?}",
+                after.get(&container)
+            );
+        }
+        Ok(())
+    }
+
+    /// The measure of patience: a dead node's pods leave the endpoints within the bound for
+    /// everything, go on meanwhile, and return with the kubelet.
+    async fn pods_leave_and_return(bed: Bed) -> anyhow::Result<()> {
+        let client = bed.cluster.client();
+        let bound = bed.cluster.bounds().convergence;
+        let namespace = serde_json::from_value(json!({"metadata": {"name": "leave"}}))?;
+        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+        let fixture = fixture!("service/web.yaml");
+        // The image is the name of the program there is.
+        let yaml = fixture.yaml.replace("image: stickler", &format!("image: {}", bed.cluster.image()));
+        for manifest in stickler::manifest::parse(fixture.path, &yaml)? {
+            let api = Api::namespaced_with(client.clone(), "leave", &manifest.resource);
+            api.create(&PostParams::default(), &manifest.object).await?;
+        }
+        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "leave");
+        timeout(SOON, served(&slices, |all, on_node| all == REPLICAS && on_node > 0)).await??;
+        for _ in 0..2 {
+            let before = containers(&client).await?;
+            let begun = Instant::now();
+            bed.disruption()?.stop_kubelet(NODE).await?;
+            timeout(bound, served(&slices, |_, on_node| on_node == 0))
+                .await
+                .context("they did not leave")??;
+            let left = begun.elapsed();
+            let begun = Instant::now();
+            bed.disruption()?.start_kubelet(NODE).await?;
+            timeout(bound, served(&slices, |all, _| all == REPLICAS))
+                .await
+                .context("they did not return")??;
+            eprintln_measure(left, begun.elapsed());
+            ensure!(containers(&client).await? == before, "a container was restarted");
+        }
+        let unknown = bed.disruption()?.stop_kubelet("nowhere").await.map_err(|error| error.to_string());
+        ensure!(unknown.is_err_and(|error| error.contains("`nowhere`") && error.contains(NODE)));
+        Ok(())
+    }
+
+    #[expect(clippy::print_stderr, reason = "what was measured is of interest beside the verdict")]
+    fn eprintln_measure(left: Duration, returned: Duration) {
+        eprintln!("the pods of a dead node left after {left:?} and were back after {returned:?}");
+    }
+
+    /// Waits until the ready endpoints, in all and on the node, are as wanted.
+    async fn served(
+        slices: &Api<EndpointSlice>,
+        wanted: impl Fn(usize, usize) -> bool,
+    ) -> anyhow::Result<()> {
+        let watched =
+            watcher(slices.clone(), watcher::Config::default().labels("kubernetes.io/service-name=web"));
+        let mut changes = std::pin::pin!(watched.touched_objects());
+        while let Some(slice) = changes.try_next().await? {
+            let ready: Vec<_> = slice
+                .endpoints
+                .iter()
+                .flatten()
+                .filter(|endpoint| endpoint.conditions.as_ref().is_some_and(|is| is.ready == Some(true)))
+                .collect();
+            let on_node = ready.iter().filter(|endpoint| endpoint.node_name.as_deref() == Some(NODE)).count();
+            if wanted(ready.len(), on_node) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("the watch ended")
+    }
+
+    /// Which runs of which containers there are: id and number of restarts.
+    async fn containers(client: &kube::Client) -> anyhow::Result<BTreeMap<String, (String, i32)>> {
+        let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await?;
+        let mut found = BTreeMap::new();
+        for pod in pods {
+            let name = format!("{:?}/{:?}", pod.metadata.namespace, pod.metadata.name);
+            for status in
+                pod.status.into_iter().flat_map(|status| status.container_statuses.unwrap_or_default())
+            {
+                found.insert(
+                    format!("{name}/{}", status.name),
+                    (status.container_id.unwrap_or_default(), status.restart_count),
+                );
+            }
+        }
+        Ok(found)
+    }
+
+    async fn agents_namespace(cluster: &Arc<dyn Cluster>) -> anyhow::Result<String> {
+        let namespaces = Api::<Namespace>::all(cluster.client()).list(&ListParams::default()).await?;
+        let mut names = namespaces.into_iter().filter_map(|namespace| namespace.metadata.name);
+        names.find(|name| name.ends_with("-agents")).context("the session has agents")
+    }
+
+    /// Kills the process of an agent from outside, as a crash would end it. The namespace, which is in
+    /// the process' own resolv.conf, tells it from all others on the machine.
+    fn kill_agent(namespace: &str, pod: &str) -> anyhow::Result<()> {
+        for entry in std::fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_default();
+            let is_agent = read("cmdline").starts_with("agent\0serve\0")
+                && read("environ").split('\0').any(|variable| variable == format!("POD_NAME={pod}"))
+                && read("root/etc/resolv.conf").contains(&format!("{namespace}.svc"));
+            let pid = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok());
+            if let Some(pid) = pid.filter(|_| is_agent) {
+                let kill = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status()?;
+                ensure!(kill.success(), "process {pid} cannot be killed");
+                return Ok(());
+            }
+        }
+        anyhow::bail!("there is no process of `{pod}` in `{namespace}`")
+    }
+
+    struct Written(Arc<Mutex<Report>>);
+
+    impl Reporter for Written {
+        fn hear(&mut self, record: &Record) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).hear(record);
+        }
+    }
+
+    impl Bed {
+        /// Waits for an event, whatever else is told before.
+        async fn until_any(&mut self, wanted: impl Fn(&Event) -> bool) -> anyhow::Result<()> {
+            let wait = async {
+                while let Some(event) = self.told.recv().await {
+                    if wanted(&event) {
+                        return Ok(());
+                    }
+                }
+                anyhow::bail!("nothing is told any more")
+            };
+            timeout(SOON, wait).await.context("it does not happen")?
+        }
+    }
+}
