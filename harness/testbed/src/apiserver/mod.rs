@@ -9,6 +9,7 @@ mod endpoints;
 mod exec;
 mod ingress;
 mod json;
+mod limits;
 mod list;
 mod names;
 mod openapi;
@@ -122,6 +123,7 @@ impl ApiServer {
                 tls: tls::kubelet_client(&ca_pem, &kubelet)?,
             },
             version: config.version,
+            budgets: limits::Budgets::new(),
         });
         let mut server = Self { shared, running: None };
         server.resume(config.listeners)?;

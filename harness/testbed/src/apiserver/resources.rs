@@ -12,7 +12,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass, ServiceCIDR};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use serde_json::{Value, json};
 
-use super::admission::{Admitted, admit};
+use super::admission::Rules;
 use super::names::NameRule;
 use super::tables::{self, Columns};
 use super::versions::{self, Stored};
@@ -35,8 +35,7 @@ pub(crate) struct Resource {
     pub(crate) generation: bool,
     /// Does a deletion answer with the object rather than with a `Status`?
     pub(crate) returns_deleted: bool,
-    /// Defaults and validates an object, given what it replaces.
-    pub(crate) admit: fn(&Value, Option<&Value>) -> Result<Admitted, String>,
+    pub(crate) rules: Rules,
     pub(crate) columns: &'static Columns,
     /// What this kind is kept as, if it is another form of a kind.
     pub(crate) stored: Option<&'static Stored>,
@@ -170,7 +169,7 @@ pub(crate) const CORE: Resource = Resource {
     name_rule: NameRule::Subdomain,
     generation: false,
     returns_deleted: false,
-    admit: admit::<ConfigMap>,
+    rules: Rules::of::<ConfigMap>(),
     columns: &tables::NAME_AND_AGE,
     stored: None,
 };
@@ -189,7 +188,7 @@ pub(crate) static CONFIG_MAPS: Resource = Resource {
     singular: "configmap",
     kind: "ConfigMap",
     short_names: &["cm"],
-    admit: admit::<ConfigMap>,
+    rules: Rules::of::<ConfigMap>(),
     columns: &tables::CONFIG_MAPS,
     ..CORE
 };
@@ -199,7 +198,7 @@ pub(crate) static ENDPOINTS: Resource = Resource {
     singular: "endpoints",
     kind: "Endpoints",
     short_names: &["ep"],
-    admit: admit::<Endpoints>,
+    rules: Rules::of::<Endpoints>(),
     columns: &tables::ENDPOINTS,
     ..CORE
 };
@@ -221,7 +220,7 @@ const EVENT: Resource = Resource {
         "reportingComponent",
         "type",
     ],
-    admit: admit::<Event>,
+    rules: Rules::of::<Event>(),
     columns: &tables::EVENTS,
     ..CORE
 };
@@ -243,6 +242,7 @@ pub(crate) static NEW_EVENTS: Resource = Resource {
         "reportingController",
         "type",
     ],
+    rules: EVENT.rules.described_by::<k8s_openapi::api::events::v1::Event>(),
     stored: Some(&Stored {
         resource: &EVENTS,
         read: versions::read_new_event,
@@ -263,7 +263,7 @@ pub(crate) static NAMESPACES: Resource = Resource {
     ],
     field_labels: &["status.phase"],
     name_rule: NameRule::Label,
-    admit: admit::<Namespace>,
+    rules: Rules::of::<Namespace>(),
     columns: &tables::NAMESPACES,
     ..CORE
 };
@@ -276,7 +276,7 @@ pub(crate) static NODES: Resource = Resource {
     namespaced: false,
     subresources: &[status("", "Node")],
     field_labels: &["spec.unschedulable"],
-    admit: admit::<Node>,
+    rules: Rules::of::<Node>(),
     columns: &tables::NODES,
     ..CORE
 };
@@ -293,6 +293,11 @@ pub(crate) static PODS: Resource = Resource {
         Subresource { name: "eviction", exchanges: ("policy", "v1", "Eviction"), verbs: &["create"] },
         Subresource { name: "exec", exchanges: ("", "v1", "PodExecOptions"), verbs: &["create", "get"] },
         Subresource { name: "log", exchanges: ("", "v1", "Pod"), verbs: &["get"] },
+        Subresource {
+            name: "portforward",
+            exchanges: ("", "v1", "PodPortForwardOptions"),
+            verbs: &["create", "get"],
+        },
         status("", "Pod"),
     ],
     field_labels: &[
@@ -307,7 +312,7 @@ pub(crate) static PODS: Resource = Resource {
     ],
     generation: true,
     returns_deleted: true,
-    admit: admit::<Pod>,
+    rules: Rules::of::<Pod>(),
     columns: &tables::PODS,
     ..CORE
 };
@@ -321,7 +326,7 @@ pub(crate) static REPLICATION_CONTROLLERS: Resource = Resource {
     subresources: &[SCALE, status("", "ReplicationController")],
     field_labels: &["status.replicas"],
     generation: true,
-    admit: admit::<ReplicationController>,
+    rules: Rules::of::<ReplicationController>(),
     columns: &tables::REPLICA_SETS,
     ..CORE
 };
@@ -331,7 +336,7 @@ pub(crate) static SECRETS: Resource = Resource {
     singular: "secret",
     kind: "Secret",
     field_labels: &["type"],
-    admit: admit::<Secret>,
+    rules: Rules::of::<Secret>(),
     columns: &tables::SECRETS,
     ..CORE
 };
@@ -347,7 +352,7 @@ pub(crate) static SERVICE_ACCOUNTS: Resource = Resource {
         verbs: &["create"],
     }],
     returns_deleted: true,
-    admit: admit::<ServiceAccount>,
+    rules: Rules::of::<ServiceAccount>(),
     columns: &tables::SERVICE_ACCOUNTS,
     ..CORE
 };
@@ -362,7 +367,7 @@ pub(crate) static SERVICES: Resource = Resource {
     field_labels: &["spec.clusterIP", "spec.type"],
     name_rule: NameRule::Dns1035,
     returns_deleted: true,
-    admit: admit::<Service>,
+    rules: Rules::of::<Service>(),
     columns: &tables::SERVICES,
     ..CORE
 };
@@ -372,7 +377,7 @@ pub(crate) static CONTROLLER_REVISIONS: Resource = Resource {
     plural: "controllerrevisions",
     singular: "controllerrevision",
     kind: "ControllerRevision",
-    admit: admit::<ControllerRevision>,
+    rules: Rules::of::<ControllerRevision>(),
     columns: &tables::CONTROLLER_REVISIONS,
     ..CORE
 };
@@ -386,7 +391,7 @@ pub(crate) static DAEMON_SETS: Resource = Resource {
     categories: &["all"],
     subresources: &[status("apps", "DaemonSet")],
     generation: true,
-    admit: admit::<DaemonSet>,
+    rules: Rules::of::<DaemonSet>(),
     columns: &tables::DAEMON_SETS,
     ..CORE
 };
@@ -400,7 +405,7 @@ pub(crate) static DEPLOYMENTS: Resource = Resource {
     categories: &["all"],
     subresources: &[SCALE, status("apps", "Deployment")],
     generation: true,
-    admit: admit::<Deployment>,
+    rules: Rules::of::<Deployment>(),
     columns: &tables::DEPLOYMENTS,
     ..CORE
 };
@@ -415,7 +420,7 @@ pub(crate) static REPLICA_SETS: Resource = Resource {
     subresources: &[SCALE, status("apps", "ReplicaSet")],
     field_labels: &["status.replicas"],
     generation: true,
-    admit: admit::<ReplicaSet>,
+    rules: Rules::of::<ReplicaSet>(),
     columns: &tables::REPLICA_SETS,
     ..CORE
 };
@@ -425,7 +430,7 @@ pub(crate) static LEASES: Resource = Resource {
     plural: "leases",
     singular: "lease",
     kind: "Lease",
-    admit: admit::<Lease>,
+    rules: Rules::of::<Lease>(),
     columns: &tables::LEASES,
     ..CORE
 };
@@ -436,7 +441,7 @@ pub(crate) static ENDPOINT_SLICES: Resource = Resource {
     singular: "endpointslice",
     kind: "EndpointSlice",
     generation: true,
-    admit: admit::<EndpointSlice>,
+    rules: Rules::of::<EndpointSlice>(),
     columns: &tables::ENDPOINT_SLICES,
     ..CORE
 };
@@ -449,7 +454,7 @@ const INGRESS: Resource = Resource {
     short_names: &["ing"],
     subresources: &[status("networking.k8s.io", "Ingress")],
     generation: true,
-    admit: admit::<Ingress>,
+    rules: Rules::of::<Ingress>(),
     columns: &tables::INGRESSES,
     ..CORE
 };
@@ -462,16 +467,17 @@ static OLD_INGRESS: Stored =
 pub(crate) static OLD_INGRESSES: Resource = Resource {
     version: "v1beta1",
     subresources: &[OLD_INGRESS_STATUS],
+    rules: INGRESS.rules.without_schema(),
     stored: Some(&OLD_INGRESS),
     ..INGRESS
 };
 
-/// As the first manifests had it.
+/// As the first manifests had it. Without the short name, which is taken.
 pub(crate) static OLDEST_INGRESSES: Resource = Resource {
     group: "extensions",
-    version: "v1beta1",
-    // kubectl warns of a short name that two groups have.
     short_names: &[],
+    version: "v1beta1",
+    rules: INGRESS.rules.without_schema(),
     subresources: &[Subresource { exchanges: ("extensions", "v1beta1", "Ingress"), ..OLD_INGRESS_STATUS }],
     stored: Some(&OLD_INGRESS),
     ..INGRESS
@@ -487,7 +493,7 @@ const INGRESS_CLASS: Resource = Resource {
     kind: "IngressClass",
     namespaced: false,
     generation: true,
-    admit: admit::<IngressClass>,
+    rules: Rules::of::<IngressClass>(),
     columns: &tables::INGRESS_CLASSES,
     ..CORE
 };
@@ -507,7 +513,7 @@ pub(crate) static SERVICE_CIDRS: Resource = Resource {
     kind: "ServiceCIDR",
     namespaced: false,
     subresources: &[status("networking.k8s.io", "ServiceCIDR")],
-    admit: admit::<ServiceCIDR>,
+    rules: Rules::of::<ServiceCIDR>(),
     columns: &tables::SERVICE_CIDRS,
     ..CORE
 };
@@ -516,14 +522,14 @@ const RBAC: Resource =
     Resource { group: super::rbac::GROUP, name_rule: NameRule::Segment, columns: &tables::ROLES, ..CORE };
 
 pub(crate) static ROLES: Resource =
-    Resource { plural: "roles", singular: "role", kind: "Role", admit: admit::<Role>, ..RBAC };
+    Resource { plural: "roles", singular: "role", kind: "Role", rules: Rules::of::<Role>(), ..RBAC };
 
 pub(crate) static CLUSTER_ROLES: Resource = Resource {
     plural: "clusterroles",
     singular: "clusterrole",
     kind: "ClusterRole",
     namespaced: false,
-    admit: admit::<ClusterRole>,
+    rules: Rules::of::<ClusterRole>(),
     ..RBAC
 };
 
@@ -531,7 +537,7 @@ pub(crate) static ROLE_BINDINGS: Resource = Resource {
     plural: "rolebindings",
     singular: "rolebinding",
     kind: "RoleBinding",
-    admit: admit::<RoleBinding>,
+    rules: Rules::of::<RoleBinding>(),
     columns: &tables::ROLE_BINDINGS,
     ..RBAC
 };
@@ -541,7 +547,7 @@ pub(crate) static CLUSTER_ROLE_BINDINGS: Resource = Resource {
     singular: "clusterrolebinding",
     kind: "ClusterRoleBinding",
     namespaced: false,
-    admit: admit::<ClusterRoleBinding>,
+    rules: Rules::of::<ClusterRoleBinding>(),
     columns: &tables::ROLE_BINDINGS,
     ..RBAC
 };

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount,
@@ -19,6 +19,7 @@ use super::informer::{Cached, Informer};
 #[derive(Clone)]
 pub(super) struct Caches {
     pub(super) config_maps: Informer<ConfigMap>,
+    pub(super) controller_revisions: Informer<ControllerRevision>,
     pub(super) daemon_sets: Informer<DaemonSet>,
     pub(super) deployments: Informer<Deployment>,
     pub(super) endpoint_slices: Informer<EndpointSlice>,
@@ -46,6 +47,7 @@ impl Caches {
     pub(super) fn new() -> Self {
         Self {
             config_maps: Informer::new(),
+            controller_revisions: Informer::new(),
             daemon_sets: Informer::new(),
             deployments: Informer::new(),
             endpoint_slices: Informer::new(),
@@ -66,6 +68,7 @@ impl Caches {
     /// Subscribes to all kinds.
     pub(super) fn observe(&self, observer: &impl Observer) {
         observe(&self.config_maps, observer);
+        observe(&self.controller_revisions, observer);
         observe(&self.daemon_sets, observer);
         observe(&self.deployments, observer);
         observe(&self.endpoint_slices, observer);
@@ -86,6 +89,7 @@ impl Caches {
     pub(super) fn tasks(&self, client: &Client) -> Vec<Task> {
         vec![
             task(&self.config_maps, client),
+            task(&self.controller_revisions, client),
             task(&self.daemon_sets, client),
             task(&self.deployments, client),
             task(&self.endpoint_slices, client),

@@ -18,6 +18,7 @@ use kube::core::SelectorExt;
 use kube::{Api, Client};
 
 use super::caches::Caches;
+use super::daemonset_history;
 use super::daemonset_plan::{Limits, OnNode, Plan, plan};
 use super::deployment::template_hash;
 use super::events::Recorder;
@@ -30,7 +31,7 @@ use super::replicaset::{drop_after_answers, gone_is_fine, pod_of};
 use crate::scheduler::{is_selected, is_tolerated, written_taints};
 
 /// Names the template a pod was made from.
-const HASH: &str = "controller-revision-hash";
+pub(super) const HASH: &str = "controller-revision-hash";
 /// How many requests are under way at once.
 const AT_ONCE: usize = 16;
 const NODE_FIELD: &str = "metadata.name";
@@ -215,6 +216,14 @@ impl Reconcile for DaemonSets {
         let caught_up = self.expectations.are_met(&key);
         let nodes = self.caches.nodes.all();
         let mine = self.claim(&key, &daemon_set).await?;
+        if daemon_set.metadata.deletion_timestamp.is_none() {
+            let hash = template_hash(&daemon_set.spec.template, collisions(&daemon_set))?;
+            let labels = mine.iter().filter_map(|pod| pod.metadata.labels.as_ref()?.get(HASH).cloned());
+            let in_use: Vec<String> = labels.collect();
+            let revisions = self.caches.controller_revisions.in_namespace(&key.namespace);
+            let step = daemonset_history::step(&daemon_set, &hash, &in_use, &revisions)?;
+            daemonset_history::carry_out(&self.client, &key.namespace, step).await?;
+        }
         let now = Timestamp::now();
         let (places, next) = places(&daemon_set, &nodes, &mine, now)?;
         let done = if caught_up && daemon_set.metadata.deletion_timestamp.is_none() {

@@ -1,6 +1,6 @@
 //! The kinds the testbed serves, as the namespace controller and the garbage collector need them.
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount,
@@ -37,6 +37,7 @@ pub(crate) fn all() -> Vec<Kind> {
         of_the_cluster(ApiResource::erase::<Node>(&())),
         namespaced(ApiResource::erase::<Deployment>(&())),
         namespaced(ApiResource::erase::<DaemonSet>(&())),
+        namespaced(ApiResource::erase::<ControllerRevision>(&())),
         namespaced(ApiResource::erase::<ReplicaSet>(&())),
         namespaced(ApiResource::erase::<ReplicationController>(&())),
         namespaced(ApiResource::erase::<Pod>(&())),

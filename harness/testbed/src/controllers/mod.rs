@@ -7,6 +7,7 @@
 
 mod caches;
 mod daemonset;
+mod daemonset_history;
 mod daemonset_plan;
 mod deployment;
 mod deployment_status;

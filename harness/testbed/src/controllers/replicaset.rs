@@ -292,7 +292,7 @@ impl<K: Replicated> ReplicaSets<K> {
         let siblings: Vec<_> = match owner {
             None => vec![replica_set.meta().uid.clone()],
             Some(_) => (K::informer(&self.caches).in_namespace(namespace).iter())
-                .filter(|other| controller(&other.meta()).map(|owner| &owner.uid) == owner)
+                .filter(|other| controller(other.meta()).map(|owner| &owner.uid) == owner)
                 .map(|other| other.meta().uid.clone())
                 .collect(),
         };

@@ -7,6 +7,7 @@
 mod applets;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Json;
@@ -42,6 +43,8 @@ static BEFORE_MAIN: extern "C" fn() = {
 
 /// Remembers pods, and what was asked.
 struct Api {
+    /// Tells this cluster's pods from those of another test, which share a store.
+    number: usize,
     pods: Mutex<BTreeMap<String, Value>>,
     events: broadcast::Sender<Value>,
     changes: watch::Sender<u64>,
@@ -55,7 +58,9 @@ type Shared = State<Arc<Api>>;
 
 impl Api {
     fn new() -> Arc<Self> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
         Arc::new(Self {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             pods: Mutex::default(),
             events: broadcast::channel(64).0,
             changes: watch::Sender::new(1),
@@ -97,8 +102,12 @@ impl Api {
         self.put(
             "ADDED",
             json!({"apiVersion": "v1", "kind": "Pod", "spec": spec,
-                "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")}}),
+                "metadata": {"name": name, "namespace": "default", "uid": self.uid(name)}}),
         );
+    }
+
+    fn uid(&self, pod: &str) -> String {
+        format!("uid-{pod}-{}", self.number)
     }
 
     fn pod(&self, name: &str) -> Value {
@@ -334,7 +343,7 @@ async fn a_pod_runs_reports_and_is_taken_away() {
     api.until("web", Value::is_null).await;
     let deletion = api.deletions.lock().expect("deletions")[0].clone();
     assert_eq!(deletion["gracePeriodSeconds"], 0);
-    assert_eq!(deletion["preconditions"]["uid"], "uid-web");
+    assert_eq!(deletion["preconditions"]["uid"], api.uid("web"));
     assert_eq!(kubelet.processes(), 0, "it ended when it was asked, not after 30 seconds");
 }
 
@@ -350,7 +359,7 @@ async fn what_fails_is_restarted_once_and_then_less_often() {
     assert_eq!(status["restartCount"], 1);
     assert_eq!(status["lastState"]["terminated"]["exitCode"], 3);
     assert_eq!(status["lastState"]["terminated"]["reason"], "Error");
-    let message = "back-off 10s restarting failed container=c pod=bad_default(uid-bad)";
+    let message = format!("back-off 10s restarting failed container=c pod=bad_default({})", api.uid("bad"));
     assert_eq!(status["state"]["waiting"]["message"], message);
     assert_eq!(pod["status"]["phase"], "Running");
 }

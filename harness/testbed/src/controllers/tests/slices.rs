@@ -100,12 +100,28 @@ async fn hand_made_endpoints_are_mirrored_and_go_with_their_service() {
     assert!(lab.api::<Endpoints>().get_opt("another-name").await.unwrap().is_some(), "it was no service's");
 }
 
+/// More than one slice holds.
+const COUNT: usize = 104;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_service_has_several_slices_and_they_are_put_right() {
     let lab = Lab::start().await;
+    // The service comes last: only what becomes of the whole is of interest.
+    let pods = (0..COUNT).map(|number| {
+        lab.create::<Pod>(json!({
+            "metadata": {"namespace": "ns", "name": format!("web-{number}"), "labels": {"app": "web"}},
+            "spec": {"nodeName": "kube1.vm", "containers": [{"name": "goweb", "image": "goweb:1"}]},
+        }))
+    });
+    futures::future::join_all(pods).await;
+    lab.eventually(async || {
+        let pods: Vec<Pod> = lab.list().await;
+        let running = pods.iter().filter(|pod| super::super::pod_state::is_ready(pod)).count();
+        (running == COUNT).then_some(()).ok_or_else(|| format!("{running} pods are ready"))
+    })
+    .await;
     lab.create::<Service>(service()).await;
-    lab.create::<ReplicaSet>(workload("ReplicaSet", 130)).await;
-    lab.serves(130).await;
+    lab.serves(COUNT).await;
     let lengths = async || -> Vec<usize> {
         lab.slices("web").await.iter().map(|(_, addresses)| addresses.len()).collect()
     };
@@ -115,9 +131,9 @@ async fn a_large_service_has_several_slices_and_they_are_put_right() {
     let name = |index: usize| slices[index].metadata.name.clone().unwrap();
     let stranger = json!([{"addresses": ["203.0.113.1"], "conditions": {"ready": true}}]);
     lab.patch::<EndpointSlice>(&name(0), json!({"endpoints": stranger, "ports": []})).await;
-    lab.serves(130).await;
+    lab.serves(COUNT).await;
     lab.api::<EndpointSlice>().delete(&name(1), &DeleteParams::default()).await.unwrap();
-    lab.serves(130).await;
+    lab.serves(COUNT).await;
     let label = json!({"metadata": {"labels": {"endpointslice.kubernetes.io/managed-by": "me"}}});
     let any = lab.list::<EndpointSlice>().await[0].metadata.name.clone().unwrap();
     lab.patch::<EndpointSlice>(&any, label).await;
@@ -126,7 +142,7 @@ async fn a_large_service_has_several_slices_and_they_are_put_right() {
         let slices = lab.slices("web").await;
         let managed = slices.iter().filter(|(manager, _)| manager == "endpointslice-controller.k8s.io");
         let addresses: BTreeSet<String> = managed.flat_map(|(_, addresses)| addresses.clone()).collect();
-        (addresses.len() == 130).then_some(()).ok_or_else(|| format!("{} addresses", addresses.len()))
+        (addresses.len() == COUNT).then_some(()).ok_or_else(|| format!("{} addresses", addresses.len()))
     })
     .await;
 }

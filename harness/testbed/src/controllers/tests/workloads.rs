@@ -1,6 +1,6 @@
 //! ReplicationControllers and DaemonSets.
 
-use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::ReplicationController;
 
 use super::*;
@@ -81,6 +81,14 @@ async fn a_daemon_set_is_on_every_node_that_fits_and_rolls_one_by_one() {
             .ok_or_else(|| format!("{new} new, {status:?}"))
     })
     .await;
+    let mut history: Vec<_> = lab.list::<ControllerRevision>().await.iter().map(|one| one.revision).collect();
+    history.sort_unstable();
+    assert_eq!(history, [Some(1), Some(2)]);
     lab.api::<DaemonSet>().delete("web", &DeleteParams::background()).await.unwrap();
     lab.serves(0).await;
+    lab.eventually(async || {
+        let left = lab.list::<ControllerRevision>().await.len();
+        (left == 0).then_some(()).ok_or_else(|| format!("{left} revisions"))
+    })
+    .await;
 }
