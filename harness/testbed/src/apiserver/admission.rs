@@ -1,5 +1,6 @@
 //! How an object is read, filled with defaults and checked, whatever its kind.
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -20,6 +21,30 @@ pub(crate) trait Admit: Serialize + DeserializeOwned {
     /// Everything that is wrong, given what the object replaces.
     fn check(&self, _old: Option<&Self>) -> Vec<FieldError> {
         Vec::new()
+    }
+}
+
+/// What is done with the objects of one kind, whatever its type.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules {
+    /// Defaults and validates an object, given what it replaces.
+    pub(crate) admit: fn(&Value, Option<&Value>) -> Result<Admitted, String>,
+    /// Describes its fields; nothing where they are not those of a type.
+    pub(crate) schema: Option<fn(&mut SchemaGenerator) -> Schema>,
+}
+
+impl Rules {
+    pub(crate) const fn of<T: Admit + JsonSchema>() -> Self {
+        Self { admit: admit::<T>, schema: Some(T::json_schema) }
+    }
+
+    /// The same rules for a form with other fields.
+    pub(crate) const fn described_by<T: JsonSchema>(self) -> Self {
+        Self { schema: Some(T::json_schema), ..self }
+    }
+
+    pub(crate) const fn without_schema(self) -> Self {
+        Self { schema: None, ..self }
     }
 }
 

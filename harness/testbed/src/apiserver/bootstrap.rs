@@ -4,10 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::{Value, json};
 
-use super::registry::{Registry, WriteOptions};
-use super::resources::{ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, Resource, SERVICES};
+use super::registry::{Part, Registry, WriteOptions, now};
+use super::resources::{ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, Resource, SERVICE_CIDRS, SERVICES};
 use super::roles;
 use super::status::Result;
+use super::store::Key;
 use crate::bugs::Bug;
 
 /// Makes the namespaces every cluster has, and the service by which pods find the API server
@@ -17,6 +18,25 @@ pub(crate) fn bootstrap(registry: &Registry, service_ip: Ipv4Addr, advertise: So
         create(registry, &NAMESPACES, "", json!({"metadata": {"name": name}}))?;
     }
     roles::bootstrap(registry)?;
+    let metadata = json!({"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]});
+    let range = json!({
+        "metadata": metadata,
+        "spec": {"cidrs": [registry.ranges.service_cidr.trunc().to_string()]},
+    });
+    create(registry, &SERVICE_CIDRS, "", range)?;
+    let ready = json!({
+        "type": "Ready",
+        "status": "True",
+        "lastTransitionTime": now(),
+        "reason": "",
+        "message": "Kubernetes default Service CIDR is ready",
+    });
+    let key = Key::new("", "kubernetes");
+    registry.update(&SERVICE_CIDRS, &key, Part::Status, WriteOptions::default(), |range| {
+        let mut range = range.clone();
+        range["status"] = json!({"conditions": [ready]});
+        Ok(range)
+    })?;
     let (ip, port) = (advertise.ip().to_string(), advertise.port());
     let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
     create(

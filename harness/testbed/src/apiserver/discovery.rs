@@ -20,7 +20,7 @@ pub(crate) fn document(path: &str, headers: &HeaderMap) -> Option<(&'static str,
     });
     let segments: Vec<_> = path.split('/').skip(1).collect();
     let document = match segments.as_slice() {
-        ["api"] if aggregated => return Some((AGGREGATED, aggregate(&[("", "v1")]))),
+        ["api"] if aggregated => return Some((AGGREGATED, aggregate(&[("", vec!["v1"])]))),
         ["apis"] if aggregated => return Some((AGGREGATED, aggregate(&named_groups()))),
         ["api"] => json!({
             "kind": "APIVersions",
@@ -30,18 +30,19 @@ pub(crate) fn document(path: &str, headers: &HeaderMap) -> Option<(&'static str,
         ["apis"] => json!({
             "kind": "APIGroupList",
             "apiVersion": "v1",
-            "groups": named_groups().iter().map(|(group, version)| describe(group, version)).collect::<Vec<_>>(),
+            "groups": named_groups().iter().map(|(group, versions)| describe(group, versions)).collect::<Vec<_>>(),
         }),
         ["api", "v1"] => resource_list("", "v1"),
         ["apis", group] => {
-            let (group, version) = named_groups().into_iter().find(|(name, _)| name == group)?;
-            let mut described = describe(group, version);
+            let (group, versions) = named_groups().into_iter().find(|(name, _)| name == group)?;
+            let mut described = describe(group, &versions);
             described["kind"] = json!("APIGroup");
             described["apiVersion"] = json!("v1");
             described
         }
-        ["apis", group, version] if named_groups().contains(&(*group, *version)) => {
-            resource_list(group, version)
+        ["apis", group, version] => {
+            let (_, versions) = named_groups().into_iter().find(|(name, _)| name == group)?;
+            resource_list(group, versions.into_iter().find(|known| known == version)?)
         }
         _ => return None,
     };
@@ -73,30 +74,32 @@ fn architecture() -> &'static str {
 }
 
 /// Every group but the core, the reviews' groups included.
-pub(crate) fn named_groups() -> Vec<(&'static str, &'static str)> {
+pub(crate) fn named_groups() -> Vec<(&'static str, Vec<&'static str>)> {
     let mut groups = resources::groups();
     for (group, ..) in REVIEWS {
-        if !groups.contains(&(*group, "v1")) {
-            groups.push((group, "v1"));
+        if !groups.iter().any(|(known, _)| known == group) {
+            groups.push((group, vec!["v1"]));
         }
     }
     groups.retain(|(group, _)| !group.is_empty());
     groups
 }
 
-fn of_group(group: &str, version: &str) -> impl Iterator<Item = &'static Resource> {
+fn of_group<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Resource> + use<'a> {
     RESOURCES.iter().copied().filter(move |resource| resource.group == group && resource.version == version)
 }
 
-fn reviews_of(
-    group: &str,
-) -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str, &'static str)> {
-    REVIEWS.iter().filter(move |(of, ..)| *of == group)
+fn reviews_of<'a>(
+    group: &'a str,
+    version: &'a str,
+) -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str, &'static str)> + use<'a> {
+    REVIEWS.iter().filter(move |(of, ..)| *of == group && version == "v1")
 }
 
-fn describe(group: &str, version: &str) -> Value {
-    let version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
-    json!({"name": group, "versions": [version], "preferredVersion": version})
+fn describe(group: &str, versions: &[&str]) -> Value {
+    let describe = |version: &&str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    let versions: Vec<_> = versions.iter().map(describe).collect();
+    json!({"name": group, "versions": versions, "preferredVersion": versions[0]})
 }
 
 fn resource_list(group: &str, version: &str) -> Value {
@@ -132,7 +135,7 @@ fn resource_list(group: &str, version: &str) -> Value {
             list.push(entry);
         }
     }
-    for (_, plural, singular, kind) in reviews_of(group) {
+    for (_, plural, singular, kind) in reviews_of(group, version) {
         list.push(json!({
             "name": plural, "singularName": singular, "namespaced": false, "kind": kind, "verbs": ["create"],
         }));
@@ -146,25 +149,26 @@ fn resource_list(group: &str, version: &str) -> Value {
     })
 }
 
-fn aggregate(groups: &[(&'static str, &'static str)]) -> Value {
+fn aggregate(groups: &[(&'static str, Vec<&'static str>)]) -> Value {
+    let of_version = |group: &str, version: &str| {
+        let mut resources: Vec<_> = of_group(group, version).map(aggregate_resource).collect();
+        resources.extend(reviews_of(group, version).map(|(group, plural, singular, kind)| {
+            json!({
+                "resource": plural,
+                "responseKind": {"group": group, "version": "v1", "kind": kind},
+                "scope": "Cluster",
+                "singularResource": singular,
+                "verbs": ["create"],
+            })
+        }));
+        json!({"version": version, "freshness": "Current", "resources": resources})
+    };
     let items: Vec<_> = groups
         .iter()
-        .map(|(group, version)| {
-            let mut resources: Vec<_> = of_group(group, version).map(aggregate_resource).collect();
-            resources.extend(reviews_of(group).map(|(group, plural, singular, kind)| {
-                json!({
-                    "resource": plural,
-                    "responseKind": {"group": group, "version": "v1", "kind": kind},
-                    "scope": "Cluster",
-                    "singularResource": singular,
-                    "verbs": ["create"],
-                })
-            }));
+        .map(|(group, versions)| {
             let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
-            json!({
-                "metadata": metadata,
-                "versions": [{"version": version, "freshness": "Current", "resources": resources}],
-            })
+            let versions: Vec<_> = versions.iter().map(|version| of_version(group, version)).collect();
+            json!({"metadata": metadata, "versions": versions})
         })
         .collect();
     json!({

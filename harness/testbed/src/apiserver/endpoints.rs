@@ -2,15 +2,21 @@
 //! ([EndpointSlices](https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/),
 //! [Service, "Services without selectors"](https://kubernetes.io/docs/concepts/services-networking/service/#services-without-selectors)).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Endpoints;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{EndpointHints, EndpointSlice};
 
 use super::admission::Admit;
 use super::names;
 use super::service::{PROTOCOLS, check_usable_address};
 use super::status::FieldError;
+
+const MAX_ENDPOINTS: usize = 1000;
+const MAX_ADDRESSES: usize = 100;
+const MAX_PORTS: usize = 20_000;
+const MAX_HINTS: usize = 8;
 
 impl Admit for Endpoints {
     fn fill(&mut self) {
@@ -32,7 +38,14 @@ impl Admit for Endpoints {
             }
             for (field, addresses) in [("addresses", ready), ("notReadyAddresses", not_ready)] {
                 for (index, address) in addresses.iter().enumerate() {
-                    errors.extend(check_usable_address(&format!("{path}.{field}[{index}].ip"), &address.ip));
+                    let path = format!("{path}.{field}[{index}]");
+                    errors.extend(check_usable_address(&format!("{path}.ip"), &address.ip));
+                    check_place(
+                        &path,
+                        address.hostname.as_deref(),
+                        address.node_name.as_deref(),
+                        &mut errors,
+                    );
                 }
             }
             let ports: Vec<_> = subset.ports.iter().flatten().collect();
@@ -50,6 +63,7 @@ impl Admit for Endpoints {
                     errors.push(FieldError::invalid(format!("{path}.port"), port.port, &problem));
                 }
                 check_protocol(&path, port.protocol.as_deref(), &mut errors);
+                check_application(&path, port.app_protocol.as_deref(), &mut errors);
             }
         }
         errors
@@ -58,6 +72,10 @@ impl Admit for Endpoints {
 
 impl Admit for EndpointSlice {
     fn fill(&mut self) {
+        for endpoint in self.endpoints.iter_mut().flatten() {
+            // The node and the zone have fields of their own in this version.
+            endpoint.deprecated_topology = None;
+        }
         for port in self.ports.iter_mut().flatten() {
             port.name.get_or_insert_default();
             fill_protocol(&mut port.protocol);
@@ -77,8 +95,22 @@ impl Admit for EndpointSlice {
         if old.is_some_and(|old| old.address_type != self.address_type) {
             errors.push(FieldError::invalid("addressType", family, "field is immutable"));
         }
+        let count = self.endpoints.as_ref().map_or(0, Vec::len);
+        if count > MAX_ENDPOINTS {
+            errors.push(FieldError::too_many("endpoints", count, MAX_ENDPOINTS));
+            return errors;
+        }
         for (index, endpoint) in self.endpoints.iter().flatten().enumerate() {
-            let path = format!("endpoints[{index}].addresses");
+            let path = format!("endpoints[{index}]");
+            check_place(&path, endpoint.hostname.as_deref(), endpoint.node_name.as_deref(), &mut errors);
+            if let Some(hints) = &endpoint.hints {
+                check_hints(&format!("{path}.hints"), hints, &mut errors);
+            }
+            let path = format!("{path}.addresses");
+            if endpoint.addresses.len() > MAX_ADDRESSES {
+                errors.push(FieldError::too_many(&path, endpoint.addresses.len(), MAX_ADDRESSES));
+                continue;
+            }
             if endpoint.addresses.is_empty() {
                 errors.push(FieldError::required(&path, "must contain at least 1 address"));
             }
@@ -104,20 +136,76 @@ impl Admit for EndpointSlice {
                 }
             }
         }
-        let mut seen = Vec::new();
+        let ports = self.ports.as_ref().map_or(0, Vec::len);
+        if ports > MAX_PORTS {
+            errors.push(FieldError::too_many("ports", ports, MAX_PORTS));
+            return errors;
+        }
+        let mut seen = BTreeSet::new();
         for (index, port) in self.ports.iter().flatten().enumerate() {
             let path = format!("ports[{index}]");
             let name = port.name.as_deref().unwrap_or_default();
             if !name.is_empty() {
                 check_label(&format!("{path}.name"), name, &mut errors);
             }
-            if seen.contains(&name) {
+            if !seen.insert(name) {
                 errors.push(FieldError::duplicate(format!("{path}.name"), name));
             }
-            seen.push(name);
             check_protocol(&path, port.protocol.as_deref(), &mut errors);
+            check_application(&path, port.app_protocol.as_deref(), &mut errors);
         }
         errors
+    }
+}
+
+/// The host and the node an endpoint says it is.
+fn check_place(path: &str, hostname: Option<&str>, node: Option<&str>, errors: &mut Vec<FieldError>) {
+    if let Some(hostname) = hostname.filter(|hostname| !hostname.is_empty()) {
+        check_label(&format!("{path}.hostname"), hostname, errors);
+    }
+    if let Some(node) = node {
+        for problem in names::subdomain(node) {
+            errors.push(FieldError::invalid(format!("{path}.nodeName"), node, &problem));
+        }
+    }
+}
+
+/// [Topology Aware Routing, "EndpointSlice hints"](https://kubernetes.io/docs/concepts/services-networking/topology-aware-routing/#implementation-control-plane)
+fn check_hints(path: &str, hints: &EndpointHints, errors: &mut Vec<FieldError>) {
+    let of_zones = hints.for_zones.iter().flatten().map(|zone| zone.name.as_str());
+    let of_nodes = hints.for_nodes.iter().flatten().map(|node| node.name.as_str());
+    let kinds: [(&str, Vec<&str>); 2] = [("forZones", of_zones.collect()), ("forNodes", of_nodes.collect())];
+    for (field, all) in kinds {
+        let path = format!("{path}.{field}");
+        if all.len() > MAX_HINTS {
+            errors.push(FieldError::too_many(path, all.len(), MAX_HINTS));
+            continue;
+        }
+        let mut seen = BTreeSet::new();
+        for (index, name) in all.into_iter().enumerate() {
+            let path = format!("{path}[{index}].name");
+            let problems = if field == "forNodes" {
+                names::subdomain(name)
+            } else if name.is_empty() {
+                errors.push(FieldError::required(&path, ""));
+                continue;
+            } else {
+                names::label_value(name)
+            };
+            for problem in problems {
+                errors.push(FieldError::invalid(&path, name, &problem));
+            }
+            if !seen.insert(name) {
+                errors.push(FieldError::duplicate(path, name));
+            }
+        }
+    }
+}
+
+fn check_application(path: &str, protocol: Option<&str>, errors: &mut Vec<FieldError>) {
+    let Some(protocol) = protocol else { return };
+    for problem in names::qualified(protocol) {
+        errors.push(FieldError::invalid(format!("{path}.appProtocol"), protocol, &problem));
     }
 }
 

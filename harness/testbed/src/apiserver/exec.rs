@@ -76,6 +76,11 @@ pub(crate) async fn exec(
     query: &Query,
     mut incoming: Request<Incoming>,
 ) -> Result<Response<Body>> {
+    if action == "attach" {
+        let message = "attaching is not supported by this server: use `kubectl logs -f`, or `kubectl exec` to run \
+                       a command beside the container's own";
+        return Err(Status::bad_request(message));
+    }
     let upgrade = header(incoming.headers(), &UPGRADE).to_ascii_lowercase();
     if upgrade != "websocket" {
         let message = if upgrade.contains("spdy") {

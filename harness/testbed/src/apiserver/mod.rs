@@ -7,7 +7,9 @@ mod bootstrap;
 mod discovery;
 mod endpoints;
 mod exec;
+mod ingress;
 mod json;
+mod limits;
 mod list;
 mod names;
 mod openapi;
@@ -30,6 +32,7 @@ mod strategic;
 mod tables;
 mod tls;
 mod token;
+mod versions;
 mod view;
 mod watch;
 mod workloads;
@@ -120,6 +123,7 @@ impl ApiServer {
                 tls: tls::kubelet_client(&ca_pem, &kubelet)?,
             },
             version: config.version,
+            budgets: limits::Budgets::new(),
         });
         let mut server = Self { shared, running: None };
         server.resume(config.listeners)?;

@@ -38,6 +38,43 @@ pub(crate) fn subdomain(name: &str) -> Vec<String> {
     problems
 }
 
+/// What is wrong with a host that stands for all below one domain.
+pub(crate) fn wildcard(host: &str) -> Vec<String> {
+    let mut problems = too_long(host, 253);
+    let rest = host.strip_prefix("*.");
+    if !rest.is_some_and(|rest| rest.split('.').all(|part| is_label(part, false))) {
+        problems.push(
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must \
+             consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character \
+             (e.g. '*.example.com', regex used for validation is \
+             '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+                .to_owned(),
+        );
+    }
+    problems
+}
+
+/// What is wrong with a name such as `example.com/controller`; an empty one is for the caller to judge.
+pub(crate) fn domain_prefixed(path: &str) -> Vec<String> {
+    if path.is_empty() {
+        return Vec::new();
+    }
+    let Some((domain, rest)) =
+        path.split_once('/').filter(|(domain, rest)| !domain.is_empty() && !rest.is_empty())
+    else {
+        return vec!["must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned()];
+    };
+    let mut problems = subdomain(domain);
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&byte);
+    if !rest.bytes().all(fine) {
+        problems.push(
+            "a valid path must consist of characters that may stand in the path of a URL (e.g. 'acme.io/foo')"
+                .to_owned(),
+        );
+    }
+    problems
+}
+
 pub(crate) fn label(name: &str) -> Vec<String> {
     let mut problems = too_long(name, 63);
     if !is_label(name, false) {

@@ -1,6 +1,8 @@
-//! As much of OpenAPI v3 as clients need to know what they may send: paths, kinds, and that
-//! unknown fields are checked here.
+//! OpenAPI v3: the paths and the fields of every kind, and that unknown fields are checked here
+//! ([The Kubernetes API, "OpenAPI V3"](https://kubernetes.io/docs/concepts/overview/kubernetes-api/#openapi-v3)).
 
+use schemars::Schema;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::discovery::named_groups;
@@ -20,6 +22,7 @@ pub(crate) fn document(path: &str) -> Option<Value> {
         .chain(
             named_groups()
                 .into_iter()
+                .flat_map(|(group, versions)| versions.into_iter().map(move |version| (group, version)))
                 .map(|(group, version)| (format!("apis/{group}/{version}"), group, version)),
         )
         .collect();
@@ -41,6 +44,7 @@ pub(crate) fn document(path: &str) -> Option<Value> {
 fn of_group(root: &str, group: &str, version: &str) -> Value {
     let mut paths = Map::new();
     let mut schemas = Map::new();
+    let mut generator = SchemaSettings::openapi3().into_generator();
     let resources =
         RESOURCES.iter().filter(|resource| resource.group == group && resource.version == version);
     for resource in resources {
@@ -53,8 +57,8 @@ fn of_group(root: &str, group: &str, version: &str) -> Value {
                 "post": operation(resource, "post", &["dryRun", "fieldManager", "fieldValidation"]),
             }),
         );
-        // Strategic merge is left out on purpose: clients then merge with the types they were built
-        // with, and need no complete schemas from here.
+        // Strategic merge is left out on purpose: these schemas know no merge keys, and clients then
+        // merge with the types they were built with.
         let mut patch = operation(resource, "patch", &["dryRun", "fieldManager", "fieldValidation", "force"]);
         patch["requestBody"] = json!({"content": {
             "application/json-patch+json": {"schema": {"type": "object"}},
@@ -69,14 +73,10 @@ fn of_group(root: &str, group: &str, version: &str) -> Value {
                 "delete": operation(resource, "delete", &["dryRun", "gracePeriodSeconds", "propagationPolicy"]),
             }),
         );
-        schemas.insert(
-            schema_name(resource),
-            json!({
-                "type": "object",
-                "x-kubernetes-preserve-unknown-fields": true,
-                "x-kubernetes-group-version-kind": [kind(resource)],
-            }),
-        );
+        schemas.insert(schema_name(resource), schema(resource, &mut generator));
+    }
+    for (name, schema) in generator.take_definitions(true) {
+        schemas.entry(name).or_insert(schema);
     }
     json!({
         "openapi": "3.0.0",
@@ -84,6 +84,22 @@ fn of_group(root: &str, group: &str, version: &str) -> Value {
         "paths": paths,
         "components": {"schemas": schemas},
     })
+}
+
+/// The fields of a kind; of a form that has no type it is only known that they are fields.
+fn schema(resource: &Resource, generator: &mut SchemaGenerator) -> Value {
+    let mut schema = match resource.rules.schema {
+        Some(describe) => describe(generator),
+        None => Schema::from(Map::from_iter([
+            ("type".to_owned(), json!("object")),
+            ("x-kubernetes-preserve-unknown-fields".to_owned(), json!(true)),
+        ])),
+    };
+    for transform in generator.transforms_mut() {
+        transform.transform(&mut schema);
+    }
+    schema.insert("x-kubernetes-group-version-kind".to_owned(), json!([kind(resource)]));
+    schema.to_value()
 }
 
 fn operation(resource: &Resource, action: &str, parameters: &[&str]) -> Value {

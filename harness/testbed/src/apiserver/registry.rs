@@ -1,5 +1,6 @@
 //! Creating, updating and deleting objects: what upstream's generic registry does for every kind.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -7,12 +8,14 @@ use serde_json::{Value, json};
 
 use super::admission::{self, Admitted};
 use super::allocation::{self, Ranges};
+use super::ingress;
 use super::json::{assign, list, number, object_mut, text, texts};
+use super::limits;
 use super::names;
 use super::resources::{self, NAMESPACES, Resource};
 use super::selector::Selection;
 use super::status::{FieldError, Result, Status};
-use super::store::{Key, Object, Store, Transaction};
+use super::store::{Key, NoRoom, Object, Store, Transaction};
 use crate::bugs::{Bug, Bugs};
 
 /// How strictly unknown fields are taken
@@ -136,6 +139,7 @@ impl Registry {
         if resource.kind == "Namespace" {
             object_mut(&mut body, "spec").insert("finalizers".to_owned(), json!(["kubernetes"]));
         }
+        resource.read(&mut body);
         let (mut object, warnings) = self.admit(resource, &body, None, options, Verb::Create)?;
 
         let mut transaction = self.store.transaction();
@@ -146,6 +150,9 @@ impl Registry {
         if resource.kind == "Service" {
             let errors = allocation::allocate(&transaction, &self.ranges, &mut object, None);
             refuse(resource, &name, &errors)?;
+        }
+        if resource.id() == resources::INGRESSES.id() {
+            ingress::choose_class(&transaction, &mut object);
         }
         let mut key = Key::new(namespace, &name);
         if !named {
@@ -164,7 +171,8 @@ impl Registry {
         let object = if options.dry_run {
             transaction.pretend(object, None)
         } else {
-            transaction.put(resource, key, object)
+            let name = key.name.clone();
+            transaction.put(resource, key, object).map_err(|no| no_room(resource, &name, &no))?
         };
         Ok(Written { object, warnings })
     }
@@ -181,9 +189,10 @@ impl Registry {
         let mut transaction = self.store.transaction();
         let old = transaction.get(resource, key).ok_or_else(|| Status::not_found(resource, &key.name))?;
         let old = Arc::clone(old);
-        let mut new = change(&old.value)?;
+        let mut new = change(&resource.shown(&old.value))?;
         check_type(resource, &mut new)?;
         check_identity(resource, key, &old, &new)?;
+        resource.read(&mut new);
         keep_metadata(resource, part, &old.value, &mut new);
         match part {
             Part::Main if resource.has_status() => copy(&old.value, &mut new, "status"),
@@ -216,7 +225,8 @@ impl Registry {
         } else if may_go(resource, &object) {
             transaction.remove(resource, key, object).unwrap_or(old)
         } else {
-            transaction.put(resource, key.clone(), object)
+            let put = transaction.put(resource, key.clone(), object);
+            put.map_err(|no| no_room(resource, &key.name, &no))?
         };
         Ok(Written { object, warnings })
     }
@@ -275,7 +285,9 @@ impl Registry {
         if object == old.value {
             return Ok(Deletion { object: old, gone });
         }
-        Ok(Deletion { object: transaction.put(resource, key.clone(), object), gone })
+        let put = transaction.put(resource, key.clone(), object);
+        let object = put.map_err(|no| no_room(resource, &key.name, &no))?;
+        Ok(Deletion { object, gone })
     }
 
     /// Deletes everything the selection matches, and returns what it was.
@@ -321,7 +333,7 @@ impl Registry {
             Status::bad_request(article)
         };
         let Admitted { object, mut errors, unknown } =
-            (resource.admit)(input, old).map_err(|what| cannot(&what))?;
+            (resource.rules.admit)(input, old).map_err(|what| cannot(&what))?;
         let unknown: Vec<_> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
         let warnings = match options.field_validation {
             FieldValidation::Strict if !unknown.is_empty() => {
@@ -368,12 +380,28 @@ fn refuse(resource: &Resource, name: &str, errors: &[FieldError]) -> Result<()> 
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(resource, name, errors)) }
 }
 
+fn no_room(resource: &Resource, name: &str, no: &NoRoom) -> Status {
+    match no {
+        NoRoom::TooLarge(size) => Status::too_large_object(*size, limits::OBJECT),
+        NoRoom::Full => {
+            let why = format!("the server holds at most {} bytes of objects: delete some", limits::STORE);
+            Status::forbidden(resource, name, &why)
+        }
+    }
+}
+
 /// The object must be of the kind the path names; left out, it is taken to be.
 fn check_type(resource: &Resource, body: &mut Value) -> Result<()> {
     let Some(map) = body.as_object_mut() else {
         return Err(Status::bad_request("the body of the request is no object"));
     };
     let expected = resource.api_version();
+    if map.values().any(limits::is_too_deep) {
+        return Err(Status::bad_request(format!(
+            "the object is nested deeper than {} levels",
+            limits::DEPTH
+        )));
+    }
     match map.get("apiVersion").and_then(Value::as_str).unwrap_or_default() {
         "" => {
             map.insert("apiVersion".to_owned(), json!(expected));
@@ -480,7 +508,8 @@ fn keep_metadata(resource: &Resource, part: Part, old: &Value, new: &mut Value) 
     if old.get("deletionTimestamp").is_some()
         && let Some(finalizers) = metadata.get_mut("finalizers").and_then(Value::as_array_mut)
     {
-        finalizers.retain(|finalizer| list(old, "/finalizers").contains(finalizer));
+        let kept: BTreeSet<&str> = texts(old, "/finalizers").into_iter().collect();
+        finalizers.retain(|finalizer| finalizer.as_str().is_some_and(|name| kept.contains(name)));
     }
 }
 
@@ -574,5 +603,6 @@ fn grace_period(resource: &Resource, object: &Value, options: &DeleteOptions) ->
         .grace_period_seconds
         .or_else(|| number(object, "/spec/terminationGracePeriodSeconds"))
         .unwrap_or(30);
-    if wanted < 0 { 1 } else { wanted }
+    // Nobody waits for longer than this server's calendar goes.
+    if wanted < 0 { 1 } else { wanted.min(i64::from(i32::MAX)) }
 }

@@ -228,12 +228,7 @@ pub(crate) fn read_object(headers: &HeaderMap, body: &[u8]) -> Result<Value> {
                 Status::bad_request(format!("the body of the request is no YAML: {error}"))
             })?
         }
-        "application/vnd.kubernetes.protobuf" => protobuf::read_object(body).ok_or_else(|| {
-            Status::unsupported_media_type(
-                "this object cannot be read in protobuf here - accepted media types include: application/json, \
-                 application/yaml",
-            )
-        })?,
+        "application/vnd.kubernetes.protobuf" => protobuf::read_object(body)?,
         _ => {
             return Err(Status::unsupported_media_type(
                 "the body of the request was in an unknown format - accepted media types include: \

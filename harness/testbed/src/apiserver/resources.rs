@@ -1,17 +1,21 @@
 //! The kinds this server knows: one row each. Adding a kind is adding a row.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use std::borrow::Cow;
+
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, ServiceCIDR};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::admission::{Admitted, admit};
+use super::admission::Rules;
 use super::names::NameRule;
 use super::tables::{self, Columns};
+use super::versions::{self, Stored};
 
 /// One kind, and everything that differs from other kinds.
 pub(crate) struct Resource {
@@ -31,9 +35,10 @@ pub(crate) struct Resource {
     pub(crate) generation: bool,
     /// Does a deletion answer with the object rather than with a `Status`?
     pub(crate) returns_deleted: bool,
-    /// Defaults and validates an object, given what it replaces.
-    pub(crate) admit: fn(&Value, Option<&Value>) -> Result<Admitted, String>,
+    pub(crate) rules: Rules,
     pub(crate) columns: &'static Columns,
+    /// What this kind is kept as, if it is another form of a kind.
+    pub(crate) stored: Option<&'static Stored>,
 }
 
 /// A part of an object with a path and verbs of its own.
@@ -45,9 +50,26 @@ pub(crate) struct Subresource {
 }
 
 impl Resource {
-    /// What tells this resource from all others.
+    /// What tells this resource from all others; all forms of a kind are one.
     pub(crate) fn id(&self) -> (&'static str, &'static str) {
-        (self.group, self.plural)
+        self.stored.map_or((self.group, self.plural), |stored| stored.resource.id())
+    }
+
+    /// Turns an object of this form into the one that is stored.
+    pub(crate) fn read(&self, object: &mut Value) {
+        if let Some(stored) = self.stored {
+            (stored.read)(object);
+            object["apiVersion"] = json!(stored.resource.api_version());
+        }
+    }
+
+    /// What is stored, in this form.
+    pub(crate) fn shown<'a>(&self, object: &'a Value) -> Cow<'a, Value> {
+        let Some(stored) = self.stored else { return Cow::Borrowed(object) };
+        let mut object = object.clone();
+        (stored.show)(&mut object);
+        object["apiVersion"] = json!(self.api_version());
+        Cow::Owned(object)
     }
 
     /// `services`, or `replicasets.apps`: how messages name it.
@@ -89,17 +111,28 @@ pub(crate) static RESOURCES: &[&Resource] = &[
     &NAMESPACES,
     &NODES,
     &PODS,
+    &REPLICATION_CONTROLLERS,
     &SECRETS,
     &SERVICE_ACCOUNTS,
     &SERVICES,
+    &CONTROLLER_REVISIONS,
+    &DAEMON_SETS,
     &DEPLOYMENTS,
     &REPLICA_SETS,
+    &NEW_EVENTS,
+    &INGRESS_CLASSES,
+    &INGRESSES,
+    &SERVICE_CIDRS,
+    &OLD_INGRESS_CLASSES,
+    &OLD_INGRESSES,
     &LEASES,
     &ENDPOINT_SLICES,
     &CLUSTER_ROLE_BINDINGS,
     &CLUSTER_ROLES,
     &ROLE_BINDINGS,
     &ROLES,
+    // Last, so that nobody who says `ingress` means this one.
+    &OLDEST_INGRESSES,
 ];
 
 pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
@@ -109,12 +142,14 @@ pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static 
         .copied()
 }
 
-/// The groups in order of preference, each with its one version.
-pub(crate) fn groups() -> Vec<(&'static str, &'static str)> {
-    let mut groups = Vec::new();
+/// The groups, and the versions of each, in order of preference.
+pub(crate) fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for resource in RESOURCES {
-        if !groups.contains(&(resource.group, resource.version)) {
-            groups.push((resource.group, resource.version));
+        match groups.iter_mut().find(|(group, _)| *group == resource.group) {
+            None => groups.push((resource.group, vec![resource.version])),
+            Some((_, versions)) if !versions.contains(&resource.version) => versions.push(resource.version),
+            Some(_) => {}
         }
     }
     groups
@@ -134,8 +169,9 @@ pub(crate) const CORE: Resource = Resource {
     name_rule: NameRule::Subdomain,
     generation: false,
     returns_deleted: false,
-    admit: admit::<ConfigMap>,
+    rules: Rules::of::<ConfigMap>(),
     columns: &tables::NAME_AND_AGE,
+    stored: None,
 };
 
 const READ_WRITE: &[&str] = &["get", "patch", "update"];
@@ -152,7 +188,7 @@ pub(crate) static CONFIG_MAPS: Resource = Resource {
     singular: "configmap",
     kind: "ConfigMap",
     short_names: &["cm"],
-    admit: admit::<ConfigMap>,
+    rules: Rules::of::<ConfigMap>(),
     columns: &tables::CONFIG_MAPS,
     ..CORE
 };
@@ -162,12 +198,12 @@ pub(crate) static ENDPOINTS: Resource = Resource {
     singular: "endpoints",
     kind: "Endpoints",
     short_names: &["ep"],
-    admit: admit::<Endpoints>,
+    rules: Rules::of::<Endpoints>(),
     columns: &tables::ENDPOINTS,
     ..CORE
 };
 
-pub(crate) static EVENTS: Resource = Resource {
+const EVENT: Resource = Resource {
     plural: "events",
     singular: "event",
     kind: "Event",
@@ -184,9 +220,35 @@ pub(crate) static EVENTS: Resource = Resource {
         "reportingComponent",
         "type",
     ],
-    admit: admit::<Event>,
+    rules: Rules::of::<Event>(),
     columns: &tables::EVENTS,
     ..CORE
+};
+
+pub(crate) static EVENTS: Resource = EVENT;
+
+/// Events as their own group shows them.
+pub(crate) static NEW_EVENTS: Resource = Resource {
+    group: "events.k8s.io",
+    field_labels: &[
+        "regarding.kind",
+        "regarding.namespace",
+        "regarding.name",
+        "regarding.uid",
+        "regarding.apiVersion",
+        "regarding.resourceVersion",
+        "regarding.fieldPath",
+        "reason",
+        "reportingController",
+        "type",
+    ],
+    rules: EVENT.rules.described_by::<k8s_openapi::api::events::v1::Event>(),
+    stored: Some(&Stored {
+        resource: &EVENTS,
+        read: versions::read_new_event,
+        show: versions::show_new_event,
+    }),
+    ..EVENT
 };
 
 pub(crate) static NAMESPACES: Resource = Resource {
@@ -201,7 +263,7 @@ pub(crate) static NAMESPACES: Resource = Resource {
     ],
     field_labels: &["status.phase"],
     name_rule: NameRule::Label,
-    admit: admit::<Namespace>,
+    rules: Rules::of::<Namespace>(),
     columns: &tables::NAMESPACES,
     ..CORE
 };
@@ -214,7 +276,7 @@ pub(crate) static NODES: Resource = Resource {
     namespaced: false,
     subresources: &[status("", "Node")],
     field_labels: &["spec.unschedulable"],
-    admit: admit::<Node>,
+    rules: Rules::of::<Node>(),
     columns: &tables::NODES,
     ..CORE
 };
@@ -231,6 +293,11 @@ pub(crate) static PODS: Resource = Resource {
         Subresource { name: "eviction", exchanges: ("policy", "v1", "Eviction"), verbs: &["create"] },
         Subresource { name: "exec", exchanges: ("", "v1", "PodExecOptions"), verbs: &["create", "get"] },
         Subresource { name: "log", exchanges: ("", "v1", "Pod"), verbs: &["get"] },
+        Subresource {
+            name: "portforward",
+            exchanges: ("", "v1", "PodPortForwardOptions"),
+            verbs: &["create", "get"],
+        },
         status("", "Pod"),
     ],
     field_labels: &[
@@ -245,8 +312,22 @@ pub(crate) static PODS: Resource = Resource {
     ],
     generation: true,
     returns_deleted: true,
-    admit: admit::<Pod>,
+    rules: Rules::of::<Pod>(),
     columns: &tables::PODS,
+    ..CORE
+};
+
+pub(crate) static REPLICATION_CONTROLLERS: Resource = Resource {
+    plural: "replicationcontrollers",
+    singular: "replicationcontroller",
+    kind: "ReplicationController",
+    short_names: &["rc"],
+    categories: &["all"],
+    subresources: &[SCALE, status("", "ReplicationController")],
+    field_labels: &["status.replicas"],
+    generation: true,
+    rules: Rules::of::<ReplicationController>(),
+    columns: &tables::REPLICA_SETS,
     ..CORE
 };
 
@@ -255,7 +336,7 @@ pub(crate) static SECRETS: Resource = Resource {
     singular: "secret",
     kind: "Secret",
     field_labels: &["type"],
-    admit: admit::<Secret>,
+    rules: Rules::of::<Secret>(),
     columns: &tables::SECRETS,
     ..CORE
 };
@@ -271,7 +352,7 @@ pub(crate) static SERVICE_ACCOUNTS: Resource = Resource {
         verbs: &["create"],
     }],
     returns_deleted: true,
-    admit: admit::<ServiceAccount>,
+    rules: Rules::of::<ServiceAccount>(),
     columns: &tables::SERVICE_ACCOUNTS,
     ..CORE
 };
@@ -286,8 +367,32 @@ pub(crate) static SERVICES: Resource = Resource {
     field_labels: &["spec.clusterIP", "spec.type"],
     name_rule: NameRule::Dns1035,
     returns_deleted: true,
-    admit: admit::<Service>,
+    rules: Rules::of::<Service>(),
     columns: &tables::SERVICES,
+    ..CORE
+};
+
+pub(crate) static CONTROLLER_REVISIONS: Resource = Resource {
+    group: "apps",
+    plural: "controllerrevisions",
+    singular: "controllerrevision",
+    kind: "ControllerRevision",
+    rules: Rules::of::<ControllerRevision>(),
+    columns: &tables::CONTROLLER_REVISIONS,
+    ..CORE
+};
+
+pub(crate) static DAEMON_SETS: Resource = Resource {
+    group: "apps",
+    plural: "daemonsets",
+    singular: "daemonset",
+    kind: "DaemonSet",
+    short_names: &["ds"],
+    categories: &["all"],
+    subresources: &[status("apps", "DaemonSet")],
+    generation: true,
+    rules: Rules::of::<DaemonSet>(),
+    columns: &tables::DAEMON_SETS,
     ..CORE
 };
 
@@ -300,7 +405,7 @@ pub(crate) static DEPLOYMENTS: Resource = Resource {
     categories: &["all"],
     subresources: &[SCALE, status("apps", "Deployment")],
     generation: true,
-    admit: admit::<Deployment>,
+    rules: Rules::of::<Deployment>(),
     columns: &tables::DEPLOYMENTS,
     ..CORE
 };
@@ -315,7 +420,7 @@ pub(crate) static REPLICA_SETS: Resource = Resource {
     subresources: &[SCALE, status("apps", "ReplicaSet")],
     field_labels: &["status.replicas"],
     generation: true,
-    admit: admit::<ReplicaSet>,
+    rules: Rules::of::<ReplicaSet>(),
     columns: &tables::REPLICA_SETS,
     ..CORE
 };
@@ -325,7 +430,7 @@ pub(crate) static LEASES: Resource = Resource {
     plural: "leases",
     singular: "lease",
     kind: "Lease",
-    admit: admit::<Lease>,
+    rules: Rules::of::<Lease>(),
     columns: &tables::LEASES,
     ..CORE
 };
@@ -336,8 +441,80 @@ pub(crate) static ENDPOINT_SLICES: Resource = Resource {
     singular: "endpointslice",
     kind: "EndpointSlice",
     generation: true,
-    admit: admit::<EndpointSlice>,
+    rules: Rules::of::<EndpointSlice>(),
     columns: &tables::ENDPOINT_SLICES,
+    ..CORE
+};
+
+const INGRESS: Resource = Resource {
+    group: "networking.k8s.io",
+    plural: "ingresses",
+    singular: "ingress",
+    kind: "Ingress",
+    short_names: &["ing"],
+    subresources: &[status("networking.k8s.io", "Ingress")],
+    generation: true,
+    rules: Rules::of::<Ingress>(),
+    columns: &tables::INGRESSES,
+    ..CORE
+};
+
+pub(crate) static INGRESSES: Resource = INGRESS;
+
+static OLD_INGRESS: Stored =
+    Stored { resource: &INGRESSES, read: versions::read_old_ingress, show: versions::show_old_ingress };
+
+pub(crate) static OLD_INGRESSES: Resource = Resource {
+    version: "v1beta1",
+    subresources: &[OLD_INGRESS_STATUS],
+    rules: INGRESS.rules.without_schema(),
+    stored: Some(&OLD_INGRESS),
+    ..INGRESS
+};
+
+/// As the first manifests had it. Without the short name, which is taken.
+pub(crate) static OLDEST_INGRESSES: Resource = Resource {
+    group: "extensions",
+    short_names: &[],
+    version: "v1beta1",
+    rules: INGRESS.rules.without_schema(),
+    subresources: &[Subresource { exchanges: ("extensions", "v1beta1", "Ingress"), ..OLD_INGRESS_STATUS }],
+    stored: Some(&OLD_INGRESS),
+    ..INGRESS
+};
+
+const OLD_INGRESS_STATUS: Subresource =
+    Subresource { name: "status", exchanges: ("networking.k8s.io", "v1beta1", "Ingress"), verbs: READ_WRITE };
+
+const INGRESS_CLASS: Resource = Resource {
+    group: "networking.k8s.io",
+    plural: "ingressclasses",
+    singular: "ingressclass",
+    kind: "IngressClass",
+    namespaced: false,
+    generation: true,
+    rules: Rules::of::<IngressClass>(),
+    columns: &tables::INGRESS_CLASSES,
+    ..CORE
+};
+
+pub(crate) static INGRESS_CLASSES: Resource = INGRESS_CLASS;
+
+pub(crate) static OLD_INGRESS_CLASSES: Resource = Resource {
+    version: "v1beta1",
+    stored: Some(&Stored { resource: &INGRESS_CLASSES, read: versions::same, show: versions::same }),
+    ..INGRESS_CLASS
+};
+
+pub(crate) static SERVICE_CIDRS: Resource = Resource {
+    group: "networking.k8s.io",
+    plural: "servicecidrs",
+    singular: "servicecidr",
+    kind: "ServiceCIDR",
+    namespaced: false,
+    subresources: &[status("networking.k8s.io", "ServiceCIDR")],
+    rules: Rules::of::<ServiceCIDR>(),
+    columns: &tables::SERVICE_CIDRS,
     ..CORE
 };
 
@@ -345,14 +522,14 @@ const RBAC: Resource =
     Resource { group: super::rbac::GROUP, name_rule: NameRule::Segment, columns: &tables::ROLES, ..CORE };
 
 pub(crate) static ROLES: Resource =
-    Resource { plural: "roles", singular: "role", kind: "Role", admit: admit::<Role>, ..RBAC };
+    Resource { plural: "roles", singular: "role", kind: "Role", rules: Rules::of::<Role>(), ..RBAC };
 
 pub(crate) static CLUSTER_ROLES: Resource = Resource {
     plural: "clusterroles",
     singular: "clusterrole",
     kind: "ClusterRole",
     namespaced: false,
-    admit: admit::<ClusterRole>,
+    rules: Rules::of::<ClusterRole>(),
     ..RBAC
 };
 
@@ -360,7 +537,7 @@ pub(crate) static ROLE_BINDINGS: Resource = Resource {
     plural: "rolebindings",
     singular: "rolebinding",
     kind: "RoleBinding",
-    admit: admit::<RoleBinding>,
+    rules: Rules::of::<RoleBinding>(),
     columns: &tables::ROLE_BINDINGS,
     ..RBAC
 };
@@ -370,7 +547,7 @@ pub(crate) static CLUSTER_ROLE_BINDINGS: Resource = Resource {
     singular: "clusterrolebinding",
     kind: "ClusterRoleBinding",
     namespaced: false,
-    admit: admit::<ClusterRoleBinding>,
+    rules: Rules::of::<ClusterRoleBinding>(),
     columns: &tables::ROLE_BINDINGS,
     ..RBAC
 };

@@ -28,6 +28,8 @@ const VISIBLE: &[&str] = &[
     "pods/log",
     "pods/status",
     "replicationcontrollers",
+    "replicationcontrollers/scale",
+    "replicationcontrollers/status",
     "resourcequotas",
     "serviceaccounts",
     "services",
@@ -236,6 +238,8 @@ fn viewing() -> Vec<Value> {
     vec![
         rule(&[""], VISIBLE, READ),
         rule(&["apps"], WORKLOADS, READ),
+        rule(&["apps"], &["controllerrevisions"], READ),
+        rule(&["extensions", "networking.k8s.io"], &["ingresses", "ingresses/status"], READ),
         rule(&["discovery.k8s.io"], &["endpointslices"], READ),
     ]
 }
@@ -248,6 +252,7 @@ fn editing() -> Vec<Value> {
         rule(&[""], &["serviceaccounts/token"], CREATE),
         rule(&[""], &["serviceaccounts"], &["impersonate"]),
         rule(&["apps"], WORKLOADS, WRITE),
+        rule(&["extensions", "networking.k8s.io"], &["ingresses"], WRITE),
     ]);
     rules
 }

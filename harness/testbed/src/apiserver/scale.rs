@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::json::{members, number, object_mut, text};
+use super::json::{number, object_mut, text};
 use super::resources::Resource;
 use super::status::{FieldError, Result, Status};
+use super::tables;
 
 /// The scale of a workload.
 pub(crate) fn of(object: &Value) -> Value {
@@ -22,11 +23,9 @@ pub(crate) fn of(object: &Value) -> Value {
         "spec": {"replicas": number(object, "/spec/replicas").unwrap_or_default()},
         "status": {"replicas": number(object, "/status/replicas").unwrap_or_default()},
     });
-    let labels: Vec<_> = members(object, "/spec/selector/matchLabels")
-        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
-        .collect();
-    if !labels.is_empty() {
-        scale["status"]["selector"] = json!(labels.join(","));
+    let selector = tables::selector(object);
+    if !selector.is_empty() {
+        scale["status"]["selector"] = json!(selector);
     }
     scale
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::json::text;
 use super::resources::Resource;
 use super::status::{Result, Status};
+use super::versions;
 
 /// Which objects a list or a watch shows.
 #[derive(Clone, Debug, Default)]
@@ -96,7 +97,7 @@ fn parse_fields(resource: &Resource, selector: &str) -> Result<Vec<FieldRequirem
             return Err(Status::bad_request(format!("field label not supported: {path}")));
         }
         fields.push(FieldRequirement {
-            path: format!("/{}", path.replace('.', "/")),
+            path: format!("/{}", versions::stored_field(resource, path).replace('.', "/")),
             value: value.to_owned(),
             equal,
         });

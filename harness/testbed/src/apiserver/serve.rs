@@ -1,14 +1,13 @@
 //! Serving: connections, and which part of the server answers which request.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -18,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::authn::{self, User};
+use super::limits::{self, Budgets};
 use super::rbac::{Action, Attributes, Authorizer};
 use super::registry::{DeleteOptions, Part, Registry, Written};
 use super::request::{self, Form, Query, Target};
-use super::resources::{PODS, SERVICE_ACCOUNTS};
+use super::resources::{PODS, SERVICE_ACCOUNTS, SERVICE_CIDRS};
 use super::status::{self, Result, Status};
 use super::store::{Key, Object};
 use super::tls::Tls;
@@ -29,12 +29,6 @@ use super::token::Tokens;
 use super::view::View;
 use super::watch::Watch;
 use super::{discovery, exec, list, openapi, patch, pod, review, scale};
-
-/// Larger requests are refused, as upstream does.
-const BODY_LIMIT: usize = 3 * 1024 * 1024;
-
-/// How long a client may take to say hello.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What all connections share.
 pub(crate) struct Shared {
@@ -44,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) authorizer: Authorizer,
     pub(crate) kubelets: exec::Kubelets,
     pub(crate) version: String,
+    pub(crate) budgets: Budgets,
 }
 
 /// What one connection knows.
@@ -75,6 +70,10 @@ pub(crate) async fn accept(
                 continue;
             }
         };
+        let Ok(permit) = Arc::clone(&shared.budgets.connections).try_acquire_owned() else {
+            tracing::debug!("a connection to the API server was closed: there are too many");
+            continue;
+        };
         let context = Context {
             shared: Arc::clone(&shared),
             certified: None,
@@ -87,6 +86,7 @@ pub(crate) async fn accept(
                 () = serve(context, stream) => {}
                 () = stop.cancelled() => {}
             }
+            drop(permit);
         });
     }
 }
@@ -95,7 +95,7 @@ async fn serve(mut context: Context, stream: TcpStream) {
     // Small answers must not wait for large ones.
     let _ = stream.set_nodelay(true);
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&context.shared.tls.server));
-    let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+    let stream = match tokio::time::timeout(limits::HANDSHAKE_TIME, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake with the API server failed"),
         Err(_) => return tracing::debug!("a TLS handshake with the API server took too long"),
@@ -106,9 +106,17 @@ async fn serve(mut context: Context, stream: TcpStream) {
         let context = context.clone();
         async move { Ok::<_, std::convert::Infallible>(answer(&context, request).await) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new());
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
+    // What was agreed on says which protocol it is: nobody has to wait for its first bytes.
+    let agreed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if agreed { builder.http2_only() } else { builder.http1_only() };
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HEAD_TIME);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(limits::QUIET_TIME)
+        .keep_alive_timeout(limits::QUIET_TIME)
+        .max_concurrent_streams(limits::STREAMS);
     if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "a connection to the API server broke");
     }
@@ -146,7 +154,7 @@ async fn route(context: &Context, request: Request<Incoming>) -> Result<Response
         }
         if let Some(document) = openapi::document(path) {
             may_see()?;
-            return Ok(value(StatusCode::OK, &document));
+            return large(context, Bytes::from(document.to_string()));
         }
     }
     if let Some((group, resource, kind)) = review::of_path(path) {
@@ -154,7 +162,7 @@ async fn route(context: &Context, request: Request<Incoming>) -> Result<Response
             return Err(Status::method_not_allowed());
         }
         may(&user, &Attributes::Resource(Action { verb: "create", group, resource, ..Action::default() }))?;
-        let (headers, body) = read(request).await?;
+        let (headers, body) = read(context, request).await?;
         let body = request::read_object(&headers, &body)?;
         return Ok(value(StatusCode::CREATED, &review::answer(kind, &user, shared, body)?));
     }
@@ -198,8 +206,8 @@ async fn act(
         View::new(Form::negotiate(request.headers())?, &query)
     };
     match verb {
-        "get" => Ok(json(StatusCode::OK, view.object(resource, &*registry.get(resource, &target.key())?))),
-        "list" => Ok(json(StatusCode::OK, list::list(registry, &target, &query, view)?)),
+        "get" => large(context, view.object(resource, &*registry.get(resource, &target.key())?)),
+        "list" => large(context, list::list(registry, &target, &query, view)?),
         "watch" => {
             let watch = Watch::start(registry, &target, &query, view)?;
             Ok(typed(StatusCode::OK, "application/json;stream=watch", Body::from_stream(watch.into_stream())))
@@ -209,7 +217,11 @@ async fn act(
                 (true, None) => return Err(Status::method_not_allowed()),
                 (_, namespace) => namespace.unwrap_or_default(),
             };
-            let (headers, body) = read(request).await?;
+            if resource.id() == SERVICE_CIDRS.id() {
+                let why = "this cluster has one range of service addresses, chosen at its start";
+                return Err(Status::forbidden(resource, "", why));
+            }
+            let (headers, body) = read(context, request).await?;
             let mut body = request::read_object(&headers, &body)?;
             if resource.kind == "Pod" {
                 pod::wait_for_account(registry, namespace, &body).await?;
@@ -219,18 +231,18 @@ async fn act(
             Ok(shown(StatusCode::CREATED, view, &target, &written))
         }
         "update" => {
-            let (headers, body) = read(request).await?;
+            let (headers, body) = read(context, request).await?;
             let body = request::read_object(&headers, &body)?;
             let written =
                 registry.update(resource, &target.key(), Part::Main, query.write_options()?, |_| Ok(body))?;
             Ok(shown(StatusCode::OK, view, &target, &written))
         }
         "patch" => {
-            let written = patch_object(registry, &target, Part::Main, &query, request).await?;
+            let written = patch_object(context, &target, Part::Main, &query, request).await?;
             Ok(shown(StatusCode::OK, view, &target, &written))
         }
         "delete" => {
-            let options = delete_options(&query, request).await?;
+            let options = delete_options(context, &query, request).await?;
             let dry_run = query.dry_run()? || options.dry_run.as_ref().is_some_and(|runs| !runs.is_empty());
             let deletion = registry.delete(resource, &target.key(), &options, dry_run)?;
             if deletion.gone && !resource.returns_deleted {
@@ -246,13 +258,13 @@ async fn act(
                 query.get("labelSelector"),
                 query.get("fieldSelector"),
             )?;
-            let options = delete_options(&query, request).await?;
+            let options = delete_options(context, &query, request).await?;
             let dry_run = query.dry_run()? || options.dry_run.as_ref().is_some_and(|runs| !runs.is_empty());
             let namespace = target.namespace.as_deref();
             let deleted = registry.delete_collection(resource, namespace, &selection, &options, dry_run)?;
             let version = registry.store.transaction().version().to_string();
             let metadata = serde_json::json!({"resourceVersion": version});
-            Ok(json(StatusCode::OK, view.list(resource, &metadata, &deleted)))
+            large(context, view.list(resource, &metadata, &deleted))
         }
         _ => Err(Status::method_not_allowed()),
     }
@@ -272,24 +284,29 @@ async fn act_on_part(
     match (name, verb) {
         ("exec" | "attach", _) => return exec::exec(context, &key, name, &query, request).await,
         ("log", "get") => return exec::log(context, &key, &query).await,
+        ("portforward", _) => {
+            let message = "ports are not forwarded by this server: reach pods from a pod or a node, for example \
+                           with `kubectl exec POD -- curl http://ADDRESS`";
+            return Err(Status::bad_request(message));
+        }
         _ => {}
     }
     let view = View::new(Form::negotiate(request.headers())?, &query);
     match (name, verb) {
         ("status", "get") => Ok(json(StatusCode::OK, view.object(resource, &*registry.get(resource, &key)?))),
         ("status", "update") => {
-            let (headers, body) = read(request).await?;
+            let (headers, body) = read(context, request).await?;
             let body = request::read_object(&headers, &body)?;
             let written =
                 registry.update(resource, &key, Part::Status, query.write_options()?, |_| Ok(body))?;
             Ok(shown(StatusCode::OK, view, target, &written))
         }
         ("status", "patch") => {
-            let written = patch_object(registry, target, Part::Status, &query, request).await?;
+            let written = patch_object(context, target, Part::Status, &query, request).await?;
             Ok(shown(StatusCode::OK, view, target, &written))
         }
         ("finalize", "update") => {
-            let (headers, body) = read(request).await?;
+            let (headers, body) = read(context, request).await?;
             let body = request::read_object(&headers, &body)?;
             let written =
                 registry.update(resource, &key, Part::Finalize, query.write_options()?, |_| Ok(body))?;
@@ -300,7 +317,7 @@ async fn act_on_part(
             Ok(value(StatusCode::OK, &scale::of(&object.value)))
         }
         ("scale", "update") => {
-            let (headers, body) = read(request).await?;
+            let (headers, body) = read(context, request).await?;
             let scale = request::read_object(&headers, &body)?;
             let options = query.write_options()?;
             let written = registry.update(resource, &key, Part::Main, options, |object| {
@@ -310,7 +327,7 @@ async fn act_on_part(
         }
         ("scale", "patch") => {
             let options = query.write_options()?;
-            let (headers, body) = read(request).await?;
+            let (headers, body) = read(context, request).await?;
             let written = registry.update(resource, &key, Part::Main, options, |object| {
                 let scale = patch::patch("Scale", &headers, &body, &scale::of(object))?;
                 scale::apply(resource, object, &scale)
@@ -319,14 +336,14 @@ async fn act_on_part(
         }
         ("binding", "create") => {
             let options = query.write_options()?;
-            let (headers, body) = read(request).await?;
+            let (headers, body) = read(context, request).await?;
             let binding = request::read_object(&headers, &body)?;
             registry
                 .update(&PODS, &key, Part::Inside, options, |object| pod::bind(&key, object, &binding))?;
             Ok(value(StatusCode::CREATED, &status::success(201)))
         }
         ("eviction", "create") => {
-            let (headers, body) = read(request).await?;
+            let (headers, body) = read(context, request).await?;
             let eviction = request::read_object(&headers, &body)?;
             let options = match eviction.get("deleteOptions") {
                 None | Some(Value::Null) => DeleteOptions::default(),
@@ -337,7 +354,7 @@ async fn act_on_part(
             Ok(value(StatusCode::CREATED, &status::success(201)))
         }
         ("token", "create") => {
-            let (headers, body) = read(request).await?;
+            let (headers, body) = read(context, request).await?;
             let token = request::read_object(&headers, &body)?;
             let account: &Key = &key;
             debug_assert_eq!(resource.id(), SERVICE_ACCOUNTS.id());
@@ -386,21 +403,25 @@ fn action<'a>(target: &'a Target, query: &'a Query, verb: &'a str) -> Action<'a>
 }
 
 async fn patch_object(
-    registry: &Registry,
+    context: &Context,
     target: &Target,
     part: Part,
     query: &Query,
     request: Request<Incoming>,
 ) -> Result<Written> {
     let options = query.write_options()?;
-    let (headers, body) = read(request).await?;
-    registry.update(target.resource, &target.key(), part, options, |object| {
+    let (headers, body) = read(context, request).await?;
+    context.shared.registry.update(target.resource, &target.key(), part, options, |object| {
         patch::patch(target.resource.kind, &headers, &body, object)
     })
 }
 
-async fn delete_options(query: &Query, request: Request<Incoming>) -> Result<DeleteOptions> {
-    let (headers, body) = read(request).await?;
+async fn delete_options(
+    context: &Context,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Result<DeleteOptions> {
+    let (headers, body) = read(context, request).await?;
     let mut options = if body.is_empty() {
         DeleteOptions::default()
     } else {
@@ -423,14 +444,37 @@ fn read_delete_options(value: Value) -> Result<DeleteOptions> {
         .map_err(|error| Status::bad_request(format!("the delete options cannot be read: {error}")))
 }
 
-/// The whole body of a request.
-async fn read(request: Request<Incoming>) -> Result<(http::HeaderMap, Bytes)> {
-    let (head, body) = request.into_parts();
-    match Limited::new(body, BODY_LIMIT).collect().await {
-        Ok(body) => Ok((head.headers, body.to_bytes())),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Status::too_large(BODY_LIMIT)),
-        Err(error) => Err(Status::bad_request(format!("the body of the request cannot be read: {error}"))),
+/// The whole body of a request. It may neither be large nor slow.
+async fn read(context: &Context, request: Request<Incoming>) -> Result<(http::HeaderMap, Bytes)> {
+    let (head, mut body) = request.into_parts();
+    if body.size_hint().lower() > limits::BODY as u64 {
+        return Err(Status::too_large(limits::BODY));
     }
+    let mut room = context.shared.budgets.body();
+    let collect = async {
+        let mut whole = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                Status::bad_request(format!("the body of the request cannot be read: {error}"))
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            if whole.len() + data.len() > limits::BODY {
+                return Err(Status::too_large(limits::BODY));
+            }
+            room.take(data.len())?;
+            whole.put(data);
+        }
+        Ok(whole.freeze())
+    };
+    let body = tokio::time::timeout(limits::BODY_TIME, collect)
+        .await
+        .map_err(|_| Status::timeout("the body of the request did not arrive in time"))??;
+    Ok((head.headers, body))
+}
+
+/// An answer that may be long, and that a client may be slow to read.
+fn large(context: &Context, body: Bytes) -> Result<Response<Body>> {
+    Ok(typed(StatusCode::OK, "application/json", context.shared.budgets.answer(body)?))
 }
 
 fn shown(code: StatusCode, view: View, target: &Target, written: &Written) -> Response<Body> {

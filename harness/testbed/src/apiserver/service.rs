@@ -17,6 +17,11 @@ use super::status::FieldError;
 /// What a service's port may speak.
 pub(crate) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
+/// No load balancer may lead the world to it.
+const KUBELET_PORT: i32 = 10250;
+/// How the ranges were given before there was a field for them.
+const RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+const NO_RANGE: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 const NO_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 const ONLY_LOAD_BALANCER: &str = "may only be used when `type` is 'LoadBalancer'";
 
@@ -32,7 +37,12 @@ impl Admit for Service {
         let spec = self.spec.get_or_insert_default();
         normalize_type(spec);
         fill(spec);
-        self.status.get_or_insert_default().load_balancer.get_or_insert_default();
+        let balancer = self.status.get_or_insert_default().load_balancer.get_or_insert_default();
+        for ingress in balancer.ingress.iter_mut().flatten() {
+            if !is_empty(ingress.ip.as_ref()) {
+                ingress.ip_mode.get_or_insert_with(|| "VIP".to_owned());
+            }
+        }
     }
 
     fn check(&self, old: Option<&Self>) -> Vec<FieldError> {
@@ -47,6 +57,11 @@ impl Admit for Service {
         check_policies(spec, &mut errors);
         if let Some(old) = old.and_then(|old| old.spec.as_ref()) {
             check_change(spec, old, &mut errors);
+        }
+        check_annotated_ranges(self, kind(spec), &mut errors);
+        // An update of the specification leaves the status as it was, whatever it was.
+        if old.is_some_and(|old| old.status != self.status) {
+            check_balancer(self, kind(spec), &mut errors);
         }
         errors
     }
@@ -300,6 +315,12 @@ fn check_ports(spec: &ServiceSpec, errors: &mut Vec<FieldError>) {
             }
         }
     }
+    if kind(spec) == "LoadBalancer" {
+        for (index, _) in ports.iter().enumerate().filter(|(_, port)| port.port == KUBELET_PORT) {
+            let why = format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet");
+            errors.push(FieldError::invalid(format!("spec.ports[{index}].port"), KUBELET_PORT, &why));
+        }
+    }
     check_pairs(spec, errors);
 }
 
@@ -469,7 +490,7 @@ fn check_type(spec: &ServiceSpec, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::invalid(
                 format!("spec.loadBalancerSourceRanges[{index}]"),
                 range.as_str(),
-                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+                NO_RANGE,
             ));
         }
     }
@@ -513,7 +534,7 @@ fn check_policies(spec: &ServiceSpec, errors: &mut Vec<FieldError>) {
             }
         }
     }
-    let internal = spec.internal_traffic_policy.as_deref();
+    let internal = spec.internal_traffic_policy.as_deref().filter(|_| kind(spec) != "ExternalName");
     if let Some(internal) = internal.filter(|internal| !POLICIES.contains(internal)) {
         errors.push(FieldError::not_supported("spec.internalTrafficPolicy", internal, POLICIES));
     }
@@ -532,12 +553,72 @@ fn check_change(new: &ServiceSpec, old: &ServiceSpec, errors: &mut Vec<FieldErro
             errors.push(FieldError::invalid("spec.clusterIPs[0]", value, "may not change once set"));
         }
     }
+    if wants_health_check(old)
+        && wants_health_check(new)
+        && new.health_check_node_port != old.health_check_node_port
+    {
+        errors.push(FieldError::forbidden("spec.healthCheckNodePort", "field is immutable"));
+    }
     if kind(old) == "LoadBalancer"
         && kind(new) == "LoadBalancer"
         && new.load_balancer_class != old.load_balancer_class
     {
         let value = json!(new.load_balancer_class);
         errors.push(FieldError::invalid("spec.loadBalancerClass", value, "may not change once set"));
+    }
+}
+
+fn check_annotated_ranges(service: &Service, kind: &str, errors: &mut Vec<FieldError>) {
+    let annotations = service.metadata.annotations.as_ref();
+    let Some(ranges) = annotations.and_then(|annotations| annotations.get(RANGES_ANNOTATION)) else { return };
+    let path = format!("metadata.annotations[{RANGES_ANNOTATION}]");
+    if kind != "LoadBalancer" {
+        errors.push(FieldError::forbidden(path, ONLY_LOAD_BALANCER));
+        return;
+    }
+    let mut ranges_read = ranges.split(',').map(str::trim).filter(|range| !range.is_empty());
+    if ranges_read.any(|range| range.parse::<IpNet>().is_err()) {
+        let why = "must be a comma separated list of CIDRs e.g. 192.168.0.0/16,10.0.0.0/8";
+        errors.push(FieldError::invalid(path, ranges.as_str(), why));
+    }
+}
+
+/// What a provider may report
+/// ([Service, "Specifying IPMode of load balancer status"](https://kubernetes.io/docs/concepts/services-networking/service/#load-balancer-ip-mode)).
+fn check_balancer(service: &Service, kind: &str, errors: &mut Vec<FieldError>) {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let all = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
+    let path = "status.loadBalancer.ingress";
+    if kind != "LoadBalancer" && !all.is_empty() {
+        errors.push(FieldError::forbidden(path, "may only be used when `spec.type` is LoadBalancer"));
+        return;
+    }
+    for (index, ingress) in all.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let ip = ingress.ip.as_deref().unwrap_or_default();
+        if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
+            errors.push(FieldError::invalid(format!("{path}.ip"), ip, NO_ADDRESS));
+        }
+        match ingress.ip_mode.as_deref() {
+            Some(_) if ip.is_empty() => errors.push(FieldError::forbidden(
+                format!("{path}.ipMode"),
+                "may not be specified when `ip` is not set",
+            )),
+            Some(mode) if !["Proxy", "VIP"].contains(&mode) => {
+                errors.push(FieldError::not_supported(format!("{path}.ipMode"), mode, &["Proxy", "VIP"]))
+            }
+            _ => {}
+        }
+        let hostname = ingress.hostname.as_deref().unwrap_or_default();
+        if !hostname.is_empty() {
+            let path = format!("{path}.hostname");
+            for problem in names::subdomain(hostname) {
+                errors.push(FieldError::invalid(&path, hostname, &problem));
+            }
+            if hostname.parse::<IpAddr>().is_ok() {
+                errors.push(FieldError::invalid(path, hostname, "must be a DNS name, not an IP address"));
+            }
+        }
     }
 }
 

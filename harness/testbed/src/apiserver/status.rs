@@ -33,7 +33,10 @@ impl Status {
     }
 
     pub(crate) fn unknown_path() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
+        let mut status = Self::new(404, "NotFound", "the server could not find the requested resource");
+        // Clients look into the details, be they empty.
+        status.details = Some(Box::new(json!({})));
+        status
     }
 
     pub(crate) fn already_exists(resource: &Resource, name: &str) -> Self {
@@ -149,6 +152,22 @@ impl Status {
         Self::new(413, "RequestEntityTooLarge", message)
     }
 
+    pub(crate) fn too_many_requests(message: &str) -> Self {
+        let mut status = Self::new(429, "TooManyRequests", message);
+        status.details = Some(Box::new(json!({"retryAfterSeconds": 1})));
+        status
+    }
+
+    pub(crate) fn timeout(message: &str) -> Self {
+        Self::new(408, "Timeout", message)
+    }
+
+    /// The object is too large to be stored.
+    pub(crate) fn too_large_object(size: usize, limit: usize) -> Self {
+        let message = format!("the object is too large: it is {size} bytes of JSON, the limit is {limit}");
+        Self::new(413, "RequestEntityTooLarge", message)
+    }
+
     /// The client asks for a future that has not happened
     /// ([API concepts, "Resource versions"](https://kubernetes.io/docs/reference/using-api/api-concepts/#unavailable-resource-versions)).
     pub(crate) fn too_large_version(asked: u64, current: u64) -> Self {
@@ -174,6 +193,8 @@ impl Status {
             401 => "Unauthorized",
             403 => "Forbidden",
             404 => "NotFound",
+            413 => "RequestEntityTooLarge",
+            422 => "Invalid",
             503 => "ServiceUnavailable",
             _ => "InternalError",
         };
@@ -254,6 +275,15 @@ impl FieldError {
         let list: Vec<_> = supported.iter().map(|value| format!("{value:?}")).collect();
         let body = format!("Unsupported value: {value:?}: supported values: {}", list.join(", "));
         Self::new(field, "FieldValueNotSupported", body)
+    }
+
+    pub(crate) fn too_long(field: impl Into<String>, limit: usize) -> Self {
+        Self::new(field, "FieldValueTooLong", format!("Too long: may not be more than {limit} bytes"))
+    }
+
+    pub(crate) fn too_many(field: impl Into<String>, count: usize, limit: usize) -> Self {
+        let body = format!("Too many: {count}: must have at most {limit} items");
+        Self::new(field, "FieldValueTooMany", body)
     }
 
     pub(crate) fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {

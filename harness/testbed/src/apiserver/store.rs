@@ -2,17 +2,15 @@
 //! resource for those who watch.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use super::json::text;
+use super::limits;
 use super::resources::Resource;
-
-/// How many changes of one resource are remembered; who asks for older ones gets 410.
-const HISTORY: usize = 4096;
 
 /// Where an object lies within its resource. Sorts as upstream's keys do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,17 +30,22 @@ impl Key {
 pub(crate) struct Object {
     pub(crate) value: Value,
     pub(crate) version: u64,
-    json: OnceLock<Bytes>,
+    json: Bytes,
 }
 
 impl Object {
     fn new(mut value: Value, version: u64) -> Arc<Self> {
         value["metadata"]["resourceVersion"] = Value::String(version.to_string());
-        Arc::new(Self { value, version, json: OnceLock::new() })
+        Self::exactly(value, version)
+    }
+
+    fn exactly(value: Value, version: u64) -> Arc<Self> {
+        let json = Bytes::from(value.to_string());
+        Arc::new(Self { value, version, json })
     }
 
     pub(crate) fn json(&self) -> &Bytes {
-        self.json.get_or_init(|| Bytes::from(self.value.to_string()))
+        &self.json
     }
 
     pub(crate) fn key(&self) -> Key {
@@ -65,6 +68,8 @@ pub(crate) struct Change {
 struct Shelf {
     objects: BTreeMap<Key, Arc<Object>>,
     history: VecDeque<Arc<Change>>,
+    /// How much JSON the changes are.
+    remembered: usize,
     /// The newest change that was forgotten.
     forgotten: u64,
     /// Tells watchers that the history grew.
@@ -73,7 +78,13 @@ struct Shelf {
 
 impl Default for Shelf {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), history: VecDeque::new(), forgotten: 0, news: watch::Sender::new(0) }
+        Self {
+            objects: BTreeMap::new(),
+            history: VecDeque::new(),
+            remembered: 0,
+            forgotten: 0,
+            news: watch::Sender::new(0),
+        }
     }
 }
 
@@ -81,6 +92,8 @@ type ShelfId = (&'static str, &'static str);
 
 struct Inner {
     version: u64,
+    /// How much JSON all objects are.
+    stored: usize,
     shelves: BTreeMap<ShelfId, Shelf>,
 }
 
@@ -90,13 +103,22 @@ pub(crate) struct Forgotten {
     pub(crate) oldest: u64,
 }
 
+/// An object cannot be stored.
+#[derive(Debug)]
+pub(crate) enum NoRoom {
+    /// It alone is too large.
+    TooLarge(usize),
+    /// The store is full.
+    Full,
+}
+
 /// The store itself. Every access is short and never waits for anything but other accesses.
 pub(crate) struct Store(Mutex<Inner>);
 
 impl Store {
     pub(crate) fn new() -> Self {
         // Version 0 means "any" to clients, so no object may ever have it.
-        Self(Mutex::new(Inner { version: 1, shelves: BTreeMap::new() }))
+        Self(Mutex::new(Inner { version: 1, stored: 0, shelves: BTreeMap::new() }))
     }
 
     /// Starts a transaction: nobody else reads or writes until it is dropped.
@@ -162,20 +184,32 @@ impl Transaction<'_> {
     }
 
     /// Writes an object and returns it as it is now.
-    pub(crate) fn put(&mut self, resource: &Resource, key: Key, value: Value) -> Arc<Object> {
-        self.inner.version += 1;
-        let version = self.inner.version;
+    pub(crate) fn put(&mut self, resource: &Resource, key: Key, value: Value) -> Result<Arc<Object>, NoRoom> {
+        let version = self.inner.version + 1;
         let object = Object::new(value, version);
+        let (new, old) = (object.json.len(), self.get(resource, &key).map_or(0, |old| old.json.len()));
+        if new > limits::OBJECT {
+            return Err(NoRoom::TooLarge(new));
+        }
+        // What shrinks is always welcome, and a mark or a state can be written to what is there.
+        let small = old > 0 && new < old + limits::SMALL;
+        let limit = if small { limits::STORE + limits::STORE / 8 } else { limits::STORE };
+        if new > old && self.inner.stored + new - old > limit {
+            return Err(NoRoom::Full);
+        }
+        self.inner.stored = self.inner.stored + new - old;
+        self.inner.version = version;
         let shelf = self.inner.shelves.entry(resource.id()).or_default();
         let previous = shelf.objects.insert(key, Arc::clone(&object));
         shelf.remember(Change { version, object: Arc::clone(&object), previous, deleted: false });
-        object
+        Ok(object)
     }
 
     /// Removes an object and returns its last state, if it was there.
     pub(crate) fn remove(&mut self, resource: &Resource, key: &Key, last: Value) -> Option<Arc<Object>> {
         let shelf = self.inner.shelves.get_mut(&resource.id())?;
         let previous = shelf.objects.remove(key)?;
+        self.inner.stored -= previous.json.len();
         self.inner.version += 1;
         let version = self.inner.version;
         let object = Object::new(last, version);
@@ -199,7 +233,7 @@ impl Transaction<'_> {
                 if let Some(metadata) = value["metadata"].as_object_mut() {
                     metadata.remove("resourceVersion");
                 }
-                Arc::new(Object { value, version: 0, json: OnceLock::new() })
+                Object::exactly(value, 0)
             }
         }
     }
@@ -223,10 +257,14 @@ impl Transaction<'_> {
 impl Shelf {
     fn remember(&mut self, change: Change) {
         let version = change.version;
+        self.remembered += change.object.json.len();
         self.history.push_back(Arc::new(change));
-        if self.history.len() > HISTORY
-            && let Some(oldest) = self.history.pop_front()
+        // The newest is always remembered.
+        while self.history.len() > limits::HISTORY
+            || (self.remembered > limits::HISTORY_BYTES && self.history.len() > 1)
         {
+            let Some(oldest) = self.history.pop_front() else { break };
+            self.remembered -= oldest.object.json.len();
             self.forgotten = oldest.version;
         }
         self.news.send_replace(version);

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use super::limits;
+
 /// How the list of this name is merged, in this kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ListRule {
@@ -85,6 +87,7 @@ fn merge_value(kind: &str, parent: &str, target: &mut Value, patch: &Value) -> R
         if let Some(field) = key.strip_prefix("$deleteFromPrimitiveList/") {
             let gone = change.as_array().map_or(&[][..], Vec::as_slice);
             if let Some(values) = target.get_mut(field).and_then(Value::as_array_mut) {
+                check_comparisons(field, values.len(), gone.len())?;
                 values.retain(|value| !gone.contains(value));
             }
         }
@@ -113,6 +116,7 @@ fn merge_value(kind: &str, parent: &str, target: &mut Value, patch: &Value) -> R
         if let Some(field) = key.strip_prefix("$setElementOrder/")
             && let (Some(Value::Array(values)), Some(order)) = (target.get_mut(field), order.as_array())
         {
+            check_comparisons(field, values.len(), order.len())?;
             sort(rule(kind, parent, field), values, order);
         }
     }
@@ -131,6 +135,10 @@ fn merge_list(
         *slot = Value::Array(Vec::new());
     }
     let Value::Array(values) = slot else { return Ok(()) };
+    let merged = !replace && rule(kind, parent, field) != ListRule::Replace;
+    if merged {
+        check_comparisons(field, values.len() + changes.len(), changes.len())?;
+    }
     let changes = changes.iter().filter(|change| directive(change) != Some("replace"));
     match rule(kind, parent, field) {
         _ if replace => values.extend(changes.map(strip)),
@@ -155,6 +163,14 @@ fn merge_list(
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// Everybody waits for a patch, so it must not take long.
+fn check_comparisons(field: &str, values: usize, changes: usize) -> Result<(), String> {
+    if values.saturating_mul(changes) > limits::COMPARISONS {
+        return Err(format!("the list {field:?} is too long to be merged: use another kind of patch"));
     }
     Ok(())
 }
@@ -185,7 +201,7 @@ fn sort(rule: ListRule, values: &mut [Value], order: &[Value]) {
         });
         place.unwrap_or(order.len())
     };
-    values.sort_by_key(place);
+    values.sort_by_cached_key(place);
 }
 
 #[cfg(test)]

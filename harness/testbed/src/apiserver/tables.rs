@@ -248,8 +248,94 @@ pub(crate) static REPLICA_SETS: Columns = Columns {
             age(object, now),
             json!(containers),
             json!(images),
-            json!(selector(object)),
+            json!(or_none(&selector(object))),
         ]
+    },
+};
+
+pub(crate) static DAEMON_SETS: Columns = Columns {
+    columns: &[
+        name(),
+        count("Desired"),
+        count("Current"),
+        count("Ready"),
+        count("Up-to-date"),
+        count("Available"),
+        narrow("Node Selector"),
+        narrow("Age"),
+        wide("Containers"),
+        wide("Images"),
+        wide("Selector"),
+    ],
+    cells: |object, now| {
+        let number = |field: &str| json!(number(object, &format!("/status/{field}")).unwrap_or_default());
+        let (containers, images) = containers(object);
+        vec![
+            name_of(object),
+            number("desiredNumberScheduled"),
+            number("currentNumberScheduled"),
+            number("numberReady"),
+            number("updatedNumberScheduled"),
+            number("numberAvailable"),
+            json!(or_none(&labels(object, "/spec/template/spec/nodeSelector"))),
+            age(object, now),
+            json!(containers),
+            json!(images),
+            json!(or_none(&selector(object))),
+        ]
+    },
+};
+
+pub(crate) static CONTROLLER_REVISIONS: Columns = Columns {
+    columns: &[name(), narrow("Controller"), count("Revision"), narrow("Age")],
+    cells: |object, now| {
+        let owners = list(object, "/metadata/ownerReferences");
+        let owner = owners.iter().find(|owner| owner["controller"] == true).map(|owner| {
+            let group = text(owner, "/apiVersion").split_once('/').map_or("", |(group, _)| group);
+            let kind = text(owner, "/kind").to_lowercase();
+            let kind = if group.is_empty() { kind } else { format!("{kind}.{group}") };
+            format!("{kind}/{}", text(owner, "/name"))
+        });
+        let revision = number(object, "/revision").unwrap_or_default();
+        let owner = owner.unwrap_or_default();
+        vec![name_of(object), json!(or_none(&owner)), json!(revision), age(object, now)]
+    },
+};
+
+pub(crate) static INGRESSES: Columns = Columns {
+    columns: &[name(), narrow("Class"), narrow("Hosts"), narrow("Address"), narrow("Ports"), narrow("Age")],
+    cells: |ingress, now| {
+        let hosts = texts_of(list(ingress, "/spec/rules"), "/host");
+        let hosts = some_of(hosts.into_iter().map(str::to_owned).collect(), "*");
+        let tls = !list(ingress, "/spec/tls").is_empty();
+        vec![
+            name_of(ingress),
+            json!(or_none(text(ingress, "/spec/ingressClassName"))),
+            json!(hosts),
+            json!(balancer_addresses(ingress)),
+            json!(if tls { "80, 443" } else { "80" }),
+            age(ingress, now),
+        ]
+    },
+};
+
+pub(crate) static INGRESS_CLASSES: Columns = Columns {
+    columns: &[name(), narrow("Controller"), narrow("Parameters"), narrow("Age")],
+    cells: |class, now| {
+        let (kind, group) = (text(class, "/spec/parameters/kind"), text(class, "/spec/parameters/apiGroup"));
+        let parameters = match (kind, group) {
+            ("", _) => "<none>".to_owned(),
+            (kind, "") => format!("{kind}/{}", text(class, "/spec/parameters/name")),
+            (kind, group) => format!("{kind}.{group}/{}", text(class, "/spec/parameters/name")),
+        };
+        vec![name_of(class), json!(text(class, "/spec/controller")), json!(parameters), age(class, now)]
+    },
+};
+
+pub(crate) static SERVICE_CIDRS: Columns = Columns {
+    columns: &[name(), narrow("CIDRs"), narrow("Age")],
+    cells: |object, now| {
+        vec![name_of(object), json!(texts(object, "/spec/cidrs").join(",")), age(object, now)]
     },
 };
 
@@ -275,7 +361,7 @@ pub(crate) static DEPLOYMENTS: Columns = Columns {
             age(object, now),
             json!(containers),
             json!(images),
-            json!(selector(object)),
+            json!(or_none(&selector(object))),
         ]
     },
 };
@@ -424,15 +510,7 @@ fn external_ip(service: &Value) -> String {
     match text(service, "/spec/type") {
         "ExternalName" => or_none(text(service, "/spec/externalName")).to_owned(),
         "LoadBalancer" => {
-            let ingress: BTreeSet<&str> = list(service, "/status/loadBalancer/ingress")
-                .iter()
-                .map(|ingress| match text(ingress, "/ip") {
-                    "" => text(ingress, "/hostname"),
-                    ip => ip,
-                })
-                .filter(|address| !address.is_empty())
-                .collect();
-            let ingress = ingress.into_iter().collect::<Vec<_>>().join(",");
+            let ingress = balancer_addresses(service);
             match (ingress.is_empty(), external.is_empty()) {
                 (false, false) => format!("{ingress},{external}"),
                 (false, true) => ingress,
@@ -442,6 +520,19 @@ fn external_ip(service: &Value) -> String {
         }
         _ => or_none(&external).to_owned(),
     }
+}
+
+/// Where a load balancer or an ingress controller can be reached.
+fn balancer_addresses(object: &Value) -> String {
+    let addresses: BTreeSet<&str> = list(object, "/status/loadBalancer/ingress")
+        .iter()
+        .map(|ingress| match text(ingress, "/ip") {
+            "" => text(ingress, "/hostname"),
+            ip => ip,
+        })
+        .filter(|address| !address.is_empty())
+        .collect();
+    addresses.into_iter().collect::<Vec<_>>().join(",")
 }
 
 fn service_ports(service: &Value) -> String {
@@ -535,7 +626,11 @@ fn containers(workload: &Value) -> (String, String) {
     (texts_of(containers, "/name").join(","), texts_of(containers, "/image").join(","))
 }
 
-fn selector(workload: &Value) -> String {
+/// A workload's selector in one line; that of a replication controller is nothing but labels.
+pub(crate) fn selector(workload: &Value) -> String {
+    if text(workload, "/kind") == "ReplicationController" {
+        return labels(workload, "/spec/selector");
+    }
     let mut parts = vec![labels(workload, "/spec/selector/matchLabels")];
     for expression in list(workload, "/spec/selector/matchExpressions") {
         let (key, values) = (text(expression, "/key"), texts(expression, "/values").join(","));
@@ -547,7 +642,7 @@ fn selector(workload: &Value) -> String {
         });
     }
     parts.retain(|part| !part.is_empty());
-    or_none(&parts.join(",")).to_owned()
+    parts.join(",")
 }
 
 fn labels(object: &Value, pointer: &str) -> String {

@@ -11,7 +11,7 @@ use ring::signature::{
 use serde_json::{Value, json};
 
 use super::authn::User;
-use super::json::{number, text, texts};
+use super::json::{number, object_mut, text, texts};
 use super::names;
 use super::registry::Registry;
 use super::resources::{PODS, Resource, SERVICE_ACCOUNTS};
@@ -79,8 +79,9 @@ impl Tokens {
         answer["kind"] = json!("TokenRequest");
         answer["apiVersion"] = json!("authentication.k8s.io/v1");
         answer["metadata"] = json!({"name": account.name, "namespace": account.namespace});
-        answer["spec"]["audiences"] = json!(audiences);
-        answer["spec"]["expirationSeconds"] = json!(seconds);
+        let spec = object_mut(&mut answer, "spec");
+        spec.insert("audiences".to_owned(), json!(audiences));
+        spec.insert("expirationSeconds".to_owned(), json!(seconds));
         answer["status"] = json!({
             "token": self.sign(&claims)?,
             "expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),

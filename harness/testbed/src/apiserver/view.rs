@@ -37,7 +37,7 @@ impl View {
 
     pub(crate) fn object(self, resource: &Resource, object: &Object) -> Bytes {
         match self.form {
-            Form::Object => object.json().clone(),
+            Form::Object => shown(resource, object),
             Form::Metadata => Bytes::from(metadata_only(&object.value).to_string()),
             Form::Table => {
                 Bytes::from(self.table(resource, &object.version.to_string(), &[object], true).to_string())
@@ -61,7 +61,7 @@ impl View {
                     if index > 0 {
                         text.put_u8(b',');
                     }
-                    text.put_slice(item.as_ref().json());
+                    text.put_slice(&shown(resource, item.as_ref()));
                 }
                 text.put_slice(b"]}");
                 text.freeze()
@@ -104,7 +104,7 @@ impl View {
                 match self.include {
                     Include::None => {}
                     Include::Metadata => row["object"] = metadata_only(&item.value),
-                    Include::Object => row["object"] = item.value.clone(),
+                    Include::Object => row["object"] = resource.shown(&item.value).into_owned(),
                 }
                 row
             })
@@ -118,6 +118,14 @@ impl View {
             "rows": rows,
         })
     }
+}
+
+/// The object in the version the client asked for; the one that is stored is written out once for all.
+fn shown(resource: &Resource, object: &Object) -> Bytes {
+    if resource.stored.is_none() {
+        return object.json().clone();
+    }
+    Bytes::from(resource.shown(&object.value).to_string())
 }
 
 fn metadata_only(object: &Value) -> Value {

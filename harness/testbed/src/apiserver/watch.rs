@@ -10,6 +10,7 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+use super::limits;
 use super::registry::Registry;
 use super::request::{Query, Target};
 use super::resources::Resource;
@@ -21,13 +22,21 @@ use super::view::View;
 /// How often a quiet watch tells how far it has come.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(10);
 
-/// One client's watch.
+/// No client watches longer.
+const MAX_SECONDS: u64 = 24 * 3600;
+
+/// One client's watch. It makes no more ready than [`limits::CHUNK`] before that is taken: a client that
+/// reads slowly falls behind, until what it has not seen is forgotten and it is told so.
 pub(crate) struct Watch {
     registry: Arc<Registry>,
     resource: &'static Resource,
     namespace: Option<String>,
     selection: Selection,
     view: View,
+    /// What is there already and is still to be shown.
+    existing: std::vec::IntoIter<Arc<Object>>,
+    /// Is the end of it to be told?
+    marked: bool,
     /// Everything up to here was sent, or was not for this client.
     cursor: u64,
     news: tokio::sync::watch::Receiver<u64>,
@@ -57,7 +66,7 @@ impl Watch {
         let initial = Initial::read(query, bookmarks, resource)?;
         let seconds = match query.number::<u64>("timeoutSeconds")? {
             None | Some(0) => 1800 + rand::rng().random_range(0..1800),
-            Some(seconds) => seconds,
+            Some(seconds) => seconds.min(MAX_SECONDS),
         };
 
         let mut transaction = registry.store.transaction();
@@ -87,7 +96,7 @@ impl Watch {
         let news = transaction.subscribe(resource);
         drop(transaction);
 
-        let mut watch = Self {
+        Ok(Self {
             registry: Arc::clone(registry),
             resource,
             namespace: target.namespace.clone(),
@@ -101,19 +110,12 @@ impl Watch {
                 period
             }),
             deadline: Instant::now() + Duration::from_secs(seconds),
+            existing: existing.into_iter(),
+            marked: initial == Initial::Send,
             headed: false,
             pending: BytesMut::new(),
             over: false,
-        };
-        for object in existing {
-            if watch.selection.matches(&object.value) {
-                watch.show("ADDED", &object);
-            }
-        }
-        if initial == Initial::Send {
-            watch.bookmark(true);
-        }
-        Ok(watch)
+        })
     }
 
     /// The events, one JSON text a line, until the client's time is up.
@@ -133,6 +135,9 @@ impl Watch {
             }
             if self.over {
                 return None;
+            }
+            if self.show_existing() {
+                continue;
             }
             self.news.mark_unchanged();
             self.catch_up();
@@ -156,6 +161,21 @@ impl Watch {
         }
     }
 
+    /// Shows some of what was there when the watch began; tells whether there was something to show.
+    fn show_existing(&mut self) -> bool {
+        while self.pending.len() < limits::CHUNK
+            && let Some(object) = self.existing.next()
+        {
+            if self.selection.matches(&object.value) {
+                self.show("ADDED", &object);
+            }
+        }
+        if self.existing.len() == 0 && std::mem::take(&mut self.marked) {
+            self.bookmark(true);
+        }
+        !self.pending.is_empty()
+    }
+
     fn catch_up(&mut self) {
         let transaction = self.registry.store.transaction();
         let changes = transaction.changes(self.resource, self.cursor);
@@ -166,6 +186,9 @@ impl Watch {
                 for change in changes {
                     self.cursor = change.version;
                     self.tell(&change);
+                    if self.pending.len() >= limits::CHUNK {
+                        return;
+                    }
                 }
                 self.cursor = self.cursor.max(current);
             }

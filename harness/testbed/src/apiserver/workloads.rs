@@ -1,11 +1,15 @@
-//! Replica sets and deployments: defaults and validation
-//! ([ReplicaSet](https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/#writing-a-replicaset-manifest),
+//! Workloads: defaults and validation
+//! ([DaemonSet](https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/#writing-a-daemonset-spec),
+//! [ReplicationController](https://kubernetes.io/docs/concepts/workloads/controllers/replicationcontroller/),
+//! [ReplicaSet](https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/#writing-a-replicaset-manifest),
 //! [Deployments](https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#writing-a-deployment-spec)).
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, RollingUpdateDeployment};
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, RollingUpdateDaemonSet, RollingUpdateDeployment,
+};
+use k8s_openapi::api::core::v1::{PodTemplateSpec, ReplicationController};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
@@ -75,6 +79,96 @@ impl Admit for Deployment {
                 )),
             }
         }
+        errors
+    }
+}
+
+impl Admit for DaemonSet {
+    fn fill(&mut self) {
+        let spec = &mut self.spec;
+        spec.revision_history_limit.get_or_insert(10);
+        let strategy = spec.update_strategy.get_or_insert_default();
+        if strategy.type_.get_or_insert_with(|| "RollingUpdate".to_owned()) == "RollingUpdate" {
+            let rolling = strategy.rolling_update.get_or_insert_with(RollingUpdateDaemonSet::default);
+            rolling.max_unavailable.get_or_insert(IntOrString::Int(1));
+            rolling.max_surge.get_or_insert(IntOrString::Int(0));
+        }
+        if let Some(pod) = &mut spec.template.spec {
+            pod::fill_spec(pod);
+        }
+        self.status.get_or_insert_default();
+    }
+
+    fn check(&self, old: Option<&Self>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let spec = &self.spec;
+        let old = old.map(|old| &old.spec.selector);
+        check(None, &spec.selector, Some(&spec.template), old, &mut errors);
+        let Some(strategy) = &spec.update_strategy else { return errors };
+        let path = "spec.updateStrategy";
+        match strategy.type_.as_deref().unwrap_or_default() {
+            "OnDelete" => {}
+            "RollingUpdate" => {
+                let rolling = strategy.rolling_update.clone().unwrap_or_default();
+                match (is_zero(rolling.max_unavailable.as_ref()), is_zero(rolling.max_surge.as_ref())) {
+                    (true, true) => errors.push(FieldError::required(
+                        format!("{path}.rollingUpdate.maxUnavailable"),
+                        "cannot be 0 when maxSurge is 0",
+                    )),
+                    (false, false) => errors.push(FieldError::invalid(
+                        format!("{path}.rollingUpdate.maxSurge"),
+                        json!(rolling.max_surge),
+                        "may not be set when maxUnavailable is non-zero",
+                    )),
+                    _ => {}
+                }
+            }
+            other => {
+                let supported = &["OnDelete", "RollingUpdate"];
+                errors.push(FieldError::not_supported(format!("{path}.type"), other, supported));
+            }
+        }
+        errors
+    }
+}
+
+fn is_zero(value: Option<&IntOrString>) -> bool {
+    match value {
+        None => true,
+        Some(IntOrString::Int(number)) => *number == 0,
+        Some(IntOrString::String(share)) => share.trim_end_matches('%').parse() == Ok(0),
+    }
+}
+
+impl Admit for ControllerRevision {}
+
+impl Admit for ReplicationController {
+    fn fill(&mut self) {
+        let spec = self.spec.get_or_insert_default();
+        spec.replicas.get_or_insert(1);
+        if let Some(template) = &mut spec.template {
+            // What is not said is taken from the pods.
+            let labels = template.metadata.as_ref().and_then(|metadata| metadata.labels.clone());
+            if let Some(labels) = labels.filter(|labels| !labels.is_empty()) {
+                if spec.selector.as_ref().is_none_or(BTreeMap::is_empty) {
+                    spec.selector = Some(labels.clone());
+                }
+                if self.metadata.labels.as_ref().is_none_or(BTreeMap::is_empty) {
+                    self.metadata.labels = Some(labels);
+                }
+            }
+            if let Some(pod) = &mut template.spec {
+                pod::fill_spec(pod);
+            }
+        }
+        self.status.get_or_insert_default();
+    }
+
+    fn check(&self, _old: Option<&Self>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let spec = self.spec.clone().unwrap_or_default();
+        let selector = LabelSelector { match_labels: spec.selector, match_expressions: None };
+        check(spec.replicas, &selector, spec.template.as_ref(), None, &mut errors);
         errors
     }
 }
