@@ -21,4 +21,4 @@ mod scheduler;
 mod testbed;
 pub mod topology;
 
-pub use testbed::{OutsideProcess, StartError, Step, Testbed, TestbedSpec, reexec};
+pub use testbed::{Machine, OutsideProcess, StartError, Step, Testbed, TestbedSpec, reexec};

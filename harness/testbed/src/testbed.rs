@@ -1,6 +1,7 @@
 //! The testbed: topology and components, put together and taken apart.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -108,6 +109,7 @@ pub struct Testbed {
     topology: Topology,
     client: kube::Client,
     kubeconfig: String,
+    kubeconfig_inside: String,
     steps: Vec<Step>,
     ready: Duration,
 }
@@ -225,6 +227,7 @@ impl Testbed {
             _outside_world: outside_world,
             client,
             kubeconfig: kubeconfig(host_address, &pki.ca_pem(), &admin),
+            kubeconfig_inside: kubeconfig(home_address, &pki.ca_pem(), &admin),
             steps: std::mem::take(&mut clock.steps),
             ready: clock.started.elapsed(),
             topology,
@@ -239,6 +242,11 @@ impl Testbed {
     /// A kubeconfig for programs on this machine.
     pub fn kubeconfig(&self) -> &str {
         &self.kubeconfig
+    }
+
+    /// A kubeconfig for programs that this process starts: they live in its network, not the machine's.
+    pub fn kubeconfig_inside(&self) -> &str {
+        &self.kubeconfig_inside
     }
 
     /// What the API server says it is.
@@ -327,21 +335,50 @@ impl Testbed {
         apiserver.resume(listeners)
     }
 
+    /// A command that runs one of the programs of pods, which are this executable under other names,
+    /// on a machine of the lab. Its environment is empty.
+    ///
+    /// # Errors
+    /// If there is no such machine or program.
+    pub fn command(
+        &self,
+        machine: Machine<'_>,
+        program: &str,
+        arguments: &[impl AsRef<OsStr>],
+    ) -> io::Result<std::process::Command> {
+        let missing = |what: String| io::Error::new(io::ErrorKind::NotFound, what);
+        if !stickler_pods::APPLETS.iter().any(|applet| applet.name == program) {
+            return Err(missing(format!("no program of pods is called `{program}`")));
+        }
+        let namespace = match machine {
+            Machine::Outside => self.topology.client_host(),
+            Machine::Node(name) => match self.topology.nodes().iter().find(|node| node.name == name) {
+                Some(node) => &node.namespace,
+                None => {
+                    let nodes = self.nodes().join("`, `");
+                    return Err(missing(format!("no node is called `{name}`; there are `{nodes}`")));
+                }
+            },
+        };
+        let namespace = namespace.clone();
+        let mut command = std::process::Command::new("/proc/self/exe");
+        command.arg0(program).args(arguments).env_clear();
+        #[expect(unsafe_code, reason = "the child enters the namespace between fork and exec")]
+        // SAFETY: the closure makes two system calls and allocates nothing.
+        unsafe {
+            command.pre_exec(move || namespace.enter_for_exec());
+        }
+        Ok(command)
+    }
+
     /// Starts this executable under another name on the client host: a machine of the LAN that is
     /// no part of the cluster. It ends when its standard input does.
     ///
     /// # Errors
     /// If no process can be started.
     pub fn spawn_outside(&self, program: &str, arguments: &[&str]) -> io::Result<OutsideProcess> {
-        let namespace = self.topology.client_host().clone();
-        let mut command = std::process::Command::new("/proc/self/exe");
-        command.arg0(program).args(arguments).env_clear();
+        let mut command = self.command(Machine::Outside, program, arguments)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        #[expect(unsafe_code, reason = "the child enters the namespace between fork and exec")]
-        // SAFETY: the closure makes two system calls and allocates nothing.
-        unsafe {
-            command.pre_exec(move || namespace.enter_for_exec());
-        }
         let mut command = Command::from(command);
         let mut child = command.kill_on_drop(true).spawn()?;
         let pipe = || io::Error::other("a pipe of the process is missing");
@@ -349,6 +386,15 @@ impl Testbed {
         let stdout = child.stdout.take().ok_or_else(pipe)?;
         Ok(OutsideProcess { stdin, stdout, child })
     }
+}
+
+/// A machine of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine<'a> {
+    /// A node, by its name.
+    Node(&'a str),
+    /// The client host: a machine of the LAN that is no part of the cluster.
+    Outside,
 }
 
 /// A process on the client host. It is killed when this is dropped.
