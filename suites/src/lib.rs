@@ -8,6 +8,7 @@ mod env;
 mod exec;
 mod goweb;
 mod headless;
+mod ingress;
 mod liveness;
 mod node_port;
 mod ports;
@@ -32,6 +33,7 @@ pub const CHAPTERS: &[(&str, &[Check])] = &[
     ("readiness", readiness::CHECKS),
     ("liveness", liveness::CHECKS),
     ("headless", headless::CHECKS),
+    ("ingress", ingress::CHECKS),
 ];
 
 /// Every check, chapter by chapter.

@@ -36,6 +36,14 @@ pub enum Bug {
     UnreadyIsKilled,
     /// Exec says that every command succeeded.
     ExecLosesExitCode,
+    /// The ingress controller goes on forwarding to the endpoints it knew first.
+    IngressStaleUpstreams,
+    /// The ingress controller takes a prefix for the beginning of a string.
+    IngressPrefixByString,
+    /// The ingress controller forwards to the service's cluster IP.
+    IngressThroughService,
+    /// The ingress controller goes on showing the certificate it was given first.
+    IngressStaleCertificate,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -100,6 +108,21 @@ pub const BUGS: &[BugCard] = &[
             "headless/none-ready",
             "headless/follows-readiness",
             "headless/publish-not-ready",
+            // The controller needs the API server, and clients the controller.
+            "ingress/controller-needed",
+            "ingress/address-published",
+            "ingress/routes-host",
+            "ingress/several-paths",
+            "ingress/several-hosts",
+            "ingress/wildcard-host",
+            "ingress/default-backend",
+            "ingress/straight-to-pods",
+            "ingress/old-api-version",
+            "ingress/tls",
+            "ingress/follows-readiness",
+            "ingress/pods-come-and-go",
+            "ingress/nobody-without-endpoints",
+            "ingress/deleted-is-gone",
         ],
     },
     BugCard {
@@ -133,6 +156,7 @@ pub const BUGS: &[BugCard] = &[
             "node-port/from-outside",
             "node-port/cluster-ip-too",
             "node-port/refused-without-endpoints",
+            "ingress/address-published",
         ],
     },
     BugCard {
@@ -152,6 +176,8 @@ pub const BUGS: &[BugCard] = &[
             "service/refused-without-endpoints",
             "service/udp",
             "service/udp-endpoint-replaced",
+            "ingress/pods-come-and-go",
+            "ingress/nobody-without-endpoints",
         ],
     },
     BugCard {
@@ -198,6 +224,7 @@ pub const BUGS: &[BugCard] = &[
             "service/only-ready-pods-answer",
             "readiness/touch-makes-ready",
             "headless/follows-readiness",
+            "ingress/follows-readiness",
         ],
     },
     BugCard {
@@ -249,6 +276,42 @@ pub const BUGS: &[BugCard] = &[
         // Whether a file of the container before is still there is asked with `ls`.
         caught_by: &["exec/runs-a-command", "liveness/restarts"],
     },
+    BugCard {
+        bug: Bug::IngressStaleUpstreams,
+        id: "ingress-stale-upstreams",
+        component: "ingress controller",
+        title: "a backend's endpoints are looked up once, so that replaced pods are still sent requests",
+        seen_in: "https://github.com/nginx/nginx-gateway-fabric/issues/5550",
+        caught_by: &[
+            "ingress/follows-readiness",
+            "ingress/pods-come-and-go",
+            "ingress/nobody-without-endpoints",
+        ],
+    },
+    BugCard {
+        bug: Bug::IngressPrefixByString,
+        id: "ingress-prefix-by-string",
+        component: "ingress controller",
+        title: "a path of type Prefix takes every path that begins with the same letters",
+        seen_in: "https://github.com/traefik/traefik/issues/11200",
+        caught_by: &["ingress/several-paths"],
+    },
+    BugCard {
+        bug: Bug::IngressThroughService,
+        id: "ingress-through-service",
+        component: "ingress controller",
+        title: "requests are forwarded to the service's cluster IP instead of its endpoints",
+        seen_in: "https://github.com/kubernetes/ingress-nginx/issues/257",
+        caught_by: &["ingress/straight-to-pods"],
+    },
+    BugCard {
+        bug: Bug::IngressStaleCertificate,
+        id: "ingress-stale-certificate",
+        component: "ingress controller",
+        title: "the certificate of a Secret that was replaced is shown for ever",
+        seen_in: "https://github.com/haproxytech/kubernetes-ingress/issues/68",
+        caught_by: &["ingress/tls"],
+    },
 ];
 
 /// The bugs a testbed is started with; none by default.
@@ -259,6 +322,26 @@ impl Bugs {
     /// Is this bug switched on?
     pub fn has(&self, bug: Bug) -> bool {
         self.0.contains(&bug)
+    }
+}
+
+impl Bugs {
+    /// What a program that runs in pods is told beyond its own arguments, so that it has those of
+    /// the bugs that are its own.
+    pub(crate) fn arguments(&self, program: &str) -> Vec<String> {
+        if program.rsplit('/').next() != Some("ingress") {
+            return Vec::new();
+        }
+        [
+            (Bug::IngressStaleUpstreams, "stale-upstreams"),
+            (Bug::IngressPrefixByString, "prefix-by-string"),
+            (Bug::IngressThroughService, "through-service"),
+            (Bug::IngressStaleCertificate, "stale-certificates"),
+        ]
+        .iter()
+        .filter(|(bug, _)| self.has(*bug))
+        .map(|(_, argument)| format!("--wrong={argument}"))
+        .collect()
     }
 }
 
