@@ -203,10 +203,7 @@ async fn create_in(
 ) -> anyhow::Result<Option<String>> {
     let Manifest { resource, object } = manifest;
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let refused = match api.create(&PostParams::default(), &object).await {
-        Ok(_) => return Ok(None),
-        Err(error) => error,
-    };
+    let Err(refused) = api.create(&PostParams::default(), &object).await else { return Ok(None) };
     let is_old = resource.kind == "Ingress" && resource.version == "v1beta1";
     let is_unknown = matches!(&refused, kube::Error::Api(status) if status.code == 404);
     if !(is_old && is_unknown) {

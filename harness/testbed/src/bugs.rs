@@ -302,7 +302,8 @@ pub const BUGS: &[BugCard] = &[
         component: "ingress controller",
         title: "requests are forwarded to the service's cluster IP instead of its endpoints",
         seen_in: "https://github.com/kubernetes/ingress-nginx/issues/257",
-        caught_by: &["ingress/straight-to-pods"],
+        // A connection that is kept goes on to where the proxy led it first.
+        caught_by: &["ingress/straight-to-pods", "ingress/follows-readiness"],
     },
     BugCard {
         bug: Bug::IngressStaleCertificate,
