@@ -10,6 +10,7 @@ mod external_ips;
 mod external_name;
 mod goweb;
 mod headless;
+mod ingress;
 mod liveness;
 mod load_balancer;
 mod node_port;
@@ -40,6 +41,7 @@ pub const CHAPTERS: &[(&str, &[Check])] = &[
     ("load-balancer", load_balancer::CHECKS),
     ("traffic-policy", traffic_policy::CHECKS),
     ("external-ips", external_ips::CHECKS),
+    ("ingress", ingress::CHECKS),
 ];
 
 /// Every check, chapter by chapter.

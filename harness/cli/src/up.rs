@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use kube::Resource as _;
-use kube::api::{DynamicObject, PostParams, Request};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams, Request};
+use kube::discovery::{Scope, pinned_kind};
 use stickler::manifest::{Manifest, parse};
 use stickler::{Cluster, Provider};
 
@@ -94,8 +95,10 @@ fn read(file: &Path) -> anyhow::Result<Vec<(PathBuf, Manifest)>> {
 async fn create(cluster: &dyn Cluster, file: &Path, manifest: Manifest) -> anyhow::Result<()> {
     let Manifest { resource, object } = manifest;
     let name = object.metadata.name.clone().unwrap_or_default();
+    let refused = || format!("{} `{name}` of `{}` was refused", resource.kind, file.display());
+    let (resource, scope) = find(&cluster.client(), &resource).await.with_context(refused)?;
     let namespace = object.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let namespaced = !matches!(resource.plural.as_str(), "namespaces" | "nodes");
+    let namespaced = scope == Scope::Namespaced;
     let path = DynamicObject::url_path(&resource, namespaced.then_some(namespace.as_str()));
     let mut request = Request::new(path).create(&PostParams::default(), serde_json::to_vec(&object)?)?;
     // A misspelt field is a mistake, not something to be dropped in silence.
@@ -105,14 +108,26 @@ async fn create(cluster: &dyn Cluster, file: &Path, manifest: Manifest) -> anyho
     *request.uri_mut() = format!("{uri}{ask}fieldValidation=Strict").parse()?;
     let kind = &resource.kind;
     let created = cluster.client().request::<DynamicObject>(request).await.map_err(|error| match error {
-        kube::Error::Api(status) if status.code == 404 && status.details.is_none() => {
-            anyhow::anyhow!("the cluster knows no kind {kind} in {}", resource.api_version)
-        }
         kube::Error::Api(status) => anyhow::anyhow!("{}", status.message),
         error => error.into(),
     });
-    created.with_context(|| format!("{kind} `{name}` of `{}` was refused", file.display()))?;
+    created.with_context(refused)?;
     crate::print(&format!("{}/{name} created\n", kind.to_lowercase()))
+}
+
+/// The resource of a kind as the cluster has it, and whether its objects live in namespaces.
+async fn find(client: &kube::Client, guess: &ApiResource) -> anyhow::Result<(ApiResource, Scope)> {
+    let kind = GroupVersionKind::gvk(&guess.group, &guess.version, &guess.kind);
+    match pinned_kind(client, &kind).await {
+        Ok((resource, capabilities)) => Ok((resource, capabilities.scope)),
+        Err(kube::Error::Discovery(_)) => {
+            bail!("the cluster knows no kind {} in {}", guess.kind, guess.api_version)
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            bail!("the cluster knows no kind {} in {}", guess.kind, guess.api_version)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The kubeconfig on disk: for its owner only, and gone at the end.

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Endpoints, Pod};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Endpoints, Pod, Secret};
+use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::manifest::{Fixture, parse};
+use crate::manifest::{Fixture, Manifest, parse};
 
 /// Something done to the objects of a check's namespace.
 #[derive(Clone, Debug)]
@@ -28,6 +30,18 @@ pub enum Action {
     DeletePods { selector: &'static str },
     /// Create Endpoints by hand: these addresses, with one port.
     MakeEndpoints { name: String, addresses: Vec<IpAddr>, port: u16 },
+    /// Keep a certificate and its key, both PEM, in a Secret: a new one, or in the place of what is
+    /// in it.
+    KeepCertificate { secret: String, certificate: String, key: String, replace: bool },
+}
+
+/// What stands in the place of names that manifests cannot know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Local<'a> {
+    /// Instead of the image `stickler`, and of the notes'.
+    pub(crate) image: &'a str,
+    /// Instead of the IngressClass `stickler`, and of none.
+    pub(crate) class: Option<&'a str>,
 }
 
 /// A resource a check acts on.
@@ -38,6 +52,7 @@ pub enum Resource {
     ReplicaSet,
     Deployment,
     Endpoints,
+    Ingress,
 }
 
 impl Resource {
@@ -49,6 +64,7 @@ impl Resource {
             Self::ReplicaSet => ApiResource::erase::<k8s_openapi::api::apps::v1::ReplicaSet>(&()),
             Self::Deployment => ApiResource::erase::<k8s_openapi::api::apps::v1::Deployment>(&()),
             Self::Endpoints => ApiResource::erase::<Endpoints>(&()),
+            Self::Ingress => ApiResource::erase::<Ingress>(&()),
         }
     }
 }
@@ -61,6 +77,7 @@ impl fmt::Display for Resource {
             Self::ReplicaSet => "replicaset",
             Self::Deployment => "deployment",
             Self::Endpoints => "endpoints",
+            Self::Ingress => "ingress",
         })
     }
 }
@@ -105,24 +122,42 @@ pub fn make_endpoints(name: &str, addresses: &[IpAddr], port: u16) -> Action {
     Action::MakeEndpoints { name: name.to_owned(), addresses: addresses.to_vec(), port }
 }
 
+/// Keep a certificate and its key in a new Secret of the type `kubernetes.io/tls`.
+pub fn create_certificate(secret: &str, certificate: &str, key: &str) -> Action {
+    keep_certificate(secret, certificate, key, false)
+}
+
+/// Put another certificate and key in the place of those a Secret holds.
+pub fn replace_certificate(secret: &str, certificate: &str, key: &str) -> Action {
+    keep_certificate(secret, certificate, key, true)
+}
+
+fn keep_certificate(secret: &str, certificate: &str, key: &str, replace: bool) -> Action {
+    let (secret, certificate, key) = (secret.to_owned(), certificate.to_owned(), key.to_owned());
+    Action::KeepCertificate { secret, certificate, key, replace }
+}
+
 impl Action {
-    /// Does it, in a namespace. `image` stands where a manifest says `stickler`.
+    /// Does it, in a namespace; returns what was done otherwise than it was asked for.
     pub(crate) async fn perform(
         &self,
         client: &kube::Client,
         namespace: &str,
-        image: &str,
-    ) -> anyhow::Result<()> {
+        local: Local<'_>,
+    ) -> anyhow::Result<Vec<String>> {
+        let mut remarks = Vec::new();
         let dynamic = |resource: &Resource| -> Api<DynamicObject> {
             Api::namespaced_with(client.clone(), namespace, &resource.api())
         };
         match self {
             Self::Create(fixture) => {
                 for manifest in parse(fixture.path, fixture.yaml)? {
-                    let api = Api::namespaced_with(client.clone(), namespace, &manifest.resource);
-                    let mut object: DynamicObject = manifest.object;
-                    use_image(&mut object.data, image);
-                    api.create(&PostParams::default(), &object).await?;
+                    let mut manifest = manifest;
+                    use_image(&mut manifest.object.data, local.image);
+                    if let Some(class) = local.class.filter(|_| manifest.resource.kind == "Ingress") {
+                        use_class(&mut manifest.object, class);
+                    }
+                    remarks.extend(create_in(client, namespace, manifest).await?);
                 }
             }
             Self::Edit { resource, name, patch } => {
@@ -154,8 +189,78 @@ impl Action {
                 let api: Api<Endpoints> = Api::namespaced(client.clone(), namespace);
                 api.create(&PostParams::default(), &made).await?;
             }
+            Self::KeepCertificate { secret, certificate, key, replace } => {
+                let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+                let bytes = |pem: &String| ByteString(pem.clone().into_bytes());
+                let data = [("tls.crt".to_owned(), bytes(certificate)), ("tls.key".to_owned(), bytes(key))];
+                let mut object = Secret {
+                    data: Some(data.into()),
+                    type_: Some("kubernetes.io/tls".to_owned()),
+                    ..Secret::default()
+                };
+                if *replace {
+                    secrets.patch(secret, &PatchParams::default(), &Patch::Merge(&object)).await?;
+                } else {
+                    object.metadata.name = Some(secret.clone());
+                    secrets.create(&PostParams::default(), &object).await?;
+                }
+            }
         }
-        Ok(())
+        Ok(remarks)
+    }
+}
+
+/// Creates an object. An Ingress of a version that is not served any more is created as one of
+/// `networking.k8s.io/v1`, and that is told.
+async fn create_in(
+    client: &kube::Client,
+    namespace: &str,
+    manifest: Manifest,
+) -> anyhow::Result<Option<String>> {
+    let Manifest { resource, object } = manifest;
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let Err(refused) = api.create(&PostParams::default(), &object).await else { return Ok(None) };
+    let is_old = resource.kind == "Ingress" && resource.version == "v1beta1";
+    let is_unknown = matches!(&refused, kube::Error::Api(status) if status.code == 404);
+    if !(is_old && is_unknown) {
+        return Err(refused.into());
+    }
+    let api: Api<Ingress> = Api::namespaced(client.clone(), namespace);
+    api.create(&PostParams::default(), &modern_ingress(&object)?).await?;
+    let old = &resource.api_version;
+    Ok(Some(format!("{old} is not served here: the Ingress was created as networking.k8s.io/v1")))
+}
+
+/// An Ingress of `v1beta1` as one of `v1`
+/// ([Deprecated API Migration Guide](https://kubernetes.io/docs/reference/using-api/deprecation-guide/#ingress-v122)).
+pub(crate) fn modern_ingress(old: &DynamicObject) -> anyhow::Result<Ingress> {
+    fn backend(old: &Value) -> Value {
+        let port = &old["servicePort"];
+        let port = if port.is_string() { json!({ "name": port }) } else { json!({ "number": port }) };
+        json!({ "service": { "name": old["serviceName"], "port": port } })
+    }
+    let mut spec = old.data["spec"].clone();
+    if let Some(fields) = spec.as_object_mut()
+        && let Some(default) = fields.remove("backend")
+    {
+        fields.insert("defaultBackend".to_owned(), backend(&default));
+    }
+    for rule in spec["rules"].as_array_mut().into_iter().flatten() {
+        for path in rule["http"]["paths"].as_array_mut().into_iter().flatten() {
+            path["backend"] = backend(&path["backend"]);
+            if path["pathType"].is_null() {
+                path["pathType"] = json!("ImplementationSpecific");
+            }
+        }
+    }
+    Ok(Ingress { metadata: old.metadata.clone(), spec: serde_json::from_value(spec)?, status: None })
+}
+
+/// Names the class in an Ingress that says `stickler`, or nothing.
+fn use_class(ingress: &mut DynamicObject, class: &str) {
+    let named = &ingress.data["spec"]["ingressClassName"];
+    if named.is_null() || named == "stickler" {
+        ingress.data["spec"]["ingressClassName"] = json!(class);
     }
 }
 
@@ -220,6 +325,37 @@ impl fmt::Display for Action {
             Self::MakeEndpoints { name, addresses, port } => {
                 write!(f, "kubectl create -f - <<< '{}'", endpoints(name, addresses, *port))
             }
+            Self::KeepCertificate { secret, replace, .. } => {
+                write!(f, "kubectl create secret tls {secret} --cert=tls.crt --key=tls.key")?;
+                if *replace {
+                    f.write_str(" --dry-run=client -o yaml | kubectl replace -f -")?;
+                }
+                Ok(())
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::modern_ingress;
+    use crate::manifest::parse;
+
+    #[test]
+    fn an_old_ingress_says_the_same_in_the_new_form() {
+        let yaml = "apiVersion: extensions/v1beta1\nkind: Ingress\nmetadata: {name: a}\nspec:\n  backend: \
+                    {serviceName: rest, servicePort: web}\n  rules:\n  - host: h\n    http: {paths: [{path: /, \
+                    backend: {serviceName: s, servicePort: 80}}]}\n";
+        let old = parse("x.yaml", yaml).expect("an object").remove(0).object;
+        let spec = modern_ingress(&old).expect("an Ingress").spec.expect("a spec");
+        let default = spec.default_backend.and_then(|backend| backend.service).expect("a default");
+        assert_eq!(
+            (default.name.as_str(), default.port.expect("a port").name.as_deref()),
+            ("rest", Some("web"))
+        );
+        let path = spec.rules.expect("rules")[0].http.clone().expect("paths").paths.remove(0);
+        assert_eq!(path.path_type, "ImplementationSpecific");
+        let service = path.backend.service.expect("a service");
+        assert_eq!((service.name.as_str(), service.port.expect("a port").number), ("s", Some(80)));
     }
 }

@@ -199,9 +199,22 @@ impl Scene {
         service: &'static str,
         meanwhile: impl AsyncFnOnce(&Self) -> Result<(), Broken>,
     ) -> Held {
-        self.control(&from).await?;
         let world = self.world().await?;
         let targets = To::ClusterIp(service).resolve(&world, self.namespace()).map_err(anyhow::Error::msg)?;
+        let calls =
+            targets.into_iter().map(|target| (http(target.destination.socket()), target.label)).collect();
+        self.answered_throughout(from, calls, service, meanwhile).await
+    }
+
+    /// As [`Scene::served_throughout`], of any calls that pods behind the service are to answer.
+    pub(crate) async fn answered_throughout(
+        &self,
+        from: Vec<Vantage>,
+        calls: Vec<(Probe, String)>,
+        service: &'static str,
+        meanwhile: impl AsyncFnOnce(&Self) -> Result<(), Broken>,
+    ) -> Held {
+        self.control(&from).await?;
         let key = ObjectKey { namespace: self.namespace.clone(), name: service.to_owned() };
         let members = Arc::new(Mutex::new(BTreeSet::new()));
         let agents = from
@@ -210,15 +223,15 @@ impl Scene {
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut clients = Vec::new();
         for (vantage, agent) in &agents {
-            for target in &targets {
+            for (probe, label) in &calls {
                 // Fifty calls a second from each place: enough to fall into any gap of 20 ms.
                 let spec = Workload {
                     count: None,
                     interval_ms: 20,
                     concurrency: 4,
-                    ..self.workload(http(target.destination.socket()), 1)
+                    ..self.workload(probe.clone(), 1)
                 };
-                clients.push((vantage, target, agent.begin(spec)?));
+                clients.push((vantage, label, agent.begin(spec)?));
             }
         }
         let done = {
@@ -231,10 +244,10 @@ impl Scene {
         clients.iter().for_each(|(_, _, running)| running.stop());
         let mut made = 0_u64;
         let mut wrong = Vec::new();
-        for (vantage, target, running) in clients {
+        for (vantage, label, running) in clients {
             let outcomes = running.outcomes().await?;
             made += outcomes.len() as u64;
-            self.tell_calls(vantage, &target.label, &outcomes);
+            self.tell_calls(vantage, label, &outcomes);
             let members = members.lock().unwrap_or_else(PoisonError::into_inner);
             for outcome in outcomes {
                 match &outcome.seen {
@@ -340,14 +353,16 @@ pub fn http(address: SocketAddr) -> Probe {
         method: None,
         source_port: None,
         reuse_connection: false,
+        server_name: None,
     }
 }
 
 /// An HTTP request for a host, with a cookie of its own, on a connection of its own.
 pub fn http_with_host(address: SocketAddr, host: &str) -> Probe {
     match http(address) {
-        Probe::Http { address, path, method, source_port, reuse_connection, .. } => {
-            Probe::Http { address, host: Some(host.to_owned()), path, method, source_port, reuse_connection }
+        Probe::Http { address, path, method, source_port, reuse_connection, server_name, .. } => {
+            let host = Some(host.to_owned());
+            Probe::Http { address, host, path, method, source_port, reuse_connection, server_name }
         }
         other => other,
     }

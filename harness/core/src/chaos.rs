@@ -36,6 +36,7 @@ use crate::check::Broken;
 use crate::chronicle::{Change, Object, Recording, What};
 use crate::clients::{Aim, Client, Clients, Harvests};
 use crate::cluster::Cluster;
+use crate::controller::{InUse, Standing};
 use crate::destination::To;
 use crate::invariant::as_promised;
 use crate::journal::Sink;
@@ -101,6 +102,7 @@ impl Chaos {
             waiting_for: Arc::default(),
             calls: Mutex::default(),
             controlled: Mutex::default(),
+            ingress: InUse::new(Arc::new(Standing::of_run(&run))),
         };
         let report = self.in_scene(&scene, &run).await;
         if !cluster.is_ephemeral() {

@@ -14,10 +14,12 @@ pub mod chronicle;
 pub mod clients;
 mod clock;
 mod cluster;
+mod controller;
 mod destination;
 mod evidence;
 pub mod explore;
 pub mod history;
+mod ingress;
 mod invariant;
 mod journal;
 pub mod manifest;
@@ -33,7 +35,9 @@ pub use bounds::Bounds;
 pub use calls::{http, http_with_host, in_words, udp};
 pub use check::{Broken, Check, Class, Held, Source, Verdict, docs, kep, notes};
 pub use cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
+pub use controller::Controller;
 pub use destination::{To, cluster_ip, node_port};
+pub use ingress::{RoutedAsPromised, routed_as_promised};
 pub use invariant::{
     Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, sticks, that,
 };

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{Api, DeleteParams};
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::api::{Api, DeleteParams, ListParams};
 use kube::runtime::watcher::Config;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Scene;
 use crate::check::{Broken, Check, Verdict};
 use crate::cluster::Cluster;
+use crate::controller::{InUse, Standing};
 use crate::journal::Sink;
 use crate::vantage::{Vantages, create_namespace};
 use crate::wait;
@@ -97,6 +99,8 @@ pub struct Session {
     /// Held by one check alone if it is exclusive, by all others together.
     cluster_wide: RwLock<()>,
     performed: AtomicUsize,
+    /// The ingress controller of the run, from when a check first needs one.
+    ingress: Arc<Standing>,
 }
 
 /// How a check ended.
@@ -121,7 +125,8 @@ impl Session {
         let run = format!("{:06x}", run_id());
         let vantages = Arc::new(Vantages::open(cluster.as_ref(), &run).await?);
         let cluster_wide = RwLock::new(());
-        Ok(Self { cluster, vantages, sink, run, cancel, cluster_wide, performed: AtomicUsize::new(0) })
+        let (performed, ingress) = (AtomicUsize::new(0), Arc::new(Standing::of_run(&run)));
+        Ok(Self { cluster, vantages, sink, run, cancel, cluster_wide, performed, ingress })
     }
 
     /// Performs one check, in a namespace of its own; several may be performed at once.
@@ -159,6 +164,7 @@ impl Session {
             waiting_for: Arc::default(),
             calls: Mutex::default(),
             controlled: Mutex::default(),
+            ingress: InUse::new(Arc::clone(&self.ingress)),
         })
     }
 
@@ -172,6 +178,7 @@ impl Session {
     /// need the ports that agents on nodes have.
     pub(crate) async fn give_back(&self) {
         let given_back = async {
+            self.ingress.give_back(&self.cluster.client()).await?;
             self.vantages.close().await?;
             let api = Api::<Pod>::namespaced(self.cluster.client(), self.vantages.namespace());
             let gone =
@@ -189,7 +196,8 @@ impl Session {
         if self.cluster.is_ephemeral() {
             return;
         }
-        if let Err(error) = self.vantages.close().await {
+        let ended = [self.vantages.close().await, self.ingress.give_back(&self.cluster.client()).await];
+        for error in ended.into_iter().filter_map(Result::err) {
             self.sink.tell(Event::Trouble { message: format!("{error:#}") });
         }
     }
@@ -226,6 +234,7 @@ impl Session {
             waiting_for: Arc::clone(&waiting_for),
             calls: Mutex::new(VecDeque::new()),
             controlled: Mutex::default(),
+            ingress: InUse::new(Arc::clone(&self.ingress)),
         };
         let bounds = self.cluster.bounds();
         let body = async {
@@ -269,8 +278,20 @@ impl Session {
         self.vantages.forget(&namespace);
         if !self.cluster.is_ephemeral() {
             self.delete(&namespace).await;
+        } else if scene.ingress.controller().is_some() {
+            // The namespace stays, but the run's controller must not serve its hosts to others.
+            self.withdraw(&namespace).await;
         }
         ending
+    }
+
+    /// Deletes a namespace's Ingresses.
+    async fn withdraw(&self, namespace: &str) {
+        let api = Api::<Ingress>::namespaced(self.cluster.client(), namespace);
+        if let Err(error) = api.delete_collection(&DeleteParams::default(), &ListParams::default()).await {
+            let message = format!("could not delete the Ingresses of namespace `{namespace}`: {error}");
+            self.sink.tell(Event::Trouble { message });
+        }
     }
 
     async fn delete(&self, namespace: &str) {

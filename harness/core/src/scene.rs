@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Endpoints, Event as ApiEvent, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status as ExecStatus;
 use kube::api::{Api, AttachParams, DynamicObject, ListParams, PostParams};
 use kube::core::Status;
@@ -20,10 +21,11 @@ use stickler_reports::Event;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout};
 
-use crate::action::Action;
+use crate::action::{Action, Local};
 use crate::bounds::Bounds;
 use crate::check::{Broken, Held};
 use crate::cluster::Cluster;
+use crate::controller::InUse;
 use crate::invariant::{Invariant, Judgement};
 use crate::journal::Sink;
 use crate::manifest::{Fixture, parse};
@@ -48,6 +50,7 @@ pub struct Scene {
     pub(crate) calls: Mutex<VecDeque<String>>,
     /// Vantages whose controls were seen to hold in this check.
     pub(crate) controlled: Mutex<Vec<Vantage>>,
+    pub(crate) ingress: InUse,
 }
 
 /// What a command in a pod gave back.
@@ -117,11 +120,16 @@ impl Scene {
         self.note(&words);
         let bound = self.bounds().request;
         let performed = async {
-            timeout(bound, action.perform(&self.client(), &self.namespace, self.cluster.image()))
+            let class = self.ingress.controller().map(|controller| controller.class.as_str());
+            let local = Local { image: self.cluster.image(), class };
+            timeout(bound, action.perform(&self.client(), &self.namespace, local))
                 .await
                 .with_context(|| format!("no answer from the API server within {bound:?}"))?
         };
-        performed.await.with_context(|| format!("`{words}` failed"))?;
+        for remark in performed.await.with_context(|| format!("`{words}` failed"))? {
+            self.note(&remark);
+            self.sink.tell(Event::Acted { check: self.check.to_owned(), action: format!("# {remark}") });
+        }
         Ok(())
     }
 
@@ -267,7 +275,11 @@ impl Scene {
     /// # Errors
     /// If there is no such row or column.
     pub async fn table_row(&self, plural: &str, name: &str, columns: &[&str]) -> anyhow::Result<Vec<String>> {
-        let path = format!("/api/v1/namespaces/{}/{plural}/{name}", self.namespace);
+        let group = match plural {
+            "ingresses" => "apis/networking.k8s.io/v1",
+            _ => "api/v1",
+        };
+        let path = format!("/{group}/namespaces/{}/{plural}/{name}", self.namespace);
         let request = http::Request::get(path)
             .header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
             .body(Vec::new())?;
@@ -437,6 +449,10 @@ impl Scene {
                 world.extend(services);
                 world.extend(endpoints);
                 world.extend(slices);
+            }
+            if self.ingress.controller().is_some() {
+                world.extend(list::<Ingress>(&client, &self.namespace).await?);
+                world.extend(Api::<IngressClass>::all(client.clone()).list(&all).await?.items);
             }
             Ok::<_, kube::Error>(world)
         };

@@ -42,6 +42,14 @@ pub enum Bug {
     LocalSourceLost,
     /// The health check port of a service counts the endpoints of all nodes, not of its own.
     HealthCheckAlwaysOk,
+    /// The ingress controller goes on forwarding to the endpoints it knew first.
+    IngressStaleUpstreams,
+    /// The ingress controller takes a prefix for the beginning of a string.
+    IngressPrefixByString,
+    /// The ingress controller forwards to the service's cluster IP.
+    IngressThroughService,
+    /// The ingress controller goes on showing the certificate it was given first.
+    IngressStaleCertificate,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -120,6 +128,21 @@ pub const BUGS: &[BugCard] = &[
             "endpoints/manual",
             "endpoints/manual-same-name",
             "traffic-policy/terminating-serve",
+            // The controller needs the API server, and clients the controller.
+            "ingress/controller-needed",
+            "ingress/address-published",
+            "ingress/routes-host",
+            "ingress/several-paths",
+            "ingress/several-hosts",
+            "ingress/wildcard-host",
+            "ingress/default-backend",
+            "ingress/straight-to-pods",
+            "ingress/old-api-version",
+            "ingress/tls",
+            "ingress/follows-readiness",
+            "ingress/pods-come-and-go",
+            "ingress/nobody-without-endpoints",
+            "ingress/deleted-is-gone",
         ],
     },
     BugCard {
@@ -165,6 +188,7 @@ pub const BUGS: &[BugCard] = &[
             "traffic-policy/changes-live",
             "load-balancer/extends-node-port",
             "traffic-policy/terminating-serve",
+            "ingress/address-published",
         ],
     },
     BugCard {
@@ -189,6 +213,8 @@ pub const BUGS: &[BugCard] = &[
             "traffic-policy/internal-local",
             "traffic-policy/health-check-node-port",
             "traffic-policy/terminating-serve",
+            "ingress/pods-come-and-go",
+            "ingress/nobody-without-endpoints",
         ],
     },
     BugCard {
@@ -235,6 +261,7 @@ pub const BUGS: &[BugCard] = &[
             "service/only-ready-pods-answer",
             "readiness/touch-makes-ready",
             "headless/follows-readiness",
+            "ingress/follows-readiness",
         ],
     },
     BugCard {
@@ -322,6 +349,43 @@ pub const BUGS: &[BugCard] = &[
         seen_in: "https://github.com/cilium/cilium/issues/11043",
         caught_by: &["traffic-policy/health-check-node-port"],
     },
+    BugCard {
+        bug: Bug::IngressStaleUpstreams,
+        id: "ingress-stale-upstreams",
+        component: "ingress controller",
+        title: "a backend's endpoints are looked up once, so that replaced pods are still sent requests",
+        seen_in: "https://github.com/nginx/nginx-gateway-fabric/issues/5550",
+        caught_by: &[
+            "ingress/follows-readiness",
+            "ingress/pods-come-and-go",
+            "ingress/nobody-without-endpoints",
+        ],
+    },
+    BugCard {
+        bug: Bug::IngressPrefixByString,
+        id: "ingress-prefix-by-string",
+        component: "ingress controller",
+        title: "a path of type Prefix takes every path that begins with the same letters",
+        seen_in: "https://github.com/traefik/traefik/issues/11200",
+        caught_by: &["ingress/several-paths"],
+    },
+    BugCard {
+        bug: Bug::IngressThroughService,
+        id: "ingress-through-service",
+        component: "ingress controller",
+        title: "requests are forwarded to the service's cluster IP instead of its endpoints",
+        seen_in: "https://github.com/kubernetes/ingress-nginx/issues/257",
+        // A connection that is kept goes on to where the proxy led it first.
+        caught_by: &["ingress/straight-to-pods", "ingress/follows-readiness"],
+    },
+    BugCard {
+        bug: Bug::IngressStaleCertificate,
+        id: "ingress-stale-certificate",
+        component: "ingress controller",
+        title: "the certificate of a Secret that was replaced is shown for ever",
+        seen_in: "https://github.com/haproxytech/kubernetes-ingress/issues/68",
+        caught_by: &["ingress/tls"],
+    },
 ];
 
 /// The bugs a testbed is started with; none by default.
@@ -332,6 +396,26 @@ impl Bugs {
     /// Is this bug switched on?
     pub fn has(&self, bug: Bug) -> bool {
         self.0.contains(&bug)
+    }
+}
+
+impl Bugs {
+    /// What a program that runs in pods is told beyond its own arguments, so that it has those of
+    /// the bugs that are its own.
+    pub(crate) fn arguments(&self, program: &str) -> Vec<String> {
+        if program.rsplit('/').next() != Some("ingress") {
+            return Vec::new();
+        }
+        [
+            (Bug::IngressStaleUpstreams, "stale-upstreams"),
+            (Bug::IngressPrefixByString, "prefix-by-string"),
+            (Bug::IngressThroughService, "through-service"),
+            (Bug::IngressStaleCertificate, "stale-certificates"),
+        ]
+        .iter()
+        .filter(|(bug, _)| self.has(*bug))
+        .map(|(_, argument)| format!("--wrong={argument}"))
+        .collect()
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("objects_are_deleted", verbs::objects_are_deleted),
     ("the_api_describes_itself", verbs::the_api_describes_itself),
     ("mistakes_are_named", verbs::mistakes_are_named),
+    ("objects_of_no_namespace_are_applied", objects_of_no_namespace_are_applied),
     ("a_cluster_that_exists_is_tested_through_its_kubeconfig", a_cluster_that_exists_is_tested),
 ];
 
@@ -198,6 +199,17 @@ fn an_interrupted_cluster_takes_its_kubeconfig_along() -> Result<(), Impossible>
     let manifest = fixture("goweb-rs.yaml");
     let up = Up::start(&["--nodes", "2", "--apply", &manifest.to_string_lossy()]);
     eventually("a process in a pod", || (Belongings::of(up.running.pid()).networks.len() > 2).then_some(()));
+    up.stop();
+    Ok(())
+}
+
+/// A ClusterRole, its binding and an IngressClass, beside objects that live in namespaces. Needs no
+/// kubectl.
+fn objects_of_no_namespace_are_applied() -> Result<(), Impossible> {
+    let manifests = ["rbac.yaml", "controller.yaml"].map(|name| fixture("../ingress").join(name));
+    let manifests = manifests.map(|path| path.to_string_lossy().into_owned());
+    let up = Up::start(&["--nodes", "1", "--apply", &manifests[0], "--apply", &manifests[1]]);
+    // It ends well only if everything was created.
     up.stop();
     Ok(())
 }

@@ -93,6 +93,7 @@ pub(crate) async fn container_spec(
         _ => default.iter().map(|word| (*word).to_owned()).collect(),
     };
     command.extend(arguments);
+    command.extend(node.bugs.arguments(command.first().map_or("", String::as_str)));
     let directory = container.working_dir.clone().filter(|path| !path.is_empty());
     Ok(ContainerSpec {
         command,

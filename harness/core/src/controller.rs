@@ -1,0 +1,310 @@
+//! The ingress controller of a run: our own, deployed when a check first needs one, with names that
+//! no other run has.
+
+use std::fmt::Debug;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context as _, anyhow};
+use k8s_openapi::ClusterResourceScope;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServicePort};
+use k8s_openapi::api::networking::v1::IngressClass;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
+use kube::runtime::watcher::Config;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use stickler_reports::Event;
+use tokio::sync::OnceCell;
+
+use crate::Scene;
+use crate::action::use_image;
+use crate::check::Broken;
+use crate::destination::service_ip;
+use crate::manifest::{Fixture, Manifest, parse};
+use crate::vantage::create_namespace;
+use crate::wait;
+
+/// What somebody would deploy by hand.
+const MANIFESTS: [Fixture; 2] = [
+    Fixture {
+        path: "ingress/rbac.yaml",
+        yaml: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/ingress/rbac.yaml")),
+    },
+    Fixture {
+        path: "ingress/controller.yaml",
+        yaml: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/ingress/controller.yaml")),
+    },
+];
+
+/// The name of the Deployment and the Service in the manifests.
+const DEPLOYED: &str = "ingress-nginx-controller";
+/// The labels of its pods there.
+const LABELS: &str = "app.kubernetes.io/name=ingress-nginx,app.kubernetes.io/component=controller";
+
+/// An ingress controller that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Controller {
+    /// The IngressClass it serves.
+    pub class: String,
+    /// What `spec.controller` of that class says.
+    pub name: String,
+    /// Where it takes HTTP.
+    pub http: Door,
+    /// Where it takes HTTPS.
+    pub https: Door,
+}
+
+/// A port of the controller's Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// At its cluster IP.
+    pub at_cluster_ip: SocketAddr,
+    /// On every node, if it has one.
+    pub node_port: Option<u16>,
+}
+
+/// The controller of a run, once one is needed.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    run: String,
+    /// Why there is none is found out once: whoever comes later need not wait for it again.
+    deployed: OnceCell<Result<Controller, String>>,
+}
+
+/// A run's controller as one scene sees it.
+#[derive(Debug)]
+pub(crate) struct InUse {
+    standing: Arc<Standing>,
+    /// Set once the check has asked for it.
+    controller: OnceLock<Controller>,
+}
+
+impl InUse {
+    pub(crate) fn new(standing: Arc<Standing>) -> Self {
+        Self { standing, controller: OnceLock::new() }
+    }
+
+    /// The controller, if the check has asked for one.
+    pub(crate) fn controller(&self) -> Option<&Controller> {
+        self.controller.get()
+    }
+}
+
+impl Scene {
+    /// An ingress controller that serves the Ingresses this scene creates from now on: those that
+    /// name the class `stickler`, or none.
+    ///
+    /// The first check that asks has one deployed for the whole run.
+    ///
+    /// # Errors
+    /// Why there is none; then it cannot be told what it would do.
+    pub async fn given_controller(&self) -> Result<&Controller, Broken> {
+        self.is_waiting_for("the run's ingress controller");
+        let standing = &self.ingress.standing;
+        let deployed = standing.deployed.get_or_init(async || {
+            let names = Names::of_run(&standing.run);
+            let paths = MANIFESTS.map(|fixture| format!("-f fixtures/{}", fixture.path)).join(" ");
+            let action = format!("kubectl create {paths} # in namespace {}", names.namespace);
+            self.sink.tell(Event::Acted { check: self.check.to_owned(), action });
+            self.deploy(&names).await.map_err(|error| format!("{error:#}"))
+        });
+        match deployed.await {
+            Ok(controller) => Ok(self.ingress.controller.get_or_init(|| controller.clone())),
+            Err(why) => Err(Broken::CouldNotTell(format!("there is no ingress controller: {why}"))),
+        }
+    }
+
+    async fn deploy(&self, names: &Names) -> anyhow::Result<Controller> {
+        let client = self.client();
+        let bounds = self.bounds();
+        let known = Api::<Namespace>::all(client.clone()).get_opt(&names.namespace).await?;
+        // A check that was given up half-way may have made it.
+        if known.is_none() {
+            create_namespace(&client, &names.namespace, &names.run, bounds.request).await?;
+        }
+        for fixture in MANIFESTS {
+            for manifest in parse(fixture.path, fixture.yaml)? {
+                if manifest.resource.kind == "Namespace" {
+                    continue;
+                }
+                let what = format!("create {} of `{}`", manifest.resource.kind, fixture.path);
+                let manifest = names.adapt(manifest, self.cluster.image());
+                wait::within(bounds.request, &what, create(&client, &names.namespace, &manifest)).await?;
+            }
+        }
+        let pods: Api<Pod> = Api::namespaced(client.clone(), &names.namespace);
+        let ready = |pods: &[Pod]| match pods.iter().map(wait::pod_ready).find(Result::is_ok) {
+            Some(ready) => ready,
+            None => Err(pods.iter().find_map(|pod| wait::pod_ready(pod).err()).unwrap_or_default()),
+        };
+        let what = "the ingress controller to be ready";
+        wait::until(pods, Config::default().labels(LABELS), what, bounds.pods_ready, ready).await?;
+        let services: Api<Service> = Api::namespaced(client, &names.namespace);
+        let service = wait::within(bounds.request, "get its service", services.get(DEPLOYED)).await?;
+        let ip = service_ip(DEPLOYED, &service).map_err(anyhow::Error::msg)?;
+        Ok(Controller {
+            class: names.class.clone(),
+            name: names.controller.clone(),
+            http: door(&service, ip, "http")?,
+            https: door(&service, ip, "https")?,
+        })
+    }
+}
+
+impl Standing {
+    pub(crate) fn of_run(run: &str) -> Self {
+        Self { run: run.to_owned(), deployed: OnceCell::new() }
+    }
+
+    /// Deletes what was created for it, if anything was.
+    ///
+    /// # Errors
+    /// What could not be deleted.
+    pub(crate) async fn give_back(&self, client: &kube::Client) -> anyhow::Result<()> {
+        if !self.deployed.initialized() {
+            return Ok(());
+        }
+        let names = Names::of_run(&self.run);
+        let gone = [
+            delete::<Namespace>(client, &names.namespace).await,
+            delete::<IngressClass>(client, &names.class).await,
+            delete::<ClusterRoleBinding>(client, &names.role).await,
+            delete::<ClusterRole>(client, &names.role).await,
+        ];
+        gone.into_iter().collect()
+    }
+}
+
+async fn delete<K>(client: &kube::Client, name: &str) -> anyhow::Result<()>
+where
+    K: kube::Resource<Scope = ClusterResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    match Api::<K>::all(client.clone()).delete(name, &DeleteParams::default()).await {
+        Ok(_) => Ok(()),
+        // It was refused when it was to be created.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("could not delete {} `{name}`", K::kind(&()))),
+    }
+}
+
+async fn create(client: &kube::Client, namespace: &str, manifest: &Manifest) -> kube::Result<()> {
+    let Manifest { resource, object } = manifest;
+    let api: Api<DynamicObject> = match &object.metadata.namespace {
+        Some(_) => Api::namespaced_with(client.clone(), namespace, resource),
+        None => Api::all_with(client.clone(), resource),
+    };
+    match api.create(&PostParams::default(), object).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn door(service: &Service, ip: IpAddr, name: &str) -> anyhow::Result<Door> {
+    let mut ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    let port: &ServicePort = ports
+        .find(|port| port.name.as_deref() == Some(name))
+        .ok_or_else(|| anyhow!("the service `{DEPLOYED}` has no port `{name}`"))?;
+    Ok(Door {
+        at_cluster_ip: SocketAddr::new(ip, u16::try_from(port.port)?),
+        node_port: port.node_port.map(u16::try_from).transpose()?,
+    })
+}
+
+/// What a run calls what it deploys.
+struct Names {
+    run: String,
+    namespace: String,
+    /// The ClusterRole and its binding.
+    role: String,
+    class: String,
+    controller: String,
+}
+
+impl Names {
+    fn of_run(run: &str) -> Self {
+        Self {
+            run: run.to_owned(),
+            namespace: format!("stickler-{run}-ingress-controller"),
+            role: format!("stickler:{run}:ingress"),
+            class: format!("stickler-{run}"),
+            controller: format!("stickler.dev/ingress-{run}"),
+        }
+    }
+
+    /// The object as this run has it.
+    fn adapt(&self, manifest: Manifest, image: &str) -> Manifest {
+        let Manifest { resource, mut object } = manifest;
+        let metadata = &mut object.metadata;
+        if metadata.namespace.is_some() {
+            metadata.namespace = Some(self.namespace.clone());
+        }
+        match resource.kind.as_str() {
+            "ClusterRole" | "ClusterRoleBinding" => metadata.name = Some(self.role.clone()),
+            "IngressClass" => {
+                metadata.name = Some(self.class.clone());
+                // It is not for Ingresses of others.
+                metadata.annotations = None;
+                object.data["spec"]["controller"] = json!(self.controller);
+            }
+            "Deployment" => {
+                let container = &mut object.data["spec"]["template"]["spec"]["containers"][0];
+                if let Some(arguments) = container["args"].as_array_mut() {
+                    arguments.push(json!(format!("--controller={}", self.controller)));
+                }
+            }
+            _ => {}
+        }
+        if resource.kind == "ClusterRoleBinding" {
+            object.data["roleRef"]["name"] = json!(self.role);
+        }
+        let subjects = object.data.get_mut("subjects").and_then(Value::as_array_mut);
+        for subject in subjects.into_iter().flatten() {
+            subject["namespace"] = json!(self.namespace);
+        }
+        use_image(&mut object.data, image);
+        Manifest { resource, object }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_run_has_a_name_that_another_run_or_a_person_uses() {
+        let names = Names::of_run("0a1b2c");
+        let mut cluster_wide = Vec::new();
+        for fixture in MANIFESTS {
+            for manifest in parse(fixture.path, fixture.yaml).expect("manifests") {
+                if manifest.resource.kind == "Namespace" {
+                    continue;
+                }
+                let Manifest { resource, object } = names.adapt(manifest, "an-image");
+                let text = serde_json::to_string(&object).expect("JSON");
+                match &object.metadata.namespace {
+                    Some(namespace) => assert_eq!(*namespace, names.namespace),
+                    None => {
+                        let name = object.metadata.name.clone().expect("a name");
+                        assert!(name.contains("0a1b2c"), "{name}");
+                        cluster_wide.push(resource.kind.clone());
+                    }
+                }
+                assert!(!text.contains(r#""namespace":"ingress-nginx""#), "{text}");
+                assert!(!text.contains("is-default-class") && !text.contains("null"), "{text}");
+                if resource.kind == "Deployment" {
+                    let container = &object.data["spec"]["template"]["spec"]["containers"][0];
+                    let arguments = container["args"].as_array().expect("arguments");
+                    assert!(arguments.contains(&json!("--controller=stickler.dev/ingress-0a1b2c")));
+                    assert_eq!(container["image"], "an-image");
+                }
+                if resource.kind == "ClusterRoleBinding" {
+                    assert_eq!(object.data["roleRef"]["name"], names.role);
+                }
+            }
+        }
+        cluster_wide.sort();
+        assert_eq!(cluster_wide, ["ClusterRole", "ClusterRoleBinding", "IngressClass"]);
+    }
+}

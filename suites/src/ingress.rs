@@ -1,0 +1,424 @@
+//! Ingress: HTTP routed by host and path, to pods, through a controller.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::{Value, json};
+use stickler::action::{Resource, create, create_certificate, delete, edit, replace_certificate, scale};
+use stickler::{
+    Broken, Check, Class, Held, Scene, docs, endpoints_mirror_pods, fixture, notes, routed_as_promised, that,
+};
+use stickler_model::IngressRequest;
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check {
+        id: "ingress/controller-needed",
+        title: "an Ingress does something only while a controller serves its class",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/ingress/#prerequisites")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(controller_needed(scene)),
+    },
+    Check {
+        id: "ingress/address-published",
+        title: "an Ingress shows its hosts and the addresses it is served at",
+        class: Class::Observation,
+        promised_by: &[
+            notes("Ingress"),
+            docs("concepts/services-networking/ingress/#single-service-ingress"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(address_published(scene)),
+    },
+    Check {
+        id: "ingress/routes-host",
+        title: "a host of a rule reaches the pods of its service, another host does not",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/ingress/#ingress-rules")],
+        needs: &[],
+        // The notes' host, and a controller has each host once.
+        exclusive: true,
+        run: |scene| Box::pin(routes_host(scene)),
+    },
+    Check {
+        id: "ingress/several-paths",
+        title: "several paths under one host reach several services: the longest, Exact before Prefix, by element",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/ingress/#examples"),
+            docs("concepts/services-networking/ingress/#multiple-matches"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(several_paths(scene)),
+    },
+    Check {
+        id: "ingress/several-hosts",
+        title: "several hosts reach several services",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/ingress/#name-based-virtual-hosting")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(several_hosts(scene)),
+    },
+    Check {
+        id: "ingress/wildcard-host",
+        title: "a wildcard host stands for one label",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/ingress/#hostname-wildcards")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(wildcard_host(scene)),
+    },
+    Check {
+        id: "ingress/default-backend",
+        title: "what no rule takes goes to the default backend",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/ingress/#default-backend")],
+        needs: &[],
+        // Every host that has no rule is its own.
+        exclusive: true,
+        run: |scene| Box::pin(default_backend(scene)),
+    },
+    Check {
+        id: "ingress/straight-to-pods",
+        title: "the controller forwards to pods, not to the service's address",
+        class: Class::Observation,
+        promised_by: &[
+            notes("Ingress"),
+            docs("reference/labels-annotations-taints/#servicekubernetesioservice-proxy-name"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(straight_to_pods(scene)),
+    },
+    Check {
+        id: "ingress/old-api-version",
+        title: "the notes' Ingress of extensions/v1beta1 means the same as one of networking.k8s.io/v1",
+        class: Class::Observation,
+        promised_by: &[notes("Ingress"), docs("reference/using-api/deprecation-guide/#ingress-v122")],
+        needs: &[],
+        exclusive: true,
+        run: |scene| Box::pin(old_api_version(scene)),
+    },
+    Check {
+        id: "ingress/tls",
+        title: "each host shows the certificate of its Secret, also once that is replaced",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/ingress/#tls")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(tls(scene)),
+    },
+    Check {
+        id: "ingress/follows-readiness",
+        title: "a pod that is not ready gets no request",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/workloads/pods/probes/#readiness-probe")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(follows_readiness(scene)),
+    },
+    Check {
+        id: "ingress/pods-come-and-go",
+        title: "no request is lost while pods are replaced one after the other",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/ingress/#ingress-rules"),
+            docs("concepts/workloads/pods/pod-lifecycle/#pod-termination"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(pods_come_and_go(scene)),
+    },
+    Check {
+        id: "ingress/nobody-without-endpoints",
+        title: "where a service has no endpoints, no pod answers, and those that come later do",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/ingress/#ingress-rules")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(nobody_without_endpoints(scene)),
+    },
+    Check {
+        id: "ingress/deleted-is-gone",
+        title: "a deleted Ingress routes nothing any more",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/ingress/#what-is-ingress")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(deleted_is_gone(scene)),
+    },
+];
+
+/// "You must have an Ingress controller to satisfy an Ingress. Only creating an Ingress resource has
+/// no effect."
+async fn controller_needed(scene: &mut Scene) -> Held {
+    scene.given_controller().await?;
+    scene.given(fixture!("service/web.yaml")).await?;
+    scene.given(fixture!("ingress/unserved.yaml")).await?;
+    // Its twin is there already when this one is asked for.
+    routed(scene, &["served.controller-needed.example/"]).await?;
+    let unserved = requests(&["unserved.controller-needed.example/"]);
+    scene.always(routed_as_promised(scene.inside(), unserved)).await?;
+    let addresses = published(scene, "unserved").await?;
+    scene.same("an Ingress that nobody serves has the addresses", &Vec::<String>::new(), &addresses)
+}
+
+async fn address_published(scene: &mut Scene) -> Held {
+    let name = scene.given_controller().await?.class.clone();
+    scene.given(fixture!("ingress/address.yaml")).await?;
+    let shown = that("the status of the Ingress has an address", |scene| {
+        Box::pin(async move {
+            let addresses = published(scene, "web").await?;
+            Ok(if addresses.is_empty() { Err("it has none".to_owned()) } else { Ok(()) })
+        })
+    });
+    scene.eventually(shown).await?;
+    let addresses = published(scene, "web").await?;
+    let hosts = "one.address-published.example,two.address-published.example";
+    let expected = ["web", &name, hosts, &addresses.join(","), "80"].map(str::to_owned).to_vec();
+    let row = scene.table_row("ingresses", "web", &["Name", "Class", "Hosts", "Address", "Ports"]).await?;
+    scene.same("the table shows the Ingress as `kubectl get ingress` prints it", &expected, &row)?;
+    // The addresses are those of nodes, where the controller has a port.
+    let hosts = requests(&["one.address-published.example/", "two.address-published.example/"]);
+    let from = scene.vantages().everywhere();
+    scene.eventually(routed_as_promised(from, hosts).at_nodes()).await
+}
+
+/// "If no host is specified, the rule applies to all inbound HTTP traffic ... If a host is provided,
+/// the rules apply to that host."
+async fn routes_host(scene: &mut Scene) -> Held {
+    notes_ingress(scene).await?;
+    routed(scene, &["www.goweb.com/", "www.goweb.org/", "goweb.com/", "goweb-svc/"]).await
+}
+
+async fn several_paths(scene: &mut Scene) -> Held {
+    scene.given_controller().await?;
+    scene.given(fixture!("ingress/paths.yaml")).await?;
+    let paths = [
+        "/",
+        "/foo",
+        "/foo/",
+        "/foo/ba",
+        "/foo/bar",
+        "/foo/bar/",
+        "/foo/bar/baz",
+        "/foo/barbaz",
+        "/foobar",
+        "/FOO",
+        "/fo",
+        "/bar/foo",
+        "/foobar/foo/bar",
+    ];
+    let requests: Vec<String> = paths.map(|path| format!("several-paths.example{path}")).to_vec();
+    routed(scene, &requests.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
+async fn several_hosts(scene: &mut Scene) -> Held {
+    scene.given_controller().await?;
+    scene.given(fixture!("ingress/hosts.yaml")).await?;
+    // Hosts are compared without regard to case.
+    let hosts = ["first", "second", "third", "SECOND"];
+    let requests: Vec<String> = hosts.map(|host| format!("{host}.several-hosts.example/any/path")).to_vec();
+    routed(scene, &requests.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
+/// "Wildcard matches require the HTTP host header is equal to the suffix of the wildcard rule", and
+/// the wildcard "only covers a single DNS label".
+async fn wildcard_host(scene: &mut Scene) -> Held {
+    scene.given_controller().await?;
+    scene.given(fixture!("ingress/wildcard.yaml")).await?;
+    let requests = [
+        "a.wildcard-host.example/",
+        "b.wildcard-host.example/any",
+        "a.b.wildcard-host.example/",
+        "wildcard-host.example/",
+    ];
+    routed(scene, &requests).await
+}
+
+/// "If none of the hosts or paths match the HTTP request in the Ingress objects, the traffic is
+/// routed to your default backend."
+async fn default_backend(scene: &mut Scene) -> Held {
+    scene.given_controller().await?;
+    scene.given(fixture!("ingress/default-backend.yaml")).await?;
+    let requests = [
+        "known.default-backend.example/known",
+        "known.default-backend.example/other",
+        "unknown.default-backend.example/known",
+    ];
+    routed(scene, &requests).await
+}
+
+async fn straight_to_pods(scene: &mut Scene) -> Held {
+    scene.given_controller().await?;
+    scene.given(fixture!("ingress/foreign.yaml")).await?;
+    scene.eventually(endpoints_mirror_pods("theirs")).await?;
+    routed(scene, &["straight-to-pods.example/"]).await?;
+    // It proves nothing where somebody serves the service's own address all the same.
+    let address = SocketAddr::new(scene.cluster_ip("theirs").await?, 80);
+    for from in scene.vantages().pods() {
+        if scene.connects(&from, address).await?.is_ok() {
+            let why = format!("{from} reaches the cluster IP of a service that no proxy is to serve");
+            return Err(Broken::CouldNotTell(why));
+        }
+    }
+    Ok(())
+}
+
+/// "The `serviceName` and `servicePort` fields" became `service.name` and `service.port`; "pathType
+/// is now required", and without it meant what the implementation made of it.
+async fn old_api_version(scene: &mut Scene) -> Held {
+    notes_ingress(scene).await?;
+    let ingress = ingress(scene, "goweb-ingress").await?;
+    let rules = ingress.spec.as_ref().and_then(|spec| spec.rules.as_ref());
+    let path = rules.and_then(|rules| rules.first()?.http.as_ref()?.paths.first());
+    let path = serde_json::to_value(path)?;
+    let expected = json!({
+        "path": "/",
+        "pathType": "ImplementationSpecific",
+        "backend": { "service": { "name": "goweb-svc", "port": { "number": 80 } } },
+    });
+    scene.same("in networking.k8s.io/v1 the path is", &expected, &path)?;
+    let kind = GroupVersionKind::gvk("extensions", "v1beta1", "Ingress");
+    let old: Api<DynamicObject> =
+        Api::namespaced_with(scene.client(), scene.namespace(), &ApiResource::from_gvk(&kind));
+    match old.get("goweb-ingress").await {
+        Ok(old) => {
+            let shown = &old.data["spec"]["rules"][0]["http"]["paths"][0]["backend"];
+            let expected = json!({ "serviceName": "goweb-svc", "servicePort": 80 });
+            scene.same::<Value, Value>("in extensions/v1beta1 the backend is", &expected, shown)?;
+        }
+        // It is not served any more: the Ingress was made as one of the new version.
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => return Err(error.into()),
+    }
+    routed(scene, &["www.goweb.com/"]).await
+}
+
+/// "If the TLS configuration section in an Ingress specifies different hosts, they are multiplexed
+/// on the same port according to the hostname specified through the SNI TLS extension".
+async fn tls(scene: &mut Scene) -> Held {
+    scene.given_controller().await?;
+    for name in ["one", "two"] {
+        let (certificate, key) = certificate(name)?;
+        scene.when(create_certificate(name, &certificate, &key)).await?;
+    }
+    scene.given(fixture!("ingress/tls.yaml")).await?;
+    let requests =
+        vec![IngressRequest::https("one.tls.example", "/"), IngressRequest::https("two.tls.example", "/")];
+    let from = scene.inside();
+    scene.eventually(routed_as_promised(from.clone(), requests.clone())).await?;
+    scene.always(routed_as_promised(from.clone(), requests.clone())).await?;
+    for name in ["two", "one"] {
+        let (certificate, key) = certificate(name)?;
+        scene.when(replace_certificate(name, &certificate, &key)).await?;
+        scene.eventually(routed_as_promised(from.clone(), requests.clone())).await?;
+        scene.always(routed_as_promised(from.clone(), requests.clone())).await?;
+    }
+    Ok(())
+}
+
+async fn follows_readiness(scene: &mut Scene) -> Held {
+    const REQUEST: &[&str] = &["follows-readiness.example/"];
+    scene.given_controller().await?;
+    scene.given_running(fixture!("service/readiness-gates.yaml")).await?;
+    scene.when(create(fixture!("ingress/gated.yaml"))).await?;
+    routed(scene, REQUEST).await?;
+    let changes =
+        [("gated-0", true), ("gated-1", true), ("gated-0", false), ("gated-0", true), ("gated-1", false)];
+    for (pod, ready) in changes {
+        scene.set_gate(pod, ready).await?;
+        routed(scene, REQUEST).await?;
+    }
+    Ok(())
+}
+
+async fn pods_come_and_go(scene: &mut Scene) -> Held {
+    scene.given_controller().await?;
+    scene.given(fixture!("service/rolling.yaml")).await?;
+    scene.when(create(fixture!("ingress/rolling.yaml"))).await?;
+    routed(scene, &["pods-come-and-go.example/"]).await?;
+    let request = IngressRequest::http("pods-come-and-go.example", "/");
+    let from = scene.vantages().pods();
+    scene
+        .routed_throughout(from, &request, "rolling", async |scene: &Scene| {
+            let restart =
+                json!({ "spec": { "template": { "metadata": { "annotations": { "restarted": "once" } } } } });
+            scene.when(edit(Resource::Deployment, "rolling", restart)).await?;
+            scene.rolled_out("rolling").await
+        })
+        .await?;
+    routed(scene, &["pods-come-and-go.example/"]).await
+}
+
+async fn nobody_without_endpoints(scene: &mut Scene) -> Held {
+    const REQUEST: &[&str] = &["nobody-without-endpoints.example/"];
+    scene.given_controller().await?;
+    scene.given(fixture!("service/web.yaml")).await?;
+    scene.when(create(fixture!("ingress/emptied.yaml"))).await?;
+    routed(scene, REQUEST).await?;
+    for replicas in [0, 1] {
+        scene.when(scale(Resource::ReplicaSet, "web", replicas)).await?;
+        scene.pods_become("app=web", replicas as usize).await?;
+        routed(scene, REQUEST).await?;
+    }
+    Ok(())
+}
+
+async fn deleted_is_gone(scene: &mut Scene) -> Held {
+    const REQUEST: &[&str] = &["deleted-is-gone.example/"];
+    scene.given_controller().await?;
+    scene.given(fixture!("service/web.yaml")).await?;
+    scene.when(create(fixture!("ingress/deleted.yaml"))).await?;
+    routed(scene, REQUEST).await?;
+    scene.when(delete(Resource::Ingress, "web")).await?;
+    routed(scene, REQUEST).await
+}
+
+/// The notes' pods and service, and their Ingress, of whichever version is served.
+async fn notes_ingress(scene: &Scene) -> Held {
+    scene.given_controller().await?;
+    scene.given(fixture!("notes/goweb-rs.yaml")).await?;
+    scene.when(create(fixture!("notes/goweb-svc.yaml"))).await?;
+    scene.when(create(fixture!("notes/goweb-ingress.yaml"))).await
+}
+
+/// These requests are routed as promised from everywhere inside, soon, and from then on.
+async fn routed(scene: &Scene, urls: &[&str]) -> Held {
+    let from = scene.inside();
+    scene.eventually(routed_as_promised(from.clone(), requests(urls))).await?;
+    scene.always(routed_as_promised(from, requests(urls))).await
+}
+
+/// Plain HTTP, each given as its host and path.
+fn requests(urls: &[&str]) -> Vec<IngressRequest> {
+    let request = |url: &&str| {
+        let (host, path) = url.split_at(url.find('/').unwrap_or(url.len()));
+        IngressRequest::http(host, path)
+    };
+    urls.iter().map(request).collect()
+}
+
+async fn ingress(scene: &Scene, name: &str) -> anyhow::Result<Ingress> {
+    scene.api::<Ingress>().get(name).await.with_context(|| format!("could not get ingress `{name}`"))
+}
+
+/// The addresses in the status of an Ingress.
+async fn published(scene: &Scene, name: &str) -> anyhow::Result<Vec<String>> {
+    let status = ingress(scene, name).await?.status.and_then(|status| status.load_balancer);
+    let points = status.and_then(|balancer| balancer.ingress).unwrap_or_default();
+    Ok(points.into_iter().filter_map(|point| point.ip.or(point.hostname)).collect())
+}
+
+/// A certificate that nobody else has, and its key, both PEM.
+fn certificate(name: &str) -> anyhow::Result<(String, String)> {
+    let made = rcgen::generate_simple_self_signed([format!("{name}.tls.example")])
+        .context("could not make a certificate")?;
+    Ok((made.cert.pem(), made.signing_key.serialize_pem()))
+}
