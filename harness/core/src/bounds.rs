@@ -47,8 +47,8 @@ impl Bounds {
     pub const TESTBED: Self = Self {
         pods_ready: Duration::from_secs(20),
         convergence: Duration::from_secs(5),
-        staleness: Duration::from_secs(2),
-        name_staleness: Duration::from_secs(2),
+        staleness: Duration::from_secs(5),
+        name_staleness: Duration::from_secs(5),
         stability: Duration::from_millis(200),
         call: Duration::from_secs(1),
         request: Duration::from_secs(10),

@@ -164,7 +164,6 @@ impl Chaos {
             bounds,
             seed: self.seed,
             rate: self.rate,
-            is_ours: scene.cluster.is_ephemeral(),
         };
         // It may take a while, and agents say something once a second.
         let mut report = tokio::task::block_in_place(|| shown.judge());
@@ -348,7 +347,7 @@ fn told(change: &Change) -> String {
 }
 
 fn joined(first: Option<String>, then: String) -> Option<String> {
-    Some(first.map_or(then.clone(), |first| format!("{first}; {then}")))
+    Some(first.map_or_else(|| then.clone(), |first| format!("{first}; {then}")))
 }
 
 fn millis(duration: Duration) -> u64 {

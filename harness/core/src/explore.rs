@@ -59,7 +59,7 @@ impl Exploration {
     /// How many sequences are tried to shrink one that fails, if it is not said.
     pub const SHRINK_RUNS: usize = 60;
     /// For how long at most.
-    pub const SHRINK_FOR: Duration = Duration::from_secs(120);
+    pub const SHRINK_FOR: Duration = Duration::from_secs(180);
 
     /// Explores a cluster until a promise is broken or every case was tried, and tells what happened.
     /// The cluster is left running.
@@ -104,34 +104,47 @@ impl Exploration {
         operations: &[Operation],
         ended: Ended,
     ) -> Shrunk {
-        let started = Instant::now();
         let first = (operations[..ended.steps].to_vec(), ended);
-        let mut tried: BTreeMap<String, bool> = BTreeMap::new();
-        let mut failing: Vec<Vec<Operation>> = Vec::new();
-        let mut runs = 0;
-        let may_go_on = |runs: usize| {
-            runs < self.shrink_runs && started.elapsed() < self.shrink_for && !self.cancel.is_cancelled()
+        let mut hunt = Hunt {
+            started: Instant::now(),
+            most: self.shrink_runs,
+            longest: self.shrink_for,
+            number,
+            runs: 0,
+            tried: BTreeMap::new(),
+            best: first.0.clone(),
+            failing: Vec::new(),
         };
-        let mut simpler = tree.simplify();
-        while simpler && may_go_on(runs) {
-            let (_, candidate, _) = tree.current();
-            let known = tried.get(&format!("{candidate:?}")).copied();
-            let failed = match known {
-                Some(failed) => failed,
-                None if candidate.is_empty() => false,
-                None => {
-                    runs += 1;
-                    let ended = expedition.perform(number, &candidate, Try::Smaller(runs)).await;
-                    let failed = ended.verdict == Verdict::Failed;
-                    if failed {
-                        failing.push(candidate[..ended.steps].to_vec());
-                    }
-                    tried.insert(format!("{candidate:?}"), failed);
-                    failed
+        // Many at once first, since most operations have nothing to do with it, then one by one.
+        let mut size = hunt.best.len().div_ceil(2);
+        while size > 0 && hunt.best.len() > 1 {
+            let mut from = 0;
+            while from < hunt.best.len() {
+                let to = (from + size).min(hunt.best.len());
+                let mut candidate = hunt.best.clone();
+                candidate.drain(from..to);
+                if !hunt.fails(expedition, &candidate).await {
+                    from = to;
                 }
+            }
+            size /= 2;
+        }
+        // What is left is made simpler the way it was drawn. Of longer sequences it is known by now
+        // whether they fail: if what is left is in them.
+        let mut simpler = tree.simplify();
+        for _ in 0..TURNS {
+            if !simpler || !hunt.goes_on(expedition) {
+                break;
+            }
+            let (_, candidate, _) = tree.current();
+            let failed = if candidate.len() > hunt.best.len() {
+                is_within(&hunt.best, &candidate)
+            } else {
+                candidate == hunt.best || hunt.fails(expedition, &candidate).await
             };
             simpler = if failed { tree.simplify() } else { tree.complicate() };
         }
+        let Hunt { started, runs, mut failing, .. } = hunt;
         // Only what fails within the full bounds counts; of equally long ones, the last is the simplest.
         failing.reverse();
         failing.sort_by_key(Vec::len);
@@ -218,6 +231,62 @@ struct Ended {
     finding: Option<Finding>,
     evidence: Vec<Evidence>,
 }
+
+/// The search for the fewest operations that fail.
+struct Hunt {
+    started: Instant,
+    /// How many sequences may be tried, and for how long.
+    most: usize,
+    longest: Duration,
+    number: usize,
+    runs: usize,
+    tried: BTreeMap<String, bool>,
+    /// The fewest so far.
+    best: Vec<Operation>,
+    failing: Vec<Vec<Operation>>,
+}
+
+impl Hunt {
+    fn goes_on(&self, expedition: &Expedition<'_>) -> bool {
+        self.runs < self.most && self.started.elapsed() < self.longest && !expedition.cancel.is_cancelled()
+    }
+
+    /// Whether operations make sense and still fail; if they do, they are the best so far.
+    async fn fails(&mut self, expedition: &mut Expedition<'_>, operations: &[Operation]) -> bool {
+        if operations.is_empty() || !self.goes_on(expedition) {
+            return false;
+        }
+        let mut plan = Plan::initial(expedition.kubelets());
+        for operation in operations {
+            if plan.permits(operation).is_err() {
+                return false;
+            }
+            plan = plan.after(operation);
+        }
+        let key = format!("{operations:?}");
+        if let Some(failed) = self.tried.get(&key) {
+            return *failed;
+        }
+        self.runs += 1;
+        let ended = expedition.perform(self.number, operations, Try::Smaller(self.runs)).await;
+        let failed = ended.verdict == Verdict::Failed;
+        if failed {
+            self.best = operations[..ended.steps].to_vec();
+            self.failing.push(self.best.clone());
+        }
+        self.tried.insert(key, failed);
+        failed
+    }
+}
+
+/// Are all of these among those, in this order?
+fn is_within(these: &[Operation], those: &[Operation]) -> bool {
+    let mut those = those.iter();
+    these.iter().all(|one| those.any(|other| other == one))
+}
+
+/// How many simpler sequences are looked at, most of which need not be performed.
+const TURNS: usize = 10_000;
 
 /// How many of the smallest failures are tried within the full bounds.
 const CONFIRMED: usize = 3;

@@ -97,3 +97,25 @@ fn unshare(flags: libc::c_int) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// A listener whose port is free again when it is dropped. Closing it is not enough: a child between
+/// fork and exec has a copy of it.
+pub(crate) struct Listening(tokio::net::TcpListener);
+
+impl Listening {
+    pub(crate) fn new(listener: tokio::net::TcpListener) -> Self {
+        Self(listener)
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<(tokio::net::TcpStream, SocketAddr)> {
+        self.0.accept().await
+    }
+}
+
+impl Drop for Listening {
+    #[expect(unsafe_code, reason = "std shuts down streams only")]
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is owned by the listener and therefore open.
+        unsafe { libc::shutdown(self.0.as_raw_fd(), libc::SHUT_RDWR) };
+    }
+}

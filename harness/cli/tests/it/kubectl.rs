@@ -1,5 +1,7 @@
 //! `stickler up` with an unmodified kubectl: what the notes type, compared column by column.
 
+mod verbs;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,12 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("the_first_chapter_of_the_notes", the_first_chapter_of_the_notes),
     ("an_interrupted_cluster_takes_its_kubeconfig_along", an_interrupted_cluster_takes_its_kubeconfig_along),
     ("objects_of_no_namespace_are_applied", objects_of_no_namespace_are_applied),
+    ("objects_are_made_and_shown", verbs::objects_are_made_and_shown),
+    ("objects_are_changed", verbs::objects_are_changed),
+    ("workloads_roll_out_and_are_looked_into", verbs::workloads_roll_out_and_are_looked_into),
+    ("objects_are_deleted", verbs::objects_are_deleted),
+    ("the_api_describes_itself", verbs::the_api_describes_itself),
+    ("mistakes_are_named", verbs::mistakes_are_named),
     ("a_cluster_that_exists_is_tested_through_its_kubeconfig", a_cluster_that_exists_is_tested),
 ];
 

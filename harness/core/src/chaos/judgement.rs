@@ -34,8 +34,6 @@ pub(super) struct Shown<'a> {
     pub(super) bounds: Bounds,
     pub(super) seed: u64,
     pub(super) rate: u32,
-    /// Does the cluster share this machine with the harness?
-    pub(super) is_ours: bool,
 }
 
 /// Calls and where each came from: which client, which of its outcomes.
@@ -284,15 +282,6 @@ impl Shown<'_> {
             .collect()
     }
 
-    /// May an answer be too old only because the machine, which runs the whole of a cluster that is
-    /// ours, had no time for it? No API server of ours takes longer than a few milliseconds for a
-    /// small request otherwise. That is for nobody's good: such a run is not green either.
-    fn is_slowness(&self, violation: &ViolationReport) -> bool {
-        let slowest_ms = u64::try_from(self.chronicle.slowest_answer_us / 1_000).unwrap_or_default();
-        let bound_ms = millis(self.bounds.staleness.min(self.bounds.name_staleness));
-        self.is_ours && violation.needed_ms.is_some_and(|needed| needed <= bound_ms + slowest_ms)
-    }
-
     /// The faults, each with how stale the answers were from its beginning to the next one's.
     fn faults(&self, history: &History) -> Vec<FaultReport> {
         let mut faults = Vec::new();
@@ -333,14 +322,6 @@ impl Shown<'_> {
     ) -> (Verdict, Option<String>) {
         if !violations.is_empty() {
             let (wrong, all) = (violations.len(), calls.len() + asked.len());
-            if violations.iter().all(|violation| self.is_slowness(violation)) {
-                let slowest_ms = self.chronicle.slowest_answer_us / 1_000;
-                let why = format!(
-                    "{wrong} of {all} answers were older than they may be, but by no more than the \
-                     {slowest_ms} ms one small request took here: the machine is too busy to tell"
-                );
-                return (Verdict::Inconclusive, Some(why));
-            }
             return (Verdict::Failed, Some(format!("{wrong} of {all} answers were not allowed")));
         }
         let mut doubts: Vec<String> = self.harvests.lost.clone();

@@ -107,7 +107,7 @@ impl Fault {
         let millis = Duration::from_millis;
         let pick = random.random_range(0..1000);
         // So long that what is still served at its end is too old.
-        let too_long = bounds.staleness + millis(1_500);
+        let too_long = bounds.staleness + millis(2_500);
         let (steps, takes) = match self {
             Self::PodDeleted => {
                 (vec![step(0, Act::DeletePod { pick })], millis(random.random_range(1_000..2_000)))
@@ -137,7 +137,9 @@ impl Fault {
                 }
                 steps.push(step(after, Act::Scale { replicas: REPLICAS }));
                 steps.push(step(after, Act::AwaitRollout));
-                // Nothing else happens then: whoever misses that a pod left is not told again.
+                // What was told of them is done with by then, and nothing else happens afterwards: whoever
+                // misses that a pod left is not told again.
+                after += 1_000;
                 steps.push(step(after, Act::Scale { replicas: REPLICAS - 1 }));
                 (steps, millis(after) + too_long)
             }

@@ -93,7 +93,8 @@ async fn one(scene: &Scene, strike: &Strike, recording: &Recording, cancel: &Can
     }
     if let Err(broken) = undo(scene, strike).await {
         let trouble = format!("could not heal it: {}", in_words(broken));
-        struck.trouble = Some(struck.trouble.map_or(trouble.clone(), |first| format!("{first}; {trouble}")));
+        struck.trouble =
+            Some(struck.trouble.map_or_else(|| trouble.clone(), |first| format!("{first}; {trouble}")));
     }
     struck.healed_us = now_us();
     scene.sink.tell(Event::FaultHealed { fault: fault.name().to_owned(), trouble: struck.trouble.clone() });
@@ -136,6 +137,7 @@ async fn act(scene: &Scene, act: Act, recording: &Recording) -> Result<Option<St
         }
         Act::AwaitRollout => {
             rolled_out(scene).await?;
+            all_ready(scene, DEPLOYED, REPLICAS as usize).await?;
             return Ok(None);
         }
     }))
@@ -156,10 +158,14 @@ pub(super) async fn mend(scene: &Scene) -> Result<(), Broken> {
     scene.when(scale(Resource::Deployment, "web", REPLICAS)).await?;
     ready(scene).await?;
     rolled_out(scene).await?;
-    // Pods on their way out are no part of it.
-    let what = "every pod to be ready";
-    scene.is_waiting_for(what);
-    let wanted = usize::try_from(REPLICAS).unwrap_or_default() + GATED;
+    all_ready(scene, "app=web", REPLICAS as usize + GATED).await
+}
+
+/// Waits until so many pods are there, all of them ready, aside from those on their way out. That a
+/// Deployment is rolled out does not say so: its status may still be that of other pods.
+async fn all_ready(scene: &Scene, selector: &str, wanted: usize) -> Result<(), Broken> {
+    let what = format!("{wanted} pods `{selector}` to be ready");
+    scene.is_waiting_for(&what);
     let done = |pods: &[Pod]| {
         let staying = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
         let states: Vec<Result<(), String>> = staying.map(wait::pod_ready).collect();
@@ -171,7 +177,7 @@ pub(super) async fn mend(scene: &Scene) -> Result<(), Broken> {
     };
     // A container that was killed twice is started again after a back-off of ten seconds.
     let bound = scene.bounds().pods_ready;
-    Ok(wait::until(scene.api::<Pod>(), Config::default().labels("app=web"), what, bound, done).await?)
+    Ok(wait::until(scene.api::<Pod>(), Config::default().labels(selector), &what, bound, done).await?)
 }
 
 /// Waits until the Deployment is rolled out, which may have to replace one pod after the other.

@@ -171,7 +171,7 @@ fn first_breach(
         let allowed: Vec<&str> =
             violation.allowed_then.backends().iter().filter_map(|id| backends.name(*id)).collect();
         let promised = if allowed.is_empty() { "nobody".to_owned() } else { allowed.join(", ") };
-        breaches.entry(call.start_us).or_insert(Finding {
+        breaches.entry(call.start_us).or_insert_with(|| Finding {
             promised: format!(
                 "while operations happen, from {} {} is answered as was promised at some instant of the \
                  last {bound:?}; when it was called, by {promised}",
@@ -188,7 +188,7 @@ fn first_breach(
     }
     for wrong in check_names(&names, &asked, bound_us).wrong {
         let (call, client) = (&asked[wrong.call], &askers[wrong.call].client);
-        breaches.entry(call.start_us).or_insert(Finding {
+        breaches.entry(call.start_us).or_insert_with(|| Finding {
             promised: format!(
                 "while operations happen, {} resolves as was promised at some instant of the last \
                  {bound:?}; when it was asked for: {}",
@@ -232,7 +232,7 @@ mod tests {
 
     fn pod(extra: &str) -> Object {
         let world = World::from_yaml(&format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a{extra}}}\nspec: {{nodeName: n, containers: []}}\n"
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a{extra}}}\nspec: {{nodeName: kube1, containers: []}}\n"
         ))
         .expect("a pod");
         Object::Pod(Box::new(world.pods.into_values().next().expect("one")))

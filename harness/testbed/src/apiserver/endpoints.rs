@@ -227,3 +227,48 @@ fn check_protocol(path: &str, protocol: Option<&str>, errors: &mut Vec<FieldErro
         errors.push(FieldError::not_supported(format!("{path}.protocol"), protocol, PROTOCOLS));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::apiserver::admission::admit;
+
+    fn errors(slice: Value) -> Vec<String> {
+        let admitted = admit::<EndpointSlice>(&slice, None).unwrap();
+        admitted.errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn slices_have_limits() {
+        let endpoint = json!({"addresses": ["10.0.0.1"]});
+        let slice = |count: usize| json!({"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": vec![endpoint.clone(); count]});
+        assert_eq!(errors(slice(1000)), Vec::<String>::new());
+        assert_eq!(errors(slice(1001)), ["endpoints: Too many: 1001: must have at most 1000 items"]);
+        let addresses = vec!["10.0.0.1"; 101];
+        let many = json!({"addressType": "IPv4", "endpoints": [{"addresses": addresses}]});
+        assert_eq!(errors(many), ["endpoints[0].addresses: Too many: 101: must have at most 100 items"]);
+    }
+
+    #[test]
+    fn endpoints_say_where_they_are_as_upstream_allows() {
+        for (endpoint, expected) in [
+            (json!({"hostname": "A"}), "endpoints[0].hostname: Invalid value: \"A\""),
+            (json!({"nodeName": "_"}), "endpoints[0].nodeName: Invalid value: \"_\""),
+            (json!({"hints": {"forZones": [{"name": ""}]}}), "endpoints[0].hints.forZones[0].name: Required"),
+            (
+                json!({"hints": {"forZones": [{"name": "a"}, {"name": "a"}]}}),
+                "endpoints[0].hints.forZones[1].name: Duplicate value: \"a\"",
+            ),
+            (json!({"addresses": []}), "endpoints[0].addresses: Required value"),
+            (json!({"addresses": ["::1"]}), "endpoints[0].addresses[0]: Invalid value: \"::1\""),
+            (json!({"addresses": ["127.0.0.1"]}), "endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\""),
+        ] {
+            let mut whole = json!({"addresses": ["10.0.0.1"]});
+            json_patch::merge(&mut whole, &endpoint);
+            let errors = errors(json!({"addressType": "IPv4", "endpoints": [whole]}));
+            assert!(errors[0].starts_with(expected), "{endpoint}: {errors:?}");
+        }
+    }
+}

@@ -51,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bugs::Bugs;
+use crate::namespace::Listening;
 use crate::pki::Pki;
 
 /// How the API server reaches a kubelet: by whatever network its own host has.
@@ -76,6 +77,7 @@ pub(crate) struct ApiServerConfig<'a> {
 /// A running API server. It stops serving when dropped; its connections end with it.
 pub(crate) struct ApiServer {
     shared: Arc<serve::Shared>,
+    own: bootstrap::Own,
     running: Option<Running>,
 }
 
@@ -125,7 +127,8 @@ impl ApiServer {
             version: config.version,
             budgets: limits::Budgets::new(),
         });
-        let mut server = Self { shared, running: None };
+        let own = bootstrap::Own { service_ip, advertise: config.advertise };
+        let mut server = Self { shared, own, running: None };
         server.resume(config.listeners)?;
         Ok(server)
     }
@@ -152,12 +155,14 @@ impl ApiServer {
                 tokio::net::TcpListener::from_std(listener).context("an API server's listener is broken")?;
             let accept = serve::accept(
                 Arc::clone(&self.shared),
-                listener,
+                Listening::new(listener),
                 running.tasks.clone(),
                 running.stop.clone(),
             );
             running.tasks.spawn(accept);
         }
+        let registry = Arc::clone(&self.shared.registry);
+        running.tasks.spawn(self.own.keep(registry, running.stop.clone()));
         if let Some(before) = self.running.replace(running) {
             before.stop.cancel();
         }

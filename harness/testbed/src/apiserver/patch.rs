@@ -10,6 +10,26 @@ use super::request::content_type;
 use super::status::{Result, Status};
 use super::strategic;
 
+/// Refuses kinds of patches that are not known here, whatever they are for.
+pub(crate) fn check_kind(headers: &HeaderMap) -> Result<()> {
+    match content_type(headers) {
+        "application/json-patch+json"
+        | "application/merge-patch+json"
+        | "application/strategic-merge-patch+json" => Ok(()),
+        "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
+            Err(Status::unsupported_media_type(
+                "server-side apply is not supported by this server; use client-side apply or another kind of \
+                 patch",
+            ))
+        }
+        _ => Err(Status::unsupported_media_type(
+            "the body of the request was in an unknown format - accepted media types include: \
+             application/json-patch+json, application/merge-patch+json, \
+             application/strategic-merge-patch+json",
+        )),
+    }
+}
+
 /// The object with the patch applied.
 pub(crate) fn patch(kind: &str, headers: &HeaderMap, body: &[u8], object: &Value) -> Result<Value> {
     let read = || -> Result<Value> {
@@ -27,19 +47,7 @@ pub(crate) fn patch(kind: &str, headers: &HeaderMap, body: &[u8], object: &Value
         "application/strategic-merge-patch+json" => {
             strategic::merge(kind, &mut patched, &read_object(read()?)?).map_err(Status::bad_request)?;
         }
-        "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
-            return Err(Status::unsupported_media_type(
-                "server-side apply is not supported by this server; use client-side apply or another kind of \
-                 patch",
-            ));
-        }
-        _ => {
-            return Err(Status::unsupported_media_type(
-                "the body of the request was in an unknown format - accepted media types include: \
-                 application/json-patch+json, application/merge-patch+json, \
-                 application/strategic-merge-patch+json",
-            ));
-        }
+        _ => check_kind(headers)?,
     }
     Ok(patched)
 }

@@ -38,6 +38,9 @@ pub(crate) fn apply(resource: &Resource, object: &Value, scale: &Value) -> Resul
             text(scale, "/kind")
         )));
     }
+    if !scale.is_object() || !(scale["spec"].is_object() || scale["spec"].is_null()) {
+        return Err(Status::bad_request("the scale is no object with a specification"));
+    }
     let mut object = object.clone();
     let replicas = match &scale["spec"]["replicas"] {
         Value::Null => 0,

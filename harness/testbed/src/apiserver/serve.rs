@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use serde_json::Value;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +29,7 @@ use super::token::Tokens;
 use super::view::View;
 use super::watch::Watch;
 use super::{discovery, exec, list, openapi, patch, pod, review, scale};
+use crate::namespace::Listening;
 
 /// What all connections share.
 pub(crate) struct Shared {
@@ -53,7 +54,7 @@ pub(crate) struct Context {
 /// Takes connections until told to stop.
 pub(crate) async fn accept(
     shared: Arc<Shared>,
-    listener: TcpListener,
+    listener: Listening,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
@@ -102,7 +103,11 @@ async fn serve(mut context: Context, stream: TcpStream) {
     };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     context.certified = context.shared.tls.verified(chain).and_then(authn::of_certificate);
+    // Whoever asks for nothing does not need a connection.
+    let asked = CancellationToken::new();
+    let first = asked.clone();
     let service = service_fn(move |request| {
+        first.cancel();
         let context = context.clone();
         async move { Ok::<_, std::convert::Infallible>(answer(&context, request).await) }
     });
@@ -117,8 +122,19 @@ async fn serve(mut context: Context, stream: TcpStream) {
         .keep_alive_interval(limits::QUIET_TIME)
         .keep_alive_timeout(limits::QUIET_TIME)
         .max_concurrent_streams(limits::STREAMS);
-    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "a connection to the API server broke");
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let silence = async {
+        if tokio::time::timeout(limits::HEAD_TIME, asked.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = connection => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection to the API server broke");
+            }
+        }
+        () = silence => tracing::debug!("a connection to the API server was closed: nothing was asked"),
     }
 }
 
@@ -410,6 +426,7 @@ async fn patch_object(
     request: Request<Incoming>,
 ) -> Result<Written> {
     let options = query.write_options()?;
+    patch::check_kind(request.headers())?;
     let (headers, body) = read(context, request).await?;
     context.shared.registry.update(target.resource, &target.key(), part, options, |object| {
         patch::patch(target.resource.kind, &headers, &body, object)

@@ -1035,3 +1035,95 @@ async fn commands_over_websockets_need_create_too() {
     let (code, why) = refused(jane.request::<Value>(request).await);
     assert!(code == 403 && why.contains("cannot create resource \"pods/exec\""), "{code} {why}");
 }
+
+#[tokio::test]
+async fn one_ingress_is_served_in_all_its_versions() {
+    let scene = Scene::new();
+    let class = json!({"metadata": {"name": "usual", "annotations": {
+        "ingressclass.kubernetes.io/is-default-class": "true"}}, "spec": {"controller": "a.b/c"}});
+    assert_eq!(scene.post("/apis/networking.k8s.io/v1/ingressclasses", class).await.0, 201);
+    let oldest = "/apis/extensions/v1beta1/namespaces/default/ingresses";
+    let ingress = json!({"apiVersion": "extensions/v1beta1", "kind": "Ingress", "metadata": {"name": "a"},
+        "spec": {"rules": [{"host": "a.b", "http": {"paths": [
+            {"path": "/", "backend": {"serviceName": "s", "servicePort": 80}}]}}]}});
+    let (code, made) = scene.post(oldest, ingress.clone()).await;
+    assert_eq!((code, &made["apiVersion"]), (201, &json!("extensions/v1beta1")), "{made}");
+    let path = "/apis/networking.k8s.io/v1/namespaces/default/ingresses/a";
+    let (_, new) = scene.get(path).await;
+    assert_eq!(new["metadata"]["uid"], made["metadata"]["uid"]);
+    assert_eq!(new["spec"]["ingressClassName"], "usual", "the default class");
+    let shown = &new["spec"]["rules"][0]["http"]["paths"][0];
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    assert_eq!(*shown, json!({"path": "/", "pathType": "ImplementationSpecific", "backend": backend}));
+    // A patch speaks the version of its path.
+    let patch =
+        json!([{"op": "replace", "value": 81, "path": "/spec/rules/0/http/paths/0/backend/servicePort"}]);
+    let (code, patched) =
+        scene.raw("PATCH", &format!("{oldest}/a"), "application/json-patch+json", &patch).await;
+    assert_eq!(code, 200, "{patched}");
+    let (_, new) = scene.get(path).await;
+    assert_eq!(new["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["port"]["number"], 81);
+    let mut wrong = ingress.clone();
+    wrong["metadata"]["name"] = json!("b");
+    wrong["spec"]["rules"][0]["http"]["paths"][0]["backend"] =
+        json!({"service": {"name": "s"}, "serviceName": "s", "servicePort": 1});
+    let (code, answer) = scene.post(&format!("{oldest}?fieldValidation=Strict"), wrong).await;
+    assert!(code == 400 && message(&answer).contains("unknown field"), "{answer}");
+    let (_, list) = scene.get("/apis/networking.k8s.io/v1beta1/ingresses").await;
+    assert_eq!(
+        (&list["kind"], &list["items"][0]["apiVersion"]),
+        (&json!("IngressList"), &json!("networking.k8s.io/v1beta1"))
+    );
+}
+
+#[tokio::test]
+async fn a_load_balancer_is_reported_and_keeps_its_health_check() {
+    let scene = Scene::new();
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});
+    let made = scene.service(spec).await.unwrap();
+    let check = made["spec"]["healthCheckNodePort"].as_i64().unwrap();
+    let path = format!("/api/v1/namespaces/default/services/{}", made["metadata"]["name"].as_str().unwrap());
+    let patch = |body: Value| {
+        let path = path.clone();
+        let scene = &scene;
+        async move { scene.raw("PATCH", &path, "application/merge-patch+json", &body).await }
+    };
+    let (code, answer) = patch(json!({"spec": {"healthCheckNodePort": check + 1}})).await;
+    assert!(
+        code == 422 && message(&answer).ends_with("spec.healthCheckNodePort: Forbidden: field is immutable"),
+        "{answer}"
+    );
+    let status = format!("{path}/status");
+    let report = |body: Value| {
+        let status = status.clone();
+        let scene = &scene;
+        async move {
+            let body = json!({"status": {"loadBalancer": {"ingress": [body]}}});
+            scene.raw("PATCH", &status, "application/merge-patch+json", &body).await
+        }
+    };
+    let (code, answer) = report(json!({"ip": "1.2.3.4"})).await;
+    assert_eq!(code, 200);
+    assert_eq!(answer["status"]["loadBalancer"]["ingress"][0]["ipMode"], "VIP");
+    for (bad, expected) in [
+        (json!({"ip": "x"}), "status.loadBalancer.ingress[0].ip: Invalid value: \"x\""),
+        (
+            json!({"ip": "1.2.3.4", "ipMode": "x"}),
+            "status.loadBalancer.ingress[0].ipMode: Unsupported value: \"x\"",
+        ),
+        (
+            json!({"hostname": "1.2.3.4"}),
+            "status.loadBalancer.ingress[0].hostname: Invalid value: \"1.2.3.4\"",
+        ),
+    ] {
+        let (code, answer) = report(bad).await;
+        assert!(code == 422 && message(&answer).contains(expected), "{answer}");
+    }
+    // What only a load balancer has goes with the type; its cluster address stays.
+    let (code, changed) = patch(json!({"spec": {"type": "ClusterIP", "ports": [{"port": 80}]}})).await;
+    assert_eq!(code, 200, "{changed}");
+    for gone in ["healthCheckNodePort", "allocateLoadBalancerNodePorts", "externalTrafficPolicy"] {
+        assert!(changed["spec"].get(gone).is_none(), "{gone}: {changed}");
+    }
+    assert_eq!(changed["spec"]["clusterIP"], made["spec"]["clusterIP"]);
+}

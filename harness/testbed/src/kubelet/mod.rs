@@ -263,8 +263,13 @@ impl Pods {
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
-                // Done with its pod; nothing is left to know.
-                Some(_) = self.workers.join_next() => continue,
+                Some(done) = self.workers.join_next() => {
+                    // Only who was stopped gives its worker back, and that may be seen here before the
+                    // stop itself is.
+                    let Ok(Some(worker)) = done else { continue };
+                    self.asleep.insert(worker.uid(), worker);
+                    return;
+                }
             };
             match event {
                 Some(Ok(Event::Init)) => listed.clear(),

@@ -24,6 +24,7 @@ use super::exec;
 use super::node::{Node, PORT};
 use super::output::{self, Wish};
 use super::records::Missing;
+use crate::namespace::Listening;
 use crate::pki::Credentials;
 
 /// A client that never finishes its handshake is dropped after this long.
@@ -31,7 +32,7 @@ const HANDSHAKE_BOUND: Duration = Duration::from_secs(10);
 
 /// A server that listens already, so that whoever sees the node can reach it.
 pub(crate) struct Server {
-    listener: tokio::net::TcpListener,
+    listener: Listening,
     tls: tokio_rustls::TlsAcceptor,
 }
 
@@ -47,7 +48,7 @@ impl Server {
         let listener =
             listen().with_context(|| format!("kubelet of `{}` cannot listen on {address}", node.name))?;
         Ok(Self {
-            listener: tokio::net::TcpListener::from_std(listener)?,
+            listener: Listening::new(tokio::net::TcpListener::from_std(listener)?),
             tls: tls(serving, ca_pem).context("kubelet cannot use its certificates")?,
         })
     }

@@ -101,6 +101,13 @@ impl Api {
         );
     }
 
+    /// Waits until the kubelet watches: only a watch sees what happens after it began.
+    async fn is_watched(&self) {
+        let mut changes = self.changes.subscribe();
+        let watching = changes.wait_for(|_| self.events.receiver_count() > 0);
+        timeout(BOUND, watching).await.expect("the kubelet watches").expect("the API lives");
+    }
+
     fn pod(&self, name: &str) -> Value {
         self.pods.lock().expect("pods").get(name).cloned().unwrap_or_default()
     }
@@ -264,10 +271,7 @@ async fn kubelet_of(api: &Arc<Api>, pki: &Pki, bugs: Bugs) -> Kubelet {
         bugs,
     };
     let kubelet = Kubelet::start(config).await.expect("a kubelet");
-    // Only a watch sees what happens after it began.
-    let mut changes = api.changes.subscribe();
-    let watching = changes.wait_for(|_| api.events.receiver_count() > 0);
-    timeout(BOUND, watching).await.expect("the kubelet watches").expect("the API lives");
+    api.is_watched().await;
     kubelet
 }
 

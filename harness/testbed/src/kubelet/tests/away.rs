@@ -102,3 +102,37 @@ async fn it_registers_again_before_it_says_anything_about_pods() {
     api.until("late", is_ready).await;
     assert_eq!(api.nodes.lock().expect("nodes").len(), 2);
 }
+
+/// Workers may be done before the stop itself is noticed; none may be lost by that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn no_pod_is_lost_however_often_it_is_away() {
+    let api = Api::new();
+    let mut kubelet = kubelet(&api).await;
+    let names = ["a", "b", "c", "d", "e", "f"];
+    for name in names {
+        api.run(name, json!({"restartPolicy": "Always", "containers": [container(&["graceful"])]}));
+    }
+    let mut before = Vec::new();
+    for name in names {
+        before.push(api.until(name, is_ready).await);
+    }
+    for _ in 0..30 {
+        kubelet.stop().await;
+        assert_eq!(kubelet.asleep.len(), names.len());
+        kubelet.resume().expect("it starts");
+        api.is_watched().await;
+        // Whoever says again what is true has taken its pod up.
+        for name in names {
+            let mut pod = api.pod(name);
+            pod["status"]["phase"] = json!("Unknown");
+            api.put("MODIFIED", pod);
+        }
+        for name in names {
+            api.until(name, |pod| pod["status"]["phase"] == "Running").await;
+        }
+    }
+    for (name, pod) in names.into_iter().zip(before) {
+        assert_eq!(container_id(&api.pod(name)), container_id(&pod), "it is still the same process");
+    }
+    assert_eq!(kubelet.processes(), names.len());
+}
