@@ -261,6 +261,7 @@ async fn health_is_told(scene: &Scene, service: &str) -> anyhow::Result<Result<(
                 method: None,
                 source_port: None,
                 reuse_connection: false,
+                server_name: None,
             };
             let label = format!("the health check port {port} of {node}");
             for outcome in scene.call(&from, &label, scene.workload(probe, 1)).await? {

@@ -16,13 +16,13 @@ use crate::{Impossible, Test};
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("the_first_chapter_of_the_notes", the_first_chapter_of_the_notes),
     ("an_interrupted_cluster_takes_its_kubeconfig_along", an_interrupted_cluster_takes_its_kubeconfig_along),
+    ("objects_of_no_namespace_are_applied", objects_of_no_namespace_are_applied),
     ("objects_are_made_and_shown", verbs::objects_are_made_and_shown),
     ("objects_are_changed", verbs::objects_are_changed),
     ("workloads_roll_out_and_are_looked_into", verbs::workloads_roll_out_and_are_looked_into),
     ("objects_are_deleted", verbs::objects_are_deleted),
     ("the_api_describes_itself", verbs::the_api_describes_itself),
     ("mistakes_are_named", verbs::mistakes_are_named),
-    ("objects_of_no_namespace_are_applied", objects_of_no_namespace_are_applied),
     ("a_cluster_that_exists_is_tested_through_its_kubeconfig", a_cluster_that_exists_is_tested),
 ];
 
