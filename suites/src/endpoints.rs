@@ -1,9 +1,13 @@
 //! Endpoints and EndpointSlices: the addresses behind a service, as objects.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::Endpoints;
 use kube::Api;
-use stickler::action::{Resource, delete, label, scale};
-use stickler::{Check, Class, Held, Scene, docs, endpoints_mirror_pods, fixture, that};
+use stickler::action::{Resource, delete, label, make_endpoints, scale};
+use stickler::{
+    Check, Class, Held, Scene, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture, that,
+};
 
 use crate::service::name_of;
 
@@ -40,6 +44,36 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: &[],
         exclusive: false,
         run: |scene| Box::pin(kubernetes(scene)),
+    },
+    Check {
+        id: "endpoints/none-without-selector",
+        title: "for a service without selector no endpoints are made, and calls are refused",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#services-without-selectors")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(none_without_selector(scene)),
+    },
+    Check {
+        id: "endpoints/manual",
+        title: "Endpoints made by hand for a service without selector are served like selected pods",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/#services-without-selectors"),
+            docs("concepts/services-networking/endpoint-slices/#endpointslice-mirroring"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(manual(scene)),
+    },
+    Check {
+        id: "endpoints/manual-same-name",
+        title: "Endpoints made by hand belong to the service of the same name and to no other",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/service/#services-without-selectors")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(manual_same_name(scene)),
     },
 ];
 
@@ -96,4 +130,76 @@ async fn kubernetes(scene: &mut Scene) -> Held {
             },
         ))
         .await
+}
+
+/// "Because this Service has no selector, the corresponding EndpointSlice objects are not created
+/// automatically." Those of another service, made later, show that somebody is at work.
+async fn none_without_selector(scene: &mut Scene) -> Held {
+    scene.given(fixture!("endpoints/without-selector.yaml")).await?;
+    scene.eventually(endpoints_mirror_pods("selecting")).await?;
+    let none = || {
+        that("neither Endpoints nor EndpointSlices of `made` are there", |scene: &Scene| {
+            Box::pin(async move {
+                let world = scene.world().await?;
+                let of_service = |labels: Option<&std::collections::BTreeMap<String, String>>| {
+                    labels.is_some_and(|labels| {
+                        labels.get("kubernetes.io/service-name").is_some_and(|name| name == "made")
+                    })
+                };
+                let ours = |namespace: &str| namespace == scene.namespace();
+                if world.endpoints.keys().any(|key| ours(&key.namespace) && key.name == "made") {
+                    return Ok(Err("there are Endpoints `made`".to_owned()));
+                }
+                let mut slices = world.endpoint_slices.iter();
+                Ok(
+                    match slices.find(|(key, slice)| {
+                        ours(&key.namespace) && of_service(slice.metadata.labels.as_ref())
+                    }) {
+                        Some((key, _)) => Err(format!("there is the EndpointSlice `{}`", key.name)),
+                        None => Ok(()),
+                    },
+                )
+            })
+        })
+    };
+    scene.always(none()).await?;
+    scene.eventually(as_promised(scene.inside(), vec![cluster_ip("made")])).await
+}
+
+/// "Accessing a Service without a selector works the same as if it had a selector." The addresses are
+/// those of pods of this check's own.
+async fn manual(scene: &mut Scene) -> Held {
+    scene.given(fixture!("endpoints/without-selector.yaml")).await?;
+    let inside = scene.inside();
+    let ips = own_pods(scene).await?;
+    scene.when(make_endpoints("made", &ips, 8000)).await?;
+    scene.eventually(endpoints_mirror_pods("made")).await?;
+    scene.eventually(as_promised(inside.clone(), vec![cluster_ip("made")])).await?;
+    for from in inside.iter().take(1).cloned() {
+        scene.eventually(stickler::spreads("made", from)).await?;
+    }
+    // Nobody but who makes them changes them.
+    scene.always(as_promised(inside.clone(), vec![cluster_ip("made")])).await?;
+    scene.when(delete(Resource::Endpoints, "made")).await?;
+    scene.eventually(endpoints_mirror_pods("made")).await?;
+    scene.eventually(as_promised(inside.clone(), vec![cluster_ip("made")])).await?;
+    scene.when(make_endpoints("made", &ips[..1], 8000)).await?;
+    scene.eventually(as_promised(inside, vec![cluster_ip("made")])).await
+}
+
+/// The notes: the name is what connects the two.
+async fn manual_same_name(scene: &mut Scene) -> Held {
+    scene.given(fixture!("endpoints/without-selector.yaml")).await?;
+    let ips = own_pods(scene).await?;
+    scene.when(make_endpoints("other", &ips, 8000)).await?;
+    // `other` is answered, `made` is not.
+    let both = vec![cluster_ip("other"), cluster_ip("made")];
+    scene.eventually(as_promised(scene.inside(), both.clone())).await?;
+    scene.always(as_promised(scene.inside(), both)).await
+}
+
+async fn own_pods(scene: &Scene) -> anyhow::Result<Vec<IpAddr>> {
+    let pods = scene.pods("app=made").await?;
+    let ips = pods.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok());
+    Ok(ips.collect())
 }

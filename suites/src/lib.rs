@@ -6,14 +6,18 @@ mod dns;
 mod endpoints;
 mod env;
 mod exec;
+mod external_ips;
+mod external_name;
 mod goweb;
 mod headless;
 mod ingress;
 mod liveness;
+mod load_balancer;
 mod node_port;
 mod ports;
 mod readiness;
 mod service;
+mod traffic_policy;
 mod vip;
 
 use stickler::Check;
@@ -33,6 +37,10 @@ pub const CHAPTERS: &[(&str, &[Check])] = &[
     ("readiness", readiness::CHECKS),
     ("liveness", liveness::CHECKS),
     ("headless", headless::CHECKS),
+    ("external-name", external_name::CHECKS),
+    ("load-balancer", load_balancer::CHECKS),
+    ("traffic-policy", traffic_policy::CHECKS),
+    ("external-ips", external_ips::CHECKS),
     ("ingress", ingress::CHECKS),
 ];
 

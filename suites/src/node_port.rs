@@ -10,7 +10,8 @@ pub(crate) const CHECKS: &[Check] = &[
         class: Class::Promise,
         promised_by: &[docs("concepts/services-networking/service/#type-nodeport")],
         needs: &[Capability::SeveralNodes],
-        // The notes' port is 31234, and a cluster has it once.
+        // A cluster has a port once. This one is of the band that random ports are not taken from
+        // while others are free (KEP-3668), unlike the notes' 31234.
         exclusive: true,
         run: |scene| Box::pin(every_node(scene)),
     },
@@ -47,10 +48,10 @@ pub(crate) const CHECKS: &[Check] = &[
 /// traffic to one of the ready endpoints associated with that Service"
 async fn every_node(scene: &mut Scene) -> Held {
     scene.given(fixture!("notes/goweb-rs.yaml")).await?;
-    scene.when(create(fixture!("notes/goweb-nodeport.yaml"))).await?;
+    scene.when(create(fixture!("node-port/fixed.yaml"))).await?;
     let service = scene.service("goweb-nodeport").await?;
     let port = service.spec.and_then(|spec| spec.ports?.first()?.node_port);
-    scene.same("the node port asked for is the one that is given", &Some(31234), &port)?;
+    scene.same("the node port asked for is the one that is given", &Some(30080), &port)?;
     let from = scene.vantages().everywhere();
     scene.eventually(as_promised(from.clone(), vec![node_port("goweb-nodeport")])).await?;
     scene.always(as_promised(from, vec![node_port("goweb-nodeport")])).await

@@ -18,6 +18,9 @@ pub(crate) struct ClusterArgs {
     /// Plant a bug in the testbed; `stickler list --bugs` names them. May be given several times.
     #[arg(long = "bug", value_name = "NAME", help_heading = "Cluster")]
     pub(crate) bugs: Vec<String>,
+    /// Give the testbed a load balancer: services of type `LoadBalancer` get an address on its LAN.
+    #[arg(long, help_heading = "Cluster")]
+    pub(crate) load_balancer: bool,
 }
 
 /// A way to get a cluster.
@@ -64,6 +67,9 @@ impl ClusterArgs {
                         "`--bug` plants bugs in the testbed only; leave it out with `--cluster kubeconfig`"
                     );
                 }
+                if self.load_balancer {
+                    bail!("`--load-balancer` is for the testbed; leave it out with `--cluster kubeconfig`");
+                }
                 let provider = stickler::providers::KubeconfigProvider::read(
                     reach.kubeconfig.as_deref(),
                     reach.context.clone(),
@@ -87,7 +93,7 @@ impl ClusterArgs {
             bugs.push(card.bug);
         }
         let provider = TestbedProvider::enter(usize::from(self.nodes), port, bugs.into_iter().collect())?;
-        Ok(Box::new(provider))
+        Ok(Box::new(provider.with_load_balancer(self.load_balancer)))
     }
 
     #[cfg(not(target_os = "linux"))]

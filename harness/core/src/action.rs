@@ -1,9 +1,10 @@
 //! Actions: what a check does to a cluster, each printed as the command a person would type.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Endpoints, Pod, Secret};
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -27,6 +28,8 @@ pub enum Action {
     Delete { resource: Resource, name: String },
     /// Delete every pod a selector finds.
     DeletePods { selector: &'static str },
+    /// Create Endpoints by hand: these addresses, with one port.
+    MakeEndpoints { name: String, addresses: Vec<IpAddr>, port: u16 },
     /// Keep a certificate and its key, both PEM, in a Secret: a new one, or in the place of what is
     /// in it.
     KeepCertificate { secret: String, certificate: String, key: String, replace: bool },
@@ -48,6 +51,7 @@ pub enum Resource {
     Pod,
     ReplicaSet,
     Deployment,
+    Endpoints,
     Ingress,
 }
 
@@ -59,6 +63,7 @@ impl Resource {
             Self::Pod => ApiResource::erase::<Pod>(&()),
             Self::ReplicaSet => ApiResource::erase::<k8s_openapi::api::apps::v1::ReplicaSet>(&()),
             Self::Deployment => ApiResource::erase::<k8s_openapi::api::apps::v1::Deployment>(&()),
+            Self::Endpoints => ApiResource::erase::<Endpoints>(&()),
             Self::Ingress => ApiResource::erase::<Ingress>(&()),
         }
     }
@@ -71,6 +76,7 @@ impl fmt::Display for Resource {
             Self::Pod => "pod",
             Self::ReplicaSet => "replicaset",
             Self::Deployment => "deployment",
+            Self::Endpoints => "endpoints",
             Self::Ingress => "ingress",
         })
     }
@@ -109,6 +115,11 @@ pub fn delete(resource: Resource, name: &str) -> Action {
 /// Delete every pod a selector finds.
 pub fn delete_pods(selector: &'static str) -> Action {
     Action::DeletePods { selector }
+}
+
+/// Create Endpoints by hand: these addresses, with one TCP port.
+pub fn make_endpoints(name: &str, addresses: &[IpAddr], port: u16) -> Action {
+    Action::MakeEndpoints { name: name.to_owned(), addresses: addresses.to_vec(), port }
 }
 
 /// Keep a certificate and its key in a new Secret of the type `kubernetes.io/tls`.
@@ -172,6 +183,11 @@ impl Action {
                 let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
                 pods.delete_collection(&DeleteParams::default(), &ListParams::default().labels(selector))
                     .await?;
+            }
+            Self::MakeEndpoints { name, addresses, port } => {
+                let made = serde_json::from_value(endpoints(name, addresses, *port))?;
+                let api: Api<Endpoints> = Api::namespaced(client.clone(), namespace);
+                api.create(&PostParams::default(), &made).await?;
             }
             Self::KeepCertificate { secret, certificate, key, replace } => {
                 let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
@@ -257,6 +273,14 @@ fn gate(ready: bool) -> Value {
     json!({ "type": "stickler.dev/ready", "status": status })
 }
 
+fn endpoints(name: &str, addresses: &[IpAddr], port: u16) -> Value {
+    let addresses: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints", "metadata": { "name": name },
+        "subsets": [{ "addresses": addresses, "ports": [{ "port": port }] }],
+    })
+}
+
 /// Puts the cluster's own image in the place of `stickler` and of the notes' image, wherever
 /// containers are described.
 pub(crate) fn use_image(value: &mut Value, image: &str) {
@@ -298,6 +322,9 @@ impl fmt::Display for Action {
             }
             Self::Delete { resource, name } => write!(f, "kubectl delete {resource} {name}"),
             Self::DeletePods { selector } => write!(f, "kubectl delete pods -l {selector}"),
+            Self::MakeEndpoints { name, addresses, port } => {
+                write!(f, "kubectl create -f - <<< '{}'", endpoints(name, addresses, *port))
+            }
             Self::KeepCertificate { secret, replace, .. } => {
                 write!(f, "kubectl create secret tls {secret} --cert=tls.crt --key=tls.key")?;
                 if *replace {

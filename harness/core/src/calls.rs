@@ -72,7 +72,10 @@ impl Scene {
 
     /// Can these vantages look at all? Each must reach a server it can reach without any service
     /// (the positive control) and must not get an answer where nobody listens (the negative one).
-    pub(crate) async fn control(&self, vantages: &[Vantage]) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// Which of them cannot.
+    pub async fn control(&self, vantages: &[Vantage]) -> anyhow::Result<()> {
         let open: Vec<&Vantage> = {
             let controlled = self.controlled.lock().unwrap_or_else(PoisonError::into_inner);
             vantages.iter().filter(|vantage| !controlled.contains(vantage)).collect()

@@ -239,6 +239,15 @@ impl Scene {
         Err(Broken::promise(format!("{promise}: {promised:?}"), format!("{seen:?}")))
     }
 
+    /// Every node with its internal address.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub async fn node_addresses(&self) -> anyhow::Result<Vec<(String, IpAddr)>> {
+        let world = self.world().await?;
+        Ok(crate::destination::nodes(&world).map(|(node, ip)| (node.to_owned(), ip)).collect())
+    }
+
     /// The cluster IP of a service of the check's namespace.
     ///
     /// # Errors

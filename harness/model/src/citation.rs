@@ -70,6 +70,12 @@ pub(crate) const LOAD_BALANCER: Citation = Citation {
     url: "https://kubernetes.io/docs/concepts/services-networking/service/#loadbalancer",
 };
 
+/// "traffic through the cloud-provider load-balancer will be restricted to the specified client IPs"
+pub(crate) const SOURCE_RANGES: Citation = Citation {
+    title: "API reference, ServiceSpec.loadBalancerSourceRanges",
+    url: "https://kubernetes.io/docs/reference/kubernetes-api/service-resources/service-v1/#ServiceSpec",
+};
+
 /// The upstream tests that look for a refusal at the cluster IP; the load balancer tests of the
 /// same file look for an ICMP reject at the node port, with TCP and with UDP.
 pub(crate) const REJECTED: Citation = Citation {

@@ -42,6 +42,18 @@ fn external_ip(
     let all = usable_of_port(scene, key, port, None);
     let at = scene.world.node_at(scene.destination.address);
     let outside = scene.client.is_outside();
+    if rule == citation::LOAD_BALANCER && has_source_ranges(service) {
+        // What a client's address is when it arrives is not known here.
+        let mut by = all.backends;
+        for node in scene.world.nodes.keys() {
+            by.extend(usable_of_port(scene, key, port, Some(node)).backends);
+        }
+        if by.is_empty() {
+            return nobody(key, rule);
+        }
+        let why = format!("`{}` admits some addresses only", key.name);
+        return Route::AtMost { by, why, rule: citation::SOURCE_RANGES };
+    }
     // From outside, only an address of a node, or one a load balancer stands for, is known to lead
     // into the cluster.
     let arrives = !outside || at.is_some() || rule == citation::LOAD_BALANCER;
@@ -78,6 +90,11 @@ fn external_ip(
 
 fn nobody(key: &ObjectKey, rule: Citation) -> Route {
     Route::Nobody { why: format!("`{}` has no ready endpoints", key.name), rule }
+}
+
+fn has_source_ranges(service: &Service) -> bool {
+    let spec = service.spec.as_ref();
+    spec.and_then(|spec| spec.load_balancer_source_ranges.as_ref()).is_some_and(|ranges| !ranges.is_empty())
 }
 
 fn external_ips(service: &Service) -> impl Iterator<Item = IpAddr> {

@@ -12,11 +12,13 @@ pub mod enter;
 pub mod examination;
 mod kernel;
 pub mod kubelet;
+mod load_balancer;
 pub mod namespace;
+mod outside_world;
 mod pki;
 pub mod proxy;
 mod scheduler;
 mod testbed;
 pub mod topology;
 
-pub use testbed::{OutsideProcess, StartError, Step, Testbed, TestbedSpec, reexec};
+pub use testbed::{Machine, OutsideProcess, StartError, Step, Testbed, TestbedSpec, reexec};

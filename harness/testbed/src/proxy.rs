@@ -2,14 +2,17 @@
 
 mod dataplane;
 mod desired;
+mod health;
 
 use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use ipnet::Ipv4Net;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::Api;
 use kube::runtime::WatchStreamExt as _;
@@ -25,8 +28,12 @@ pub use dataplane::{At, Backends, Dataplane, Desired, Endpoint, Frontend, Protoc
 
 use crate::bugs::{Bug, Bugs};
 use crate::topology::NodeNet;
-use desired::{Memory, desired};
+use desired::{Memory, Place, desired};
+use health::{Health, HealthServers, health_checks};
 
+/// The label that says where a node is
+/// ([well-known labels](https://kubernetes.io/docs/reference/labels-annotations-taints/#topologykubernetesiozone)).
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// How soon a failed change of the kernel's rules is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -50,11 +57,17 @@ impl Proxy {
     pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<Self> {
         let mut dataplane = Dataplane::open(&config.node.namespace, config.cluster_cidr)?;
         dataplane.keeps_flows = config.bugs.has(Bug::StaleUdpConntrack);
-        if !config.bugs.has(Bug::NoProxy) {
-            dataplane.prepare().await?;
-        }
+        dataplane.loses_sources = config.bugs.has(Bug::LocalSourceLost);
         let (announce, synced) = watch::channel(false);
-        let task = tokio::spawn(follow(config, dataplane, announce));
+        if config.bugs.has(Bug::NoProxy) {
+            announce.send_replace(true);
+            let task = tokio::spawn(pending());
+            return Ok(Self { synced, _task: AbortOnDropHandle::new(task) });
+        }
+        dataplane.prepare().await?;
+        let health = Arc::new(Health::default());
+        let servers = HealthServers::start(&config.node.namespace, &health)?;
+        let task = tokio::spawn(follow(config, dataplane, servers, health, announce));
         Ok(Self { synced, _task: AbortOnDropHandle::new(task) })
     }
 
@@ -66,9 +79,18 @@ impl Proxy {
     }
 }
 
-async fn follow(config: ProxyConfig, mut dataplane: Dataplane, announce: watch::Sender<bool>) {
+async fn follow(
+    config: ProxyConfig,
+    mut dataplane: Dataplane,
+    mut servers: HealthServers,
+    health: Arc<Health>,
+    announce: watch::Sender<bool>,
+) {
     let mut services = Mirror::<Service>::new(&config.client);
     let mut slices = Mirror::<EndpointSlice>::new(&config.client);
+    let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node.name));
+    let mut nodes = Mirror::<Node>::of(&config.client, own);
+    let mut place = Place { node: config.node.name.clone(), zone: None };
     let mut memory = Memory::new();
     let mut retry = tokio::time::interval(RETRY);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -77,6 +99,7 @@ async fn follow(config: ProxyConfig, mut dataplane: Dataplane, announce: watch::
         tokio::select! {
             changed = services.next() => outdated |= changed,
             changed = slices.next() => outdated |= changed,
+            _ = nodes.next() => {}
             _ = retry.tick(), if outdated => {}
         }
         // Whatever has arrived already belongs to the same change.
@@ -86,29 +109,43 @@ async fn follow(config: ProxyConfig, mut dataplane: Dataplane, announce: watch::
         while let Some(changed) = slices.next().now_or_never() {
             outdated |= changed;
         }
-        if !(outdated && services.complete && slices.complete) {
+        let node = nodes.objects.values().next();
+        health.node_is(node);
+        let zone = node.and_then(|node| node.labels().get(ZONE).cloned());
+        // A node changes with each of its heartbeats; its zone hardly ever does.
+        outdated |= zone != place.zone;
+        place.zone = zone;
+        if !outdated {
             continue;
         }
-        if config.bugs.has(Bug::NoProxy) {
-            outdated = false;
-            announce.send_replace(true);
+        health.outdated();
+        if !(services.complete && slices.complete && nodes.complete) {
             continue;
         }
-        let wanted = desired(
+        let wanted =
+            desired(services.objects.values(), slices.objects.values(), &place, &config.bugs, &mut memory);
+        let checks = health_checks(
             services.objects.values(),
-            slices.objects.values(),
-            &config.node.name,
+            slices.objects.values().collect::<Vec<_>>(),
+            &place.node,
             &config.bugs,
-            &mut memory,
         );
-        match dataplane.apply(&wanted).await {
-            Ok(()) => {
-                debug!(node = config.node.name, frontends = wanted.frontends.len(), "proxy rules applied");
-                outdated = false;
-                announce.send_replace(true);
-            }
+        if let Err(error) = dataplane.apply(&wanted).await {
+            warn!(node = config.node.name, "proxy rules not applied, will write all anew: {error:#}");
+            retry.reset();
+            continue;
+        }
+        debug!(node = config.node.name, frontends = wanted.frontends.len(), "proxy rules applied");
+        health.updated();
+        announce.send_replace(true);
+        match servers.apply(checks) {
+            Ok(()) => outdated = false,
+            // One port that cannot be had says nothing about the rules.
             Err(error) => {
-                warn!(node = config.node.name, "proxy rules not applied, will write all anew: {error:#}");
+                warn!(
+                    node = config.node.name,
+                    "not every health check port is served, will retry: {error:#}"
+                );
                 retry.reset();
             }
         }
@@ -129,8 +166,11 @@ where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
     fn new(client: &kube::Client) -> Self {
-        let events =
-            watcher(Api::<K>::all(client.clone()), watcher::Config::default()).backoff(Patience::default());
+        Self::of(client, watcher::Config::default())
+    }
+
+    fn of(client: &kube::Client, which: watcher::Config) -> Self {
+        let events = watcher(Api::<K>::all(client.clone()), which).backoff(Patience::default());
         Self { events: events.boxed(), objects: BTreeMap::new(), listing: BTreeMap::new(), complete: false }
     }
 
@@ -138,7 +178,7 @@ where
     async fn next(&mut self) -> bool {
         let Some(event) = self.events.next().await else {
             // A watch never ends by itself; without this arm its end would be a busy loop.
-            return std::future::pending().await;
+            return pending().await;
         };
         match event {
             Ok(Event::Init) => self.listing.clear(),
@@ -199,7 +239,7 @@ mod tests {
 
     /// An API server that gives these answers in turn, and then none any more.
     fn scripted(answers: Vec<String>) -> kube::Client {
-        let answers = std::sync::Arc::new(std::sync::Mutex::new(answers.into_iter()));
+        let answers = Arc::new(std::sync::Mutex::new(answers.into_iter()));
         let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
             let answer = answers.lock().ok().and_then(|mut answers| answers.next());
             async move {
@@ -207,7 +247,7 @@ mod tests {
                     Some(body) => {
                         Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(body))))
                     }
-                    None => std::future::pending().await,
+                    None => pending().await,
                 }
             }
         });

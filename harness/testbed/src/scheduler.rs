@@ -259,7 +259,8 @@ fn fits(pod: &Pod, node: &Node, here: &[&Pod]) -> Result<(), &'static str> {
         return Err("node(s) didn't match Pod's node affinity/selector");
     }
     let wanted = host_ports(pod);
-    if here.iter().any(|other| host_ports(other).iter().any(|port| wanted.contains(port))) {
+    let taken: Vec<_> = here.iter().flat_map(|other| host_ports(other)).collect();
+    if wanted.iter().any(|wanted| taken.iter().any(|taken| are_at_odds(wanted, taken))) {
         return Err("node(s) didn't have free ports for the requested pod ports");
     }
     if capacity(node).and_then(|pods| pods.parse::<usize>().ok()).is_some_and(|most| here.len() >= most) {
@@ -271,8 +272,7 @@ fn fits(pod: &Pod, node: &Node, here: &[&Pod]) -> Result<(), &'static str> {
 /// Taints that keep new pods off. A node that is not ready counts as tainted even before anybody has
 /// written the taint down.
 fn taints(node: &Node) -> Vec<Taint> {
-    let written = node.spec.iter().filter_map(|spec| spec.taints.as_ref()).flatten();
-    let mut taints: Vec<_> = written
+    let mut taints: Vec<_> = written_taints(node)
         .filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
         .cloned()
         .collect();
@@ -284,12 +284,17 @@ fn taints(node: &Node) -> Vec<Taint> {
     taints
 }
 
+/// The taints somebody gave the node.
+pub(crate) fn written_taints(node: &Node) -> impl Iterator<Item = &Taint> {
+    node.spec.iter().filter_map(|spec| spec.taints.as_ref()).flatten()
+}
+
 fn taint(key: &str) -> Taint {
     Taint { key: key.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() }
 }
 
 /// [Taints and Tolerations, "Concepts"](https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#concepts)
-fn is_tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
+pub(crate) fn is_tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
     tolerations.iter().any(|toleration| {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let (key, effect) = (text(&toleration.key), text(&toleration.effect));
@@ -304,7 +309,7 @@ fn is_tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
 }
 
 /// [Assigning Pods to Nodes, "Node affinity"](https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#node-affinity)
-fn is_selected(spec: &PodSpec, node: &Node) -> bool {
+pub(crate) fn is_selected(spec: &PodSpec, node: &Node) -> bool {
     let none = BTreeMap::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&none);
     let by_labels = spec.node_selector.iter().flatten().all(|(name, value)| labels.get(name) == Some(value));
@@ -350,16 +355,29 @@ fn capacity(node: &Node) -> Option<String> {
     Some(node.status.as_ref()?.allocatable.as_ref()?.get("pods")?.0.clone())
 }
 
-/// The ports a pod takes on its node, with their protocols.
-fn host_ports(pod: &Pod) -> Vec<(i32, String)> {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+/// A port a pod takes on its node: protocol, number, and at which of the node's addresses.
+type HostPort = (String, i32, Option<String>);
+
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let spec = pod.spec.iter();
+    // Init containers that go on running keep their ports.
+    let sidecars = spec.clone().flat_map(|spec| spec.init_containers.iter().flatten());
+    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let containers = spec.flat_map(|spec| &spec.containers).chain(sidecars);
     let ports = containers.filter_map(|container| container.ports.as_ref()).flatten();
     ports
         .filter_map(|port| {
             let number = port.host_port.filter(|number| *number > 0)?;
-            Some((number, port.protocol.clone().unwrap_or_else(|| "TCP".to_owned())))
+            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+            let every = |address: &&String| matches!(address.as_str(), "" | "0.0.0.0" | "::");
+            Some((protocol, number, port.host_ip.as_ref().filter(|address| !every(address)).cloned()))
         })
         .collect()
+}
+
+/// Protocol and number are the same, and so is an address.
+fn are_at_odds(a: &HostPort, b: &HostPort) -> bool {
+    (&a.0, a.1) == (&b.0, b.1) && (a.2.is_none() || b.2.is_none() || a.2 == b.2)
 }
 
 #[cfg(test)]

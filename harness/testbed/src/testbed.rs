@@ -1,6 +1,7 @@
 //! The testbed: topology and components, put together and taken apart.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -26,8 +27,11 @@ use crate::bugs::{Bug, Bugs};
 use crate::client::{ApiEndpoint, client};
 use crate::controllers::{Controllers, ControllersConfig, NodePatience};
 use crate::enter::host_listener;
+use crate::kernel::HostPort;
 use crate::kubelet::{Kubelet, KubeletConfig, PodNetwork};
+use crate::load_balancer::LoadBalancer;
 use crate::namespace::NetNamespace;
+use crate::outside_world::OutsideWorld;
 use crate::pki::{Credentials, Pki};
 use crate::proxy::{Proxy, ProxyConfig};
 use crate::scheduler::Scheduler;
@@ -56,11 +60,16 @@ pub struct TestbedSpec {
     pub port: u16,
     /// What is wrong on purpose.
     pub bugs: Bugs,
+    /// Is there somebody who gives addresses to services of type `LoadBalancer`?
+    pub load_balancer: bool,
+    /// Labels of the nodes, one after the other, beside those every node has; a node without an entry
+    /// gets no more. Zones and regions stand here, as nobody but a cloud knows them.
+    pub node_labels: Vec<BTreeMap<String, String>>,
 }
 
 impl Default for TestbedSpec {
     fn default() -> Self {
-        Self { nodes: 3, port: 0, bugs: Bugs::default() }
+        Self { nodes: 3, port: 0, bugs: Bugs::default(), load_balancer: false, node_labels: Vec::new() }
     }
 }
 
@@ -96,9 +105,11 @@ pub struct Testbed {
     apiserver: Mutex<ApiServer>,
     /// Where it listens: on the machine, in this process' own network, on the control plane's node.
     addresses: [SocketAddr; 3],
+    _outside_world: OutsideWorld,
     topology: Topology,
     client: kube::Client,
     kubeconfig: String,
+    kubeconfig_inside: String,
     steps: Vec<Step>,
     ready: Duration,
 }
@@ -138,7 +149,13 @@ impl Testbed {
         clock: &mut Clock,
     ) -> anyhow::Result<Self> {
         clock.next("topology");
-        let topology = Topology::build(&TopologySpec { nodes: spec.nodes }).await?;
+        let planned = TopologySpec { nodes: spec.nodes, load_balancer: spec.load_balancer };
+        let topology = Topology::build(&planned).await?;
+        let outside_world = OutsideWorld::start(&topology)?;
+        let load_balancer = match topology.load_balancer() {
+            Some(machine) => Some(LoadBalancer::prepare(machine).await?),
+            None => None,
+        };
         let control_plane = topology.nodes().first().context("a cluster needs a node")?.clone();
         let advertise = SocketAddr::from((control_plane.ip, API_PORT));
 
@@ -169,13 +186,15 @@ impl Testbed {
             ca_pem: pki.ca_pem(),
             bugs: spec.bugs.clone(),
             patience: NodePatience::default(),
+            load_balancer,
         });
         let scheduler = Scheduler::start(as_component("system:kube-scheduler", &[])?);
 
         clock.next("kubelets and proxies");
         let mut starting = Vec::new();
         for (index, node) in topology.nodes().iter().enumerate() {
-            starting.push(start_node(node, index == 0, &pki, &api, &spec.bugs).boxed());
+            let labels = spec.node_labels.get(index).cloned().unwrap_or_default();
+            starting.push(start_node(node, index == 0, labels, &pki, &api, &spec.bugs).boxed());
         }
         let (kubelets, proxies): (Vec<_>, _) = try_join_all(starting).await?.into_iter().unzip();
         let names = topology.nodes().iter().map(|node| node.name.clone());
@@ -205,8 +224,10 @@ impl Testbed {
             _controllers: controllers,
             apiserver: Mutex::new(apiserver),
             addresses: [host_address, home_address, advertise],
+            _outside_world: outside_world,
             client,
             kubeconfig: kubeconfig(host_address, &pki.ca_pem(), &admin),
+            kubeconfig_inside: kubeconfig(home_address, &pki.ca_pem(), &admin),
             steps: std::mem::take(&mut clock.steps),
             ready: clock.started.elapsed(),
             topology,
@@ -221,6 +242,11 @@ impl Testbed {
     /// A kubeconfig for programs on this machine.
     pub fn kubeconfig(&self) -> &str {
         &self.kubeconfig
+    }
+
+    /// A kubeconfig for programs that this process starts: they live in its network, not the machine's.
+    pub fn kubeconfig_inside(&self) -> &str {
+        &self.kubeconfig_inside
     }
 
     /// What the API server says it is.
@@ -309,21 +335,50 @@ impl Testbed {
         apiserver.resume(listeners)
     }
 
+    /// A command that runs one of the programs of pods, which are this executable under other names,
+    /// on a machine of the lab. Its environment is empty.
+    ///
+    /// # Errors
+    /// If there is no such machine or program.
+    pub fn command(
+        &self,
+        machine: Machine<'_>,
+        program: &str,
+        arguments: &[impl AsRef<OsStr>],
+    ) -> io::Result<std::process::Command> {
+        let missing = |what: String| io::Error::new(io::ErrorKind::NotFound, what);
+        if !stickler_pods::APPLETS.iter().any(|applet| applet.name == program) {
+            return Err(missing(format!("no program of pods is called `{program}`")));
+        }
+        let namespace = match machine {
+            Machine::Outside => self.topology.client_host(),
+            Machine::Node(name) => match self.topology.nodes().iter().find(|node| node.name == name) {
+                Some(node) => &node.namespace,
+                None => {
+                    let nodes = self.nodes().join("`, `");
+                    return Err(missing(format!("no node is called `{name}`; there are `{nodes}`")));
+                }
+            },
+        };
+        let namespace = namespace.clone();
+        let mut command = std::process::Command::new("/proc/self/exe");
+        command.arg0(program).args(arguments).env_clear();
+        #[expect(unsafe_code, reason = "the child enters the namespace between fork and exec")]
+        // SAFETY: the closure makes two system calls and allocates nothing.
+        unsafe {
+            command.pre_exec(move || namespace.enter_for_exec());
+        }
+        Ok(command)
+    }
+
     /// Starts this executable under another name on the client host: a machine of the LAN that is
     /// no part of the cluster. It ends when its standard input does.
     ///
     /// # Errors
     /// If no process can be started.
     pub fn spawn_outside(&self, program: &str, arguments: &[&str]) -> io::Result<OutsideProcess> {
-        let namespace = self.topology.client_host().clone();
-        let mut command = std::process::Command::new("/proc/self/exe");
-        command.arg0(program).args(arguments).env_clear();
+        let mut command = self.command(Machine::Outside, program, arguments)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        #[expect(unsafe_code, reason = "the child enters the namespace between fork and exec")]
-        // SAFETY: the closure makes two system calls and allocates nothing.
-        unsafe {
-            command.pre_exec(move || namespace.enter_for_exec());
-        }
         let mut command = Command::from(command);
         let mut child = command.kill_on_drop(true).spawn()?;
         let pipe = || io::Error::other("a pipe of the process is missing");
@@ -331,6 +386,15 @@ impl Testbed {
         let stdout = child.stdout.take().ok_or_else(pipe)?;
         Ok(OutsideProcess { stdin, stdout, child })
     }
+}
+
+/// A machine of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine<'a> {
+    /// A node, by its name.
+    Node(&'a str),
+    /// The client host: a machine of the LAN that is no part of the cluster.
+    Outside,
 }
 
 /// A process on the client host. It is killed when this is dropped.
@@ -351,6 +415,7 @@ fn first_service_address() -> SocketAddr {
 async fn start_node(
     node: &NodeNet,
     control_plane: bool,
+    labels: BTreeMap<String, String>,
     pki: &Pki,
     api: &ApiEndpoint,
     bugs: &Bugs,
@@ -367,7 +432,7 @@ async fn start_node(
         network: Arc::new(Wires(node.clone())),
         serving: pki.server(&[name], &[node.ip.into()])?,
         ca_pem: pki.ca_pem(),
-        labels: BTreeMap::new(),
+        labels,
         control_plane,
         version: VERSION.to_owned(),
         cluster_dns: Some(CLUSTER_DNS),
@@ -444,6 +509,14 @@ impl PodNetwork for Wires {
 
     fn detach<'a>(&'a self, _: &'a NetNamespace, ip: Ipv4Addr) -> BoxFuture<'a, anyhow::Result<()>> {
         self.0.detach_pod(ip).boxed()
+    }
+
+    fn map_ports<'a>(&'a self, ip: Ipv4Addr, ports: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.0.map_ports(ip, ports).boxed()
+    }
+
+    fn unmap_ports<'a>(&'a self, ip: Ipv4Addr, ports: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.0.unmap_ports(ip, ports).boxed()
     }
 }
 

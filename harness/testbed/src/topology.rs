@@ -1,5 +1,5 @@
-//! The machines and wires of the lab: a LAN, nodes on it, the links of their pods, and a client host
-//! that is not part of the cluster. Every namespace is anonymous, and none is connected to the
+//! The machines and wires of the lab: a LAN, nodes on it, the links of their pods, a client host that
+//! is not part of the cluster, and a few hosts of the world beyond the router. Every namespace is anonymous, and none is connected to the
 //! machine's own network.
 
 use std::net::Ipv4Addr;
@@ -8,7 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use ipnet::Ipv4Net;
 
-use crate::kernel::{Links, Mac, Route, Veth, set_sysctls};
+pub use crate::kernel::HostPort;
+use crate::kernel::{HostPorts, Links, Mac, Route, Veth, masquerade_egress, set_sysctls};
 use crate::namespace::NetNamespace;
 
 /// The network all nodes and the client host are on.
@@ -19,8 +20,17 @@ pub const CLUSTER_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 
 pub const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12);
 /// The machine outside the cluster.
 pub const CLIENT_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 199, 50);
-/// The LAN's router. It knows the pod networks, leads nowhere else, and says so.
+/// The LAN's router. It knows the pod networks and the hosts outside, leads nowhere else, and says so.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 199, 1);
+/// Hosts of the world outside, beyond the router.
+pub const OUTSIDE_HOSTS: [Ipv4Addr; 2] = [Ipv4Addr::new(11, 11, 11, 11), Ipv4Addr::new(22, 22, 22, 22)];
+/// One more of them, which has a name. Its address is from the range that RFC 5737 sets aside.
+pub const OUTSIDE_NAMED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
+pub const OUTSIDE_NAME: &str = "www.baidu.com";
+/// The load balancer in front of the nodes, if there is one.
+pub const LOAD_BALANCER: Ipv4Addr = Ipv4Addr::new(192, 168, 199, 2);
+/// Where the addresses come from that it gives to services: .241 to .254.
+pub const LOAD_BALANCER_POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 199, 240), 28);
 
 const EVERYWHERE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
 const MOST_NODES: usize = 50;
@@ -32,11 +42,13 @@ const ETH0: &str = "eth0";
 pub struct TopologySpec {
     /// How many nodes, one to fifty.
     pub nodes: usize,
+    /// Is there a load balancer on the LAN?
+    pub load_balancer: bool,
 }
 
 impl Default for TopologySpec {
     fn default() -> Self {
-        Self { nodes: 3 }
+        Self { nodes: 3, load_balancer: false }
     }
 }
 
@@ -44,7 +56,9 @@ impl Default for TopologySpec {
 pub struct Topology {
     nodes: Vec<NodeNet>,
     client_host: NetNamespace,
-    _lan: NetNamespace,
+    load_balancer: Option<NetNamespace>,
+    outside: NetNamespace,
+    lan: NetNamespace,
 }
 
 impl Topology {
@@ -54,7 +68,8 @@ impl Topology {
     /// Nodes have a default route to the LAN's router, as any machine has; otherwise a connection
     /// from a node to a cluster IP would fail for want of a route before the proxy sees it. The
     /// router answers whatever is not for the LAN or a pod with "host unreachable", so that what
-    /// nobody serves fails at once. The client host has no route but the LAN.
+    /// nobody serves fails at once. The client host has no route but the LAN. Beyond the router are the
+    /// hosts outside, which know nothing of pods: these speak to them in the name of their node.
     pub async fn build(spec: &TopologySpec) -> anyhow::Result<Self> {
         ensure!(
             (1..=MOST_NODES).contains(&spec.nodes),
@@ -64,14 +79,20 @@ impl Topology {
         let lan = NetNamespace::new().context("make a network namespace for the LAN")?;
         let plans: Vec<NodePlan> = (0..spec.nodes).map(NodePlan::new).collect();
 
-        let bridge = Lan::build(&lan, &plans).await?;
+        let balanced = spec.load_balancer;
+        let bridge = Lan::build(&lan, &plans, balanced).await?;
+        let outside = bridge.add_outside().await.context("build the hosts outside")?;
         let mut nodes = Vec::new();
         for plan in &plans {
             let node = bridge.add_node(plan, &plans).await;
             nodes.push(node.with_context(|| format!("build the node `{}`", plan.name))?);
         }
         let client_host = bridge.add_client_host(&plans).await.context("build the client host")?;
-        Ok(Self { nodes, client_host, _lan: lan })
+        let load_balancer = match balanced {
+            true => Some(bridge.add_load_balancer(&plans).await.context("build the load balancer")?),
+            false => None,
+        };
+        Ok(Self { nodes, client_host, load_balancer, outside, lan })
     }
 
     pub fn nodes(&self) -> &[NodeNet] {
@@ -81,6 +102,21 @@ impl Topology {
     /// The machine on the LAN that is not part of the cluster.
     pub fn client_host(&self) -> &NetNamespace {
         &self.client_host
+    }
+
+    /// The LAN's router.
+    pub(crate) fn router(&self) -> &NetNamespace {
+        &self.lan
+    }
+
+    /// Where the hosts outside are, all in one.
+    pub fn outside(&self) -> &NetNamespace {
+        &self.outside
+    }
+
+    /// The machine that owns the addresses of [`LOAD_BALANCER_POOL`].
+    pub(crate) fn load_balancer(&self) -> Option<&NetNamespace> {
+        self.load_balancer.as_ref()
     }
 }
 
@@ -94,6 +130,7 @@ pub struct NodeNet {
     pub pod_cidr: Ipv4Net,
     pub namespace: NetNamespace,
     links: Arc<Links>,
+    host_ports: Arc<HostPorts>,
 }
 
 impl NodeNet {
@@ -125,6 +162,18 @@ impl NodeNet {
             .remove(&veth_name(ip))
             .await
             .with_context(|| format!("detach the pod with address `{ip}` from node `{}`", self.name))
+    }
+
+    /// Lets ports of the node lead to a pod. Only ports that nobody has may be taken.
+    pub async fn map_ports(&self, ip: Ipv4Addr, ports: &[HostPort]) -> anyhow::Result<()> {
+        let mapped = self.host_ports.add(ip, ports).await;
+        mapped.with_context(|| format!("map ports of node `{}`", self.name))
+    }
+
+    /// Takes back what [`Self::map_ports`] gave.
+    pub async fn unmap_ports(&self, ip: Ipv4Addr, ports: &[HostPort]) -> anyhow::Result<()> {
+        let unmapped = self.host_ports.remove(ip, ports).await;
+        unmapped.with_context(|| format!("unmap ports of node `{}`", self.name))
     }
 
     /// Point to point and not over a bridge, where either a pod's calls to itself through a service
@@ -197,34 +246,84 @@ impl NodePlan {
 struct Lan {
     links: Links,
     bridge: u32,
+    /// Is there a load balancer?
+    balanced: bool,
 }
 
 impl Lan {
-    async fn build(namespace: &NetNamespace, plans: &[NodePlan]) -> anyhow::Result<Self> {
+    async fn build(namespace: &NetNamespace, plans: &[NodePlan], balanced: bool) -> anyhow::Result<Self> {
         be_router(namespace)?;
         let links = Links::open(namespace)?;
         links.loopback_up().await?;
         let bridge = links.add_bridge("lan0", Mac::of(GATEWAY, POD_SIDE)).await?;
-        let neighbours = plans.iter().map(NodePlan::neighbour).chain([client_host_neighbour()]).collect();
+        let neighbours = plans.iter().map(NodePlan::neighbour).chain([client_host_neighbour()]);
+        let neighbours = neighbours.chain(load_balancer_neighbours(balanced)).collect();
         let routes = plans.iter().map(NodePlan::route).chain([Route::Unreachable(EVERYWHERE)]).collect();
         links.configure(bridge, on_lan(GATEWAY), neighbours, routes).await?;
-        Ok(Self { links, bridge })
+        Ok(Self { links, bridge, balanced })
+    }
+
+    /// The hosts outside hang on the router by one wire of their own.
+    async fn add_outside(&self) -> anyhow::Result<NetNamespace> {
+        let namespace = NetNamespace::new().context("make a network namespace")?;
+        be_host(&namespace)?;
+        let inside = Links::open(&namespace)?;
+        inside.loopback_up().await?;
+        let hosts = OUTSIDE_HOSTS.iter().copied().chain([OUTSIDE_NAMED]);
+        let (router_mac, outside_mac) = (Mac::of(OUTSIDE_NAMED, NODE_SIDE), Mac::of(OUTSIDE_NAMED, POD_SIDE));
+        let veth = Veth {
+            name: "world",
+            mac: router_mac,
+            bridge: None,
+            peer: &namespace,
+            peer_name: ETH0,
+            peer_mac: outside_mac,
+        };
+        let outer = self.links.add_veth(veth).await?;
+        let inner = inside.index(ETH0).await?;
+        inside.up(inner).await?;
+        let home = [Route::Via(EVERYWHERE, GATEWAY)];
+        inside.configure(inner, host(OUTSIDE_NAMED), vec![(GATEWAY, router_mac)], home.into()).await?;
+        for ip in OUTSIDE_HOSTS {
+            inside.add_address(inner, host(ip)).await?;
+        }
+        let neighbours = hosts.clone().map(|ip| (ip, outside_mac)).collect();
+        let routes = hosts.map(|ip| Route::Link(host(ip))).collect();
+        self.links.configure(outer, host(GATEWAY), neighbours, routes).await?;
+        Ok(namespace)
+    }
+
+    async fn add_load_balancer(&self, plans: &[NodePlan]) -> anyhow::Result<NetNamespace> {
+        let namespace = NetNamespace::new().context("make a network namespace")?;
+        be_router(&namespace)?;
+        let machines = [client_host_neighbour(), router_neighbour()];
+        let neighbours = plans.iter().map(NodePlan::neighbour).chain(machines).collect();
+        // What no service has is refused, and answers find their way to pods.
+        let unused = Route::Unreachable(LOAD_BALANCER_POOL);
+        let routes = plans.iter().map(NodePlan::route).chain([unused]).collect();
+        self.plug(&namespace, "balancer", LOAD_BALANCER, neighbours, routes).await?;
+        Ok(namespace)
     }
 
     async fn add_node(&self, plan: &NodePlan, plans: &[NodePlan]) -> anyhow::Result<NodeNet> {
         let namespace = NetNamespace::new().context("make a network namespace")?;
         be_router(&namespace)?;
         let others = || plans.iter().filter(|other| other.ip != plan.ip);
-        let neighbours =
-            others().map(NodePlan::neighbour).chain([client_host_neighbour(), router_neighbour()]).collect();
+        let neighbours = others()
+            .map(NodePlan::neighbour)
+            .chain([client_host_neighbour(), router_neighbour()])
+            .chain(load_balancer_neighbours(self.balanced))
+            .collect();
         // A pod address nobody has must not go back to the router, which would return it.
         let own = [Route::Via(EVERYWHERE, GATEWAY), Route::Unreachable(plan.pod_cidr)];
         let routes = others().map(NodePlan::route).chain(own).collect();
         let links = self.plug(&namespace, &plan.port, plan.ip, neighbours, routes).await?;
+        masquerade_egress(&namespace, plan.pod_cidr, &[CLUSTER_CIDR, SERVICE_CIDR, LAN]).await?;
         Ok(NodeNet {
             name: plan.name.clone(),
             ip: plan.ip,
             pod_cidr: plan.pod_cidr,
+            host_ports: Arc::new(HostPorts::new(&namespace)),
             namespace,
             links: Arc::new(links),
         })
@@ -233,7 +332,8 @@ impl Lan {
     async fn add_client_host(&self, plans: &[NodePlan]) -> anyhow::Result<NetNamespace> {
         let namespace = NetNamespace::new().context("make a network namespace")?;
         be_host(&namespace)?;
-        let neighbours = plans.iter().map(NodePlan::neighbour).chain([router_neighbour()]).collect();
+        let neighbours = plans.iter().map(NodePlan::neighbour).chain([router_neighbour()]);
+        let neighbours = neighbours.chain(load_balancer_neighbours(self.balanced)).collect();
         self.plug(&namespace, "client", CLIENT_HOST, neighbours, Vec::new()).await?;
         Ok(namespace)
     }
@@ -324,6 +424,12 @@ fn router_neighbour() -> (Ipv4Addr, Mac) {
     (GATEWAY, Mac::of(GATEWAY, POD_SIDE))
 }
 
+/// All addresses of the load balancer lead to the one machine, so nobody needs to ask for them.
+fn load_balancer_neighbours(balanced: bool) -> impl Iterator<Item = (Ipv4Addr, Mac)> {
+    let addresses = std::iter::once(LOAD_BALANCER).chain(LOAD_BALANCER_POOL.hosts());
+    addresses.filter(move |_| balanced).map(|ip| (ip, Mac::of(LOAD_BALANCER, POD_SIDE)))
+}
+
 /// One name per pod address, so that the kernel refuses an address that is still attached.
 fn veth_name(ip: Ipv4Addr) -> String {
     let [_, _, node, pod] = ip.octets();
@@ -343,8 +449,9 @@ mod tests {
         assert_eq!(plans[1].ip.to_string(), "192.168.199.231");
         assert_eq!(plans[2].ip.to_string(), "192.168.199.212");
         let mut addresses: BTreeSet<Ipv4Addr> = plans.iter().map(|plan| plan.ip).collect();
-        addresses.extend([CLIENT_HOST, GATEWAY]);
-        assert_eq!(addresses.len(), MOST_NODES + 2);
+        addresses.extend([CLIENT_HOST, GATEWAY, LOAD_BALANCER]);
+        addresses.extend(LOAD_BALANCER_POOL.hosts());
+        assert_eq!(addresses.len(), MOST_NODES + 3 + LOAD_BALANCER_POOL.hosts().count());
         assert!(addresses.iter().all(|ip| LAN.contains(ip)));
         let pods: BTreeSet<Ipv4Net> = plans.iter().map(|plan| plan.pod_cidr).collect();
         assert_eq!(pods.len(), MOST_NODES);
@@ -353,7 +460,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_topology_without_nodes_is_refused() {
-        let refused = Topology::build(&TopologySpec { nodes: 0 }).await.err().map(|error| error.to_string());
+        let refused = Topology::build(&TopologySpec { nodes: 0, ..TopologySpec::default() })
+            .await
+            .err()
+            .map(|error| error.to_string());
         assert_eq!(refused.as_deref(), Some("a topology has 1 to 50 nodes, not 0"));
     }
 }

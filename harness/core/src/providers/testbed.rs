@@ -25,7 +25,14 @@ impl TestbedProvider {
     /// What the machine does not allow, and what to do about it.
     pub fn enter(nodes: usize, port: u16, bugs: Bugs) -> anyhow::Result<Self> {
         stickler_testbed::enter::enter()?;
-        Ok(Self { spec: TestbedSpec { nodes, port, bugs } })
+        Ok(Self { spec: TestbedSpec { nodes, port, bugs, ..TestbedSpec::default() } })
+    }
+
+    /// With a load balancer in front of the nodes, or without.
+    #[must_use]
+    pub fn with_load_balancer(mut self, load_balancer: bool) -> Self {
+        self.spec.load_balancer = load_balancer;
+        self
     }
 }
 

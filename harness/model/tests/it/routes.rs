@@ -209,6 +209,12 @@ kind: Service
 metadata: {name: balanced}
 spec: {type: LoadBalancer, clusterIP: 10.96.0.30, selector: {app: web}, ports: [{port: 80, targetPort: http, nodePort: 31235}]}
 status: {loadBalancer: {ingress: [{ip: 192.168.199.250}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: guarded}
+spec: {type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8], clusterIP: 10.96.0.31, selector: {app: web}, ports: [{port: 80, targetPort: http, nodePort: 31236}]}
+status: {loadBalancer: {ingress: [{ip: 192.168.199.251}]}}
 ",
         ),
         "
@@ -222,6 +228,9 @@ status: {loadBalancer: {ingress: [{ip: 192.168.199.250}]}}
         outside         kube1.vm:31235        web-0 web-1     not promised
         outside         192.168.199.250:80    web-0 web-1     not promised
         pod client      192.168.199.250:80    web-0 web-1     not promised
+        # Who is admitted depends on the address a client has when it arrives.
+        outside         192.168.199.251:80    at most web-0 web-1    not promised
+        outside         kube1.vm:31236        web-0 web-1     not promised
         # On the loopback address only one proxy mode serves it.
         node kube1.vm   127.0.0.1:31234       -               not promised
         # The service's port is not open on nodes, nor is a node port nobody has.

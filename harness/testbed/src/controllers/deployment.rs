@@ -543,7 +543,10 @@ fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
 }
 
 /// Names the template. The letters are those of generated names: no vowels, no words.
-fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> serde_json::Result<String> {
+pub(super) fn template_hash(
+    template: &PodTemplateSpec,
+    collisions: Option<i32>,
+) -> serde_json::Result<String> {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut bytes = serde_json::to_vec(&without_hash(template))?;
     if let Some(collisions) = collisions {

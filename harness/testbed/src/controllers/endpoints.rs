@@ -1,9 +1,9 @@
 //! Endpoints: the addresses of a service's pods, packed into subsets
 //! ([Service, "Endpoints"](https://kubernetes.io/docs/concepts/services-networking/service/#endpoints)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -34,10 +34,23 @@ const MOST_ADDRESSES: usize = 1000;
 pub(super) struct EndpointsOfServices {
     client: Client,
     caches: Caches,
+    /// Services that were seen to go; their Endpoints go with them, whoever made these.
+    gone: Arc<Mutex<BTreeSet<Key>>>,
 }
 
 impl EndpointsOfServices {
     pub(super) fn new(client: Client, caches: &Caches, bugs: &Bugs, queue: &Arc<Queue<Key>>) -> Self {
+        // Before anything marks the service dirty: whoever then looks shall know.
+        let gone = Arc::<Mutex<BTreeSet<Key>>>::default();
+        let seen = Arc::clone(&gone);
+        caches.services.on_change(move |old, new| {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            match (old, new) {
+                (Some(old), None) => seen.insert(Key::of(&old.metadata)),
+                (_, Some(new)) => seen.remove(&Key::of(&new.metadata)),
+                (None, None) => false,
+            };
+        });
         mark_services(caches, bugs, queue);
         let dirty = Arc::clone(queue);
         caches.endpoints.on_change(move |old, new| {
@@ -45,20 +58,23 @@ impl EndpointsOfServices {
                 dirty.add(Key::of(&endpoints.metadata));
             }
         });
-        Self { client, caches: caches.clone() }
+        Self { client, caches: caches.clone(), gone }
     }
 
-    /// The service is gone; what this controller made goes too, hand-made Endpoints of the same name
-    /// go as well, as they always have.
+    /// There is no such service. What this controller made goes, and what anybody made for a service
+    /// that was there before; Endpoints that came before their service wait for it.
     async fn remove(&self, key: &Key) -> anyhow::Result<()> {
-        let Some(endpoints) = self.caches.endpoints.get(key) else { return Ok(()) };
-        // An Endpoints that names a leader, or was made before its service, is not a service's.
+        let seen_to_go = self.gone.lock().unwrap_or_else(PoisonError::into_inner).contains(key);
+        let Some(endpoints) = self.caches.endpoints.get(key) else {
+            self.forget(key);
+            return Ok(());
+        };
         let was_a_service = endpoints
             .metadata
             .labels
             .as_ref()
             .is_some_and(|labels| labels.get(MANAGED_BY.0).map(String::as_str) == Some(MANAGED_BY.1));
-        if !was_a_service {
+        if !was_a_service && !seen_to_go {
             return Ok(());
         }
         let api: Api<Endpoints> = Api::namespaced(self.client.clone(), &key.namespace);
@@ -70,7 +86,12 @@ impl EndpointsOfServices {
             ..DeleteParams::default()
         };
         gone_is_fine(api.delete(&key.name, &parameters).await)?;
+        self.forget(key);
         Ok(())
+    }
+
+    fn forget(&self, key: &Key) {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 }
 
@@ -83,7 +104,9 @@ impl Reconcile for EndpointsOfServices {
             self.remove(&key).await?;
             return Ok(None);
         };
-        if selector(&service).is_none() {
+        let is_external =
+            service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName");
+        if selector(&service).is_none() || is_external {
             return Ok(None);
         }
         let current = self.caches.endpoints.get(&key);

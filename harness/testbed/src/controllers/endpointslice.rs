@@ -14,6 +14,7 @@ use kube::{Api, Client};
 use super::caches::Caches;
 use super::endpoints::target_ref;
 use super::expectations::{Expectations, LOOK_AGAIN};
+use super::hints::{give_hints, topology, zone};
 use super::informer::Key;
 use super::ownership::controlled_by;
 use super::pod_state::{is_ready, is_terminating, node_name, target_port};
@@ -25,11 +26,10 @@ use super::service_selection::{
 use super::slice_plan::{Plan, Wanted, plan};
 use crate::bugs::Bugs;
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: (&str, &str) =
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const MANAGED_BY: (&str, &str) =
     ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
 const HEADLESS: &str = "service.kubernetes.io/headless";
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub(super) struct SlicesOfServices {
     client: Client,
@@ -43,7 +43,7 @@ impl SlicesOfServices {
         let dirty = Arc::clone(queue);
         caches.endpoint_slices.on_change(move |old, new| {
             for slice in [old, new].into_iter().flatten() {
-                if let Some(service) = service_of(slice) {
+                if let Some(service) = service_of(slice, MANAGED_BY.1) {
                     dirty.add(Key::new(slice.metadata.namespace.as_deref().unwrap_or_default(), service));
                 }
             }
@@ -51,7 +51,7 @@ impl SlicesOfServices {
         let dirty = Arc::clone(queue);
         let services = caches.services.clone();
         caches.nodes.on_change(move |old, new| {
-            if old.and_then(zone) != new.and_then(zone) {
+            if old.map(topology) != new.map(topology) {
                 for service in services.all() {
                     dirty.add(Key::of(&service.metadata));
                 }
@@ -62,33 +62,6 @@ impl SlicesOfServices {
             caches: caches.clone(),
             expectations: Expectations::new(caches.endpoint_slices.clone()),
         }
-    }
-
-    async fn carry_out(&self, key: &Key, plan: Plan) -> anyhow::Result<()> {
-        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
-        let parameters = PostParams::default();
-        // First what adds, then what takes away: nobody shall miss an endpoint in between.
-        let create = plan.create.iter().map(|slice| async {
-            let made = api.create(&parameters, slice).await?;
-            self.expectations.written(key, &made.metadata);
-            anyhow::Ok(())
-        });
-        futures::future::try_join_all(create).await?;
-        let update = plan.update.iter().map(|slice| async {
-            let name = slice.metadata.name.as_deref().unwrap_or_default();
-            let made = api.replace(name, &parameters, slice).await?;
-            self.expectations.written(key, &made.metadata);
-            anyhow::Ok(())
-        });
-        futures::future::try_join_all(update).await?;
-        let delete = plan.delete.iter().map(|slice| async {
-            let name = slice.metadata.name.as_deref().unwrap_or_default();
-            gone_is_fine(api.delete(name, &DeleteParams::default()).await)?;
-            self.expectations.deleted(key, &slice.metadata);
-            anyhow::Ok(())
-        });
-        futures::future::try_join_all(delete).await?;
-        Ok(())
     }
 }
 
@@ -110,26 +83,60 @@ impl Reconcile for SlicesOfServices {
         if !self.expectations.are_met(&key) {
             return Ok(Some(LOOK_AGAIN));
         }
-        let mut existing = self.caches.endpoint_slices.in_namespace(&key.namespace);
-        existing.retain(|slice| {
-            service_of(slice) == Some(&key.name) && slice.metadata.deletion_timestamp.is_none()
-        });
+        let existing = slices_of(&self.caches, &key, MANAGED_BY.1);
         let nodes = self.caches.nodes.all();
         let wanted = wanted(&service, &pods_of(&self.caches, &service), &nodes);
-        self.carry_out(&key, plan(&wanted, &existing)).await?;
+        carry_out(&self.client, &self.expectations, &key, plan(&wanted, &existing)).await?;
         Ok(None)
     }
 }
 
+/// The slices of a service that this controller manages and nobody deletes.
+pub(super) fn slices_of(caches: &Caches, service: &Key, manager: &str) -> Vec<Arc<EndpointSlice>> {
+    let mut slices = caches.endpoint_slices.in_namespace(&service.namespace);
+    slices.retain(|slice| {
+        service_of(slice, manager) == Some(&service.name) && slice.metadata.deletion_timestamp.is_none()
+    });
+    slices
+}
+
 /// The service whose slice this is, if this controller manages it.
-fn service_of(slice: &EndpointSlice) -> Option<&str> {
+pub(super) fn service_of<'a>(slice: &'a EndpointSlice, manager: &str) -> Option<&'a str> {
     let labels = slice.metadata.labels.as_ref()?;
-    let managed = labels.get(MANAGED_BY.0).map(String::as_str) == Some(MANAGED_BY.1);
+    let managed = labels.get(MANAGED_BY.0).map(String::as_str) == Some(manager);
     labels.get(SERVICE_NAME).map(String::as_str).filter(|_| managed)
 }
 
-fn zone(node: &Node) -> Option<&str> {
-    node.metadata.labels.as_ref()?.get(ZONE).map(String::as_str)
+/// First what adds, then what takes away: nobody shall miss an endpoint in between.
+pub(super) async fn carry_out(
+    client: &Client,
+    expectations: &Expectations<EndpointSlice>,
+    key: &Key,
+    plan: Plan,
+) -> anyhow::Result<()> {
+    let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
+    let parameters = PostParams::default();
+    let create = plan.create.iter().map(|slice| async {
+        let made = api.create(&parameters, slice).await?;
+        expectations.written(key, &made.metadata);
+        anyhow::Ok(())
+    });
+    futures::future::try_join_all(create).await?;
+    let update = plan.update.iter().map(|slice| async {
+        let name = slice.metadata.name.as_deref().unwrap_or_default();
+        let made = api.replace(name, &parameters, slice).await?;
+        expectations.written(key, &made.metadata);
+        anyhow::Ok(())
+    });
+    futures::future::try_join_all(update).await?;
+    let delete = plan.delete.iter().map(|slice| async {
+        let name = slice.metadata.name.as_deref().unwrap_or_default();
+        gone_is_fine(api.delete(name, &DeleteParams::default()).await)?;
+        expectations.deleted(key, &slice.metadata);
+        anyhow::Ok(())
+    });
+    futures::future::try_join_all(delete).await?;
+    Ok(())
 }
 
 fn wanted(service: &Service, pods: &[Arc<Pod>], nodes: &[Arc<Node>]) -> Wanted {
@@ -137,8 +144,7 @@ fn wanted(service: &Service, pods: &[Arc<Pod>], nodes: &[Arc<Node>]) -> Wanted {
         .iter()
         .filter_map(|node| Some((node.metadata.name.as_deref()?, zone(node)?.to_owned())))
         .collect();
-    let mut wanted =
-        Wanted { families: families(service), metadata: metadata(service), groups: BTreeMap::new() };
+    let mut wanted = Wanted { families: families(service), metadata: metadata(service), ..Wanted::default() };
     let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
     for family in &wanted.families {
         for pod in pods {
@@ -157,6 +163,7 @@ fn wanted(service: &Service, pods: &[Arc<Pod>], nodes: &[Arc<Node>]) -> Wanted {
             wanted.groups.entry(group).or_default().push(endpoint(service, pod, address, zone));
         }
     }
+    give_hints(&mut wanted, service, nodes);
     wanted
 }
 
@@ -249,7 +256,8 @@ mod tests {
     fn a_slice_per_family_with_zone_and_owner() {
         let service =
             service(json!({"ipFamilies": ["IPv4", "IPv6"], "ports": [{"port": 80, "targetPort": 8080}]}));
-        let node = json!({"metadata": {"name": "kube1.vm", "labels": {ZONE: "east"}}});
+        let node =
+            json!({"metadata": {"name": "kube1.vm", "labels": {"topology.kubernetes.io/zone": "east"}}});
         let node = Arc::new(serde_json::from_value(node).unwrap());
         let made = plan(&wanted(&service, &[pod("a", true, false)], &[node]), &[]).create;
         let slice = |family: &str, address: &str| {

@@ -1,11 +1,12 @@
 //! The kinds the testbed serves, as the namespace controller and the garbage collector need them.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client};
@@ -35,9 +36,13 @@ pub(crate) fn all() -> Vec<Kind> {
         of_the_cluster(ApiResource::erase::<Namespace>(&())),
         of_the_cluster(ApiResource::erase::<Node>(&())),
         namespaced(ApiResource::erase::<Deployment>(&())),
+        namespaced(ApiResource::erase::<DaemonSet>(&())),
+        namespaced(ApiResource::erase::<ControllerRevision>(&())),
         namespaced(ApiResource::erase::<ReplicaSet>(&())),
+        namespaced(ApiResource::erase::<ReplicationController>(&())),
         namespaced(ApiResource::erase::<Pod>(&())),
         namespaced(ApiResource::erase::<Service>(&())),
+        namespaced(ApiResource::erase::<Ingress>(&())),
         namespaced(ApiResource::erase::<Endpoints>(&())),
         namespaced(ApiResource::erase::<EndpointSlice>(&())),
         namespaced(ApiResource::erase::<ServiceAccount>(&())),

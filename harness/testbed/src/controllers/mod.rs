@@ -6,16 +6,22 @@
 //! about the same key again.
 
 mod caches;
+mod daemonset;
+mod daemonset_history;
+mod daemonset_plan;
 mod deployment;
 mod deployment_status;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 pub(crate) mod events;
 mod expectations;
 mod garbage_collector;
 mod heartbeat;
+mod hints;
 pub(crate) mod informer;
 mod kinds;
+mod load_balancer;
 mod namespace;
 mod node_lifecycle;
 mod ownership;
@@ -32,6 +38,8 @@ mod tests;
 
 use std::sync::Arc;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
 use tokio::task::JoinSet;
 
@@ -40,6 +48,7 @@ use self::events::Recorder;
 pub(crate) use self::node_lifecycle::NodePatience;
 use self::queue::{Queue, Reconcile, work};
 use crate::bugs::Bugs;
+use crate::load_balancer::LoadBalancer;
 
 /// The running controllers; dropping them stops all.
 pub(crate) struct Controllers {
@@ -52,12 +61,14 @@ pub(crate) struct ControllersConfig {
     pub(crate) ca_pem: String,
     pub(crate) bugs: Bugs,
     pub(crate) patience: NodePatience,
+    /// Who serves services of type `LoadBalancer`; without, they wait.
+    pub(crate) load_balancer: Option<LoadBalancer>,
 }
 
 impl Controllers {
     /// Returns at once; must be called inside a tokio runtime.
     pub(crate) fn start(config: ControllersConfig) -> Self {
-        let ControllersConfig { client, ca_pem, bugs, patience } = config;
+        let ControllersConfig { client, ca_pem, bugs, patience, load_balancer } = config;
         tracing::debug!(?bugs, "the controllers start");
         let caches = Caches::new();
         let mut tasks = JoinSet::new();
@@ -70,13 +81,28 @@ impl Controllers {
         let queue = Queue::new();
         let (recorder, writing) = Recorder::new("replicaset-controller", client.clone());
         tasks.spawn(writing);
-        let controller = replicaset::ReplicaSets::new(client.clone(), &caches, recorder, &queue);
+        let controller =
+            replicaset::ReplicaSets::<ReplicaSet>::new(client.clone(), &caches, recorder, &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let (recorder, writing) = Recorder::new("replication-controller", client.clone());
+        tasks.spawn(writing);
+        let controller =
+            replicaset::ReplicaSets::<ReplicationController>::new(client.clone(), &caches, recorder, &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let (recorder, writing) = Recorder::new("daemonset-controller", client.clone());
+        tasks.spawn(writing);
+        let controller = daemonset::DaemonSets::new(client.clone(), &caches, recorder, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
         let controller = endpoints::EndpointsOfServices::new(client.clone(), &caches, &bugs, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
         let controller = endpointslice::SlicesOfServices::new(client.clone(), &caches, &bugs, &queue);
+        spawn(&mut tasks, &caches, controller, queue);
+        let queue = Queue::new();
+        let controller = endpointslice_mirroring::MirroredEndpoints::new(client.clone(), &caches, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
         let controller = service_account::ServiceAccounts::new(client.clone(), &caches, ca_pem, &queue);
@@ -93,6 +119,14 @@ impl Controllers {
         let heart = heartbeat::Heart::new(client.clone(), &caches);
         tasks.spawn(heart.beat(controller.clock()));
         spawn(&mut tasks, &caches, controller, queue);
+        if let Some(balancer) = load_balancer {
+            let queue = Queue::new();
+            let (recorder, writing) = Recorder::new("service-controller", client.clone());
+            tasks.spawn(writing);
+            let controller =
+                load_balancer::LoadBalancers::new(client.clone(), &caches, recorder, balancer, &queue);
+            spawn(&mut tasks, &caches, controller, queue);
+        }
         for task in caches.tasks(&client) {
             tasks.spawn(task);
         }

@@ -1,24 +1,28 @@
-//! ReplicaSets: as many pods as wanted, no more, no fewer
-//! ([ReplicaSet](https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/)).
+//! ReplicaSets and ReplicationControllers: as many pods as wanted, no more, no fewer
+//! ([ReplicaSet](https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/),
+//! [ReplicationController](https://kubernetes.io/docs/concepts/workloads/controllers/replicationcontroller/)).
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures::StreamExt;
 use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController, ReplicationControllerStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::{DeleteParams, PostParams, Preconditions};
-use kube::core::SelectorExt;
-use kube::{Api, Client};
+use kube::core::{Selector, SelectorExt};
+use kube::{Api, Client, Resource};
+use serde::Serialize;
 
 use super::caches::Caches;
 use super::events::Recorder;
 use super::expectations::{Expectations, LOOK_AGAIN};
-use super::informer::Key;
+use super::informer::{Cached, Informer, Key};
 use super::ownership::{Claim, adopt, claim, controlled_by, controller, disown, selector};
 use super::pod_rank::first_to_go;
 use super::pod_state::{Availability, availability, is_active, is_finished, is_ready, is_terminating};
@@ -28,36 +32,127 @@ use super::queue::{Queue, Reconcile};
 const BURST: usize = 500;
 const AT_ONCE: usize = 16;
 
-pub(super) struct ReplicaSets {
+/// A kind whose objects ask for a number of pods that are all alike.
+pub(super) trait Replicated:
+    Cached + Resource<Scope = NamespaceResourceScope> + Serialize + PartialEq
+{
+    const CONTROLLER: &'static str;
+
+    fn informer(caches: &Caches) -> &Informer<Self>;
+
+    fn selector(&self) -> anyhow::Result<Option<Selector>>;
+
+    fn replicas(&self) -> Option<i32>;
+
+    fn template(&self) -> Option<&PodTemplateSpec>;
+
+    fn min_ready_seconds(&self) -> Option<i32>;
+
+    /// The object with these numbers in its status; what else stands there stays.
+    fn with_status(&self, status: ReplicaSetStatus) -> Self;
+}
+
+impl Replicated for ReplicaSet {
+    const CONTROLLER: &'static str = "replicaset";
+
+    fn informer(caches: &Caches) -> &Informer<Self> {
+        &caches.replica_sets
+    }
+
+    fn selector(&self) -> anyhow::Result<Option<Selector>> {
+        selector(&self.spec.selector)
+    }
+
+    fn replicas(&self) -> Option<i32> {
+        self.spec.replicas
+    }
+
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        self.spec.template.as_ref()
+    }
+
+    fn min_ready_seconds(&self) -> Option<i32> {
+        self.spec.min_ready_seconds
+    }
+
+    fn with_status(&self, status: ReplicaSetStatus) -> Self {
+        let conditions = self.status.as_ref().and_then(|status| status.conditions.clone());
+        Self { status: Some(ReplicaSetStatus { conditions, ..status }), ..self.clone() }
+    }
+}
+
+impl Replicated for ReplicationController {
+    const CONTROLLER: &'static str = "replicationcontroller";
+
+    fn informer(caches: &Caches) -> &Informer<Self> {
+        &caches.replication_controllers
+    }
+
+    /// "If unspecified, .spec.selector will be defaulted to" the labels of the template.
+    fn selector(&self) -> anyhow::Result<Option<Selector>> {
+        let given = self.spec.as_ref().and_then(|spec| spec.selector.clone()).filter(|all| !all.is_empty());
+        let of_template =
+            || self.template().and_then(|template| template.metadata.clone()).and_then(|meta| meta.labels);
+        selector(&LabelSelector { match_labels: given.or_else(of_template), match_expressions: None })
+    }
+
+    fn replicas(&self) -> Option<i32> {
+        self.spec.as_ref()?.replicas
+    }
+
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        self.spec.as_ref()?.template.as_ref()
+    }
+
+    fn min_ready_seconds(&self) -> Option<i32> {
+        self.spec.as_ref()?.min_ready_seconds
+    }
+
+    fn with_status(&self, status: ReplicaSetStatus) -> Self {
+        let status = ReplicationControllerStatus {
+            replicas: status.replicas,
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            ready_replicas: status.ready_replicas,
+            available_replicas: status.available_replicas,
+            observed_generation: status.observed_generation,
+            conditions: self.status.as_ref().and_then(|status| status.conditions.clone()),
+        };
+        Self { status: Some(status), ..self.clone() }
+    }
+}
+
+/// The controller of one such kind.
+pub(super) struct ReplicaSets<K> {
     client: Client,
     caches: Caches,
     recorder: Recorder,
     expectations: Expectations<Pod>,
+    kind: PhantomData<K>,
 }
 
-impl ReplicaSets {
+impl<K: Replicated> ReplicaSets<K> {
     pub(super) fn new(client: Client, caches: &Caches, recorder: Recorder, queue: &Arc<Queue<Key>>) -> Self {
         let dirty = Arc::clone(queue);
-        caches.replica_sets.on_change(move |old, new| {
+        K::informer(caches).on_change(move |old, new| {
             if let Some(replica_set) = new.or(old) {
-                dirty.add(Key::of(&replica_set.metadata));
+                dirty.add(Key::of(replica_set.meta()));
             }
         });
         let dirty = Arc::clone(queue);
-        let replica_sets = caches.replica_sets.clone();
+        let replica_sets = K::informer(caches).clone();
         caches.pods.on_change(move |old, new| {
             for pod in [old, new].into_iter().flatten() {
                 let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
                 match controller(&pod.metadata) {
-                    Some(owner) if owner.kind == "ReplicaSet" => dirty.add(Key::new(namespace, &owner.name)),
+                    Some(owner) if owner.kind == K::kind(&()) => dirty.add(Key::new(namespace, &owner.name)),
                     Some(_) => {}
                     // An orphan may be adopted by whoever selects it.
                     None => {
                         let labels = pod.metadata.labels.clone().unwrap_or_default();
                         for replica_set in replica_sets.in_namespace(namespace) {
-                            let wanted = selector(&replica_set.spec.selector);
+                            let wanted = replica_set.selector();
                             if matches!(wanted, Ok(Some(wanted)) if wanted.matches(&labels)) {
-                                dirty.add(Key::of(&replica_set.metadata));
+                                dirty.add(Key::of(replica_set.meta()));
                             }
                         }
                     }
@@ -69,19 +164,20 @@ impl ReplicaSets {
             caches: caches.clone(),
             recorder,
             expectations: Expectations::new(caches.pods.clone()),
+            kind: PhantomData,
         }
     }
 
     /// The pods that are its own, after taking in orphans and letting go of strangers.
-    async fn claim(&self, replica_set: &ReplicaSet, pods: Vec<Arc<Pod>>) -> anyhow::Result<Vec<Arc<Pod>>> {
-        let Some(wanted) = selector(&replica_set.spec.selector)? else { return Ok(Vec::new()) };
-        let namespace = replica_set.metadata.namespace.as_deref().unwrap_or_default();
+    async fn claim(&self, replica_set: &K, pods: Vec<Arc<Pod>>) -> anyhow::Result<Vec<Arc<Pod>>> {
+        let Some(wanted) = replica_set.selector()? else { return Ok(Vec::new()) };
+        let namespace = replica_set.meta().namespace.as_deref().unwrap_or_default();
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let uid = replica_set.metadata.uid.as_deref().unwrap_or_default();
+        let uid = replica_set.meta().uid.as_deref().unwrap_or_default();
         let mut mine = Vec::new();
         let mut may_adopt = None;
         for pod in pods {
-            match claim(&replica_set.metadata, &wanted, &pod.metadata) {
+            match claim(replica_set.meta(), &wanted, &pod.metadata) {
                 Claim::Mine => mine.push(pod),
                 Claim::NotMine => {}
                 Claim::Release => {
@@ -103,17 +199,17 @@ impl ReplicaSets {
         Ok(mine)
     }
 
-    async fn still_there(&self, replica_set: &ReplicaSet) -> kube::Result<bool> {
-        let namespace = replica_set.metadata.namespace.as_deref().unwrap_or_default();
-        let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), namespace);
-        let live = api.get_opt(replica_set.metadata.name.as_deref().unwrap_or_default()).await?;
+    async fn still_there(&self, replica_set: &K) -> kube::Result<bool> {
+        let namespace = replica_set.meta().namespace.as_deref().unwrap_or_default();
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let live = api.get_opt(replica_set.meta().name.as_deref().unwrap_or_default()).await?;
         Ok(live.is_some_and(|live| {
-            live.metadata.uid == replica_set.metadata.uid && live.metadata.deletion_timestamp.is_none()
+            live.meta().uid == replica_set.meta().uid && live.meta().deletion_timestamp.is_none()
         }))
     }
 
     /// Makes or deletes pods until `active` are as many as wanted.
-    async fn scale(&self, key: &Key, replica_set: &ReplicaSet, active: &[Arc<Pod>]) -> anyhow::Result<()> {
+    async fn scale(&self, key: &Key, replica_set: &K, active: &[Arc<Pod>]) -> anyhow::Result<()> {
         let wanted = usize::try_from(wanted(replica_set)).unwrap_or_default();
         if active.len() < wanted {
             self.create(key, replica_set, (wanted - active.len()).min(BURST)).await
@@ -127,7 +223,7 @@ impl ReplicaSets {
         }
     }
 
-    async fn create(&self, key: &Key, replica_set: &ReplicaSet, count: usize) -> anyhow::Result<()> {
+    async fn create(&self, key: &Key, replica_set: &K, count: usize) -> anyhow::Result<()> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
         let pod = new_pod(replica_set)?;
         let parameters = PostParams::default();
@@ -153,12 +249,12 @@ impl ReplicaSets {
                 // Those under way may have been made as well, and must not be made again.
                 drop_after_answers(creations, |pod| self.expectations.written(key, &pod.metadata), AT_ONCE)
                     .await;
-                Err(error).with_context(|| format!("no pod could be made for ReplicaSet `{key}`"))
+                Err(error).with_context(|| format!("no pod could be made for {} `{key}`", K::kind(&())))
             }
         }
     }
 
-    async fn delete(&self, key: &Key, replica_set: &ReplicaSet, pods: Vec<Arc<Pod>>) -> anyhow::Result<()> {
+    async fn delete(&self, key: &Key, replica_set: &K, pods: Vec<Arc<Pod>>) -> anyhow::Result<()> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
         let api = &api;
         let deleted: Vec<_> = futures::stream::iter(pods)
@@ -184,20 +280,20 @@ impl ReplicaSets {
             .collect()
             .await;
         for outcome in deleted {
-            outcome.with_context(|| format!("a pod of ReplicaSet `{key}` could not be deleted"))?;
+            outcome.with_context(|| format!("a pod of {} `{key}` could not be deleted", K::kind(&())))?;
         }
         Ok(())
     }
 
     /// The active pods of all ReplicaSets that have the same owner as this one.
-    fn related(&self, replica_set: &ReplicaSet) -> Vec<Arc<Pod>> {
-        let namespace = replica_set.metadata.namespace.as_deref().unwrap_or_default();
-        let owner = controller(&replica_set.metadata).map(|owner| &owner.uid);
+    fn related(&self, replica_set: &K) -> Vec<Arc<Pod>> {
+        let namespace = replica_set.meta().namespace.as_deref().unwrap_or_default();
+        let owner = controller(replica_set.meta()).map(|owner| &owner.uid);
         let siblings: Vec<_> = match owner {
-            None => vec![replica_set.metadata.uid.clone()],
-            Some(_) => (self.caches.replica_sets.in_namespace(namespace).iter())
-                .filter(|other| controller(&other.metadata).map(|owner| &owner.uid) == owner)
-                .map(|other| other.metadata.uid.clone())
+            None => vec![replica_set.meta().uid.clone()],
+            Some(_) => (K::informer(&self.caches).in_namespace(namespace).iter())
+                .filter(|other| controller(other.meta()).map(|owner| &owner.uid) == owner)
+                .map(|other| other.meta().uid.clone())
                 .collect(),
         };
         let mut pods = self.caches.pods.in_namespace(namespace);
@@ -208,25 +304,25 @@ impl ReplicaSets {
         pods
     }
 
-    async fn write_status(&self, replica_set: &ReplicaSet, status: ReplicaSetStatus) -> kube::Result<()> {
-        if replica_set.status.as_ref() == Some(&status) {
+    async fn write_status(&self, replica_set: &K, status: ReplicaSetStatus) -> kube::Result<()> {
+        let updated = replica_set.with_status(status);
+        if updated == *replica_set {
             return Ok(());
         }
-        let namespace = replica_set.metadata.namespace.as_deref().unwrap_or_default();
-        let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), namespace);
-        let name = replica_set.metadata.name.as_deref().unwrap_or_default();
-        let updated = ReplicaSet { status: Some(status), ..replica_set.clone() };
+        let namespace = replica_set.meta().namespace.as_deref().unwrap_or_default();
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let name = replica_set.meta().name.as_deref().unwrap_or_default();
         gone_is_fine(api.replace_status(name, &PostParams::default(), &updated).await)?;
         Ok(())
     }
 }
 
-impl Reconcile for ReplicaSets {
+impl<K: Replicated> Reconcile for ReplicaSets<K> {
     type Key = Key;
-    const NAME: &'static str = "replicaset";
+    const NAME: &'static str = K::CONTROLLER;
 
     async fn reconcile(&self, key: Key) -> anyhow::Result<Option<Duration>> {
-        let Some(replica_set) = self.caches.replica_sets.get(&key) else {
+        let Some(replica_set) = K::informer(&self.caches).get(&key) else {
             self.expectations.forget(&key);
             return Ok(None);
         };
@@ -236,33 +332,32 @@ impl Reconcile for ReplicaSets {
         pods.retain(|pod| !is_finished(pod));
         let mine = self.claim(&replica_set, pods).await?;
         let (terminating, active): (Vec<_>, Vec<_>) = mine.into_iter().partition(|pod| is_terminating(pod));
-        let scaled = if caught_up && replica_set.metadata.deletion_timestamp.is_none() {
+        let scaled = if caught_up && replica_set.meta().deletion_timestamp.is_none() {
             self.scale(&key, &replica_set, &active).await
         } else {
             Ok(())
         };
         let now = Timestamp::now();
-        let (status, next) = status(&replica_set, &active, terminating.len(), now);
+        let (status, next) = status(&*replica_set, &active, terminating.len(), now);
         self.write_status(&replica_set, status).await?;
         scaled?;
         Ok(if caught_up { next } else { Some(LOOK_AGAIN) })
     }
 }
 
-fn wanted(replica_set: &ReplicaSet) -> i32 {
-    replica_set.spec.replicas.unwrap_or(1).max(0)
+fn wanted<K: Replicated>(replica_set: &K) -> i32 {
+    replica_set.replicas().unwrap_or(1).max(0)
 }
 
 /// What is to be reported, and when the next pod becomes available by time alone.
-fn status(
-    replica_set: &ReplicaSet,
+fn status<K: Replicated>(
+    replica_set: &K,
     active: &[Arc<Pod>],
     terminating: usize,
     now: Timestamp,
 ) -> (ReplicaSetStatus, Option<Duration>) {
-    let spec = &replica_set.spec;
-    let min_ready = spec.min_ready_seconds.unwrap_or_default();
-    let template = spec.template.as_ref();
+    let min_ready = replica_set.min_ready_seconds().unwrap_or_default();
+    let template = replica_set.template();
     let wanted: BTreeMap<String, String> = template
         .and_then(|template| template.metadata.as_ref())
         .and_then(|meta| meta.labels.clone())
@@ -281,15 +376,14 @@ fn status(
             _ => None,
         })
         .min();
-    let before = replica_set.status.clone().unwrap_or_default();
     let status = ReplicaSetStatus {
         replicas: count(active.len()),
         fully_labeled_replicas: Some(count(active.iter().filter(|pod| is_fully_labeled(pod)).count())),
         ready_replicas: Some(count(active.iter().filter(|pod| is_ready(pod)).count())),
         available_replicas: Some(count(available)),
         terminating_replicas: Some(count(terminating)),
-        observed_generation: replica_set.metadata.generation.or(before.observed_generation),
-        conditions: before.conditions,
+        observed_generation: replica_set.meta().generation,
+        conditions: None,
     };
     (status, next)
 }
@@ -299,28 +393,34 @@ fn count(number: usize) -> i32 {
 }
 
 /// A pod from the template.
-fn new_pod(replica_set: &ReplicaSet) -> anyhow::Result<Pod> {
-    let template = replica_set.spec.template.clone();
-    let PodTemplateSpec { metadata, spec } = template.context("a ReplicaSet without template")?;
+fn new_pod<K: Replicated>(replica_set: &K) -> anyhow::Result<Pod> {
+    let template = replica_set.template().cloned();
+    let template = template.with_context(|| format!("a {} without template", K::kind(&())))?;
+    Ok(pod_of(replica_set, template))
+}
+
+/// A pod from a template, owned by whose template it is.
+pub(super) fn pod_of<K: Resource<DynamicType = ()>>(owner: &K, template: PodTemplateSpec) -> Pod {
+    let PodTemplateSpec { metadata, spec } = template;
     let metadata = metadata.unwrap_or_default();
-    let name = replica_set.metadata.name.as_deref().unwrap_or_default();
-    Ok(Pod {
+    let name = owner.meta().name.as_deref().unwrap_or_default();
+    Pod {
         metadata: ObjectMeta {
             generate_name: Some(format!("{name}-")),
-            namespace: replica_set.metadata.namespace.clone(),
+            namespace: owner.meta().namespace.clone(),
             labels: metadata.labels,
             annotations: metadata.annotations,
             finalizers: metadata.finalizers,
-            owner_references: Some(vec![controlled_by(replica_set)]),
+            owner_references: Some(vec![controlled_by(owner)]),
             ..ObjectMeta::default()
         },
         spec,
         status: None,
-    })
+    }
 }
 
 /// Lets requests that were already sent come back before giving up on the rest.
-async fn drop_after_answers<T>(
+pub(super) async fn drop_after_answers<T>(
     mut answers: impl futures::Stream<Item = kube::Result<T>> + Unpin,
     mut seen: impl FnMut(T),
     at_most: usize,

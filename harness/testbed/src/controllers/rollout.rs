@@ -112,13 +112,15 @@ impl Limits {
     }
 }
 
+/// What becomes of a part of a pod.
 #[derive(Clone, Copy)]
-enum Rounding {
+pub(super) enum Rounding {
     Up,
     Down,
 }
 
-fn resolve(value: &IntOrString, of: i32, rounding: Rounding) -> i32 {
+/// The number itself, or a percentage.
+pub(super) fn resolve(value: &IntOrString, of: i32, rounding: Rounding) -> i32 {
     match value {
         IntOrString::Int(number) => (*number).max(0),
         IntOrString::String(text) => {

@@ -18,12 +18,26 @@ pub(crate) type Port = (String, i32, String, Option<String>);
 pub(crate) type Group = (String, Vec<Port>);
 
 /// The endpoints there should be. A family without any still has its entry in `families`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) families: Vec<String>,
     pub(crate) groups: BTreeMap<Group, Vec<Endpoint>>,
-    /// What every slice of the service carries: labels, owner, and how new ones are named.
+    /// What every slice of the service carries: labels, owner, and how new ones are named;
+    /// annotations only if there is something to be said about them.
     pub(crate) metadata: ObjectMeta,
+    /// How many endpoints a slice may have.
+    pub(crate) most: usize,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            families: Vec::new(),
+            groups: BTreeMap::new(),
+            metadata: ObjectMeta::default(),
+            most: MOST_ENDPOINTS,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +56,7 @@ pub(crate) fn plan(wanted: &Wanted, existing: &[Arc<EndpointSlice>]) -> Plan {
     let mut plan = Plan::default();
     for (group, endpoints) in &wanted.groups {
         let slices = by_group.remove(group).unwrap_or_default();
-        plan_group(&mut plan, group, endpoints, slices);
+        plan_group(&mut plan, group, endpoints, slices, wanted.most);
     }
     for family in &wanted.families {
         // No endpoint at all: one slice says so.
@@ -74,7 +88,13 @@ pub(crate) fn plan(wanted: &Wanted, existing: &[Arc<EndpointSlice>]) -> Plan {
 
 /// What is still wanted stays where it is; what is new goes first where something changes anyway, then
 /// into one slice with room for all of it, and only then into new slices.
-fn plan_group(plan: &mut Plan, group: &Group, endpoints: &[Endpoint], slices: Vec<Arc<EndpointSlice>>) {
+fn plan_group(
+    plan: &mut Plan,
+    group: &Group,
+    endpoints: &[Endpoint],
+    slices: Vec<Arc<EndpointSlice>>,
+    most: usize,
+) {
     let mut missing: BTreeMap<_, _> =
         endpoints.iter().map(|endpoint| (identity(endpoint), endpoint.clone())).collect();
     let mut changed = Vec::new();
@@ -82,7 +102,7 @@ fn plan_group(plan: &mut Plan, group: &Group, endpoints: &[Endpoint], slices: Ve
     for slice in slices {
         let before = slice.endpoints.as_deref().unwrap_or_default();
         let after: Vec<_> = before.iter().filter_map(|one| missing.remove(&identity(one))).collect();
-        if after == before && after.len() <= MOST_ENDPOINTS && !after.is_empty() {
+        if after == before && after.len() <= most && !after.is_empty() {
             same.push(slice);
         } else {
             changed.push((slice, after));
@@ -91,23 +111,23 @@ fn plan_group(plan: &mut Plan, group: &Group, endpoints: &[Endpoint], slices: Ve
     let mut missing: Vec<_> = missing.into_values().collect();
     for (_, endpoints) in &mut changed {
         // A slice that somebody made too long gives back.
-        if endpoints.len() > MOST_ENDPOINTS {
-            missing.extend(endpoints.split_off(MOST_ENDPOINTS));
+        if endpoints.len() > most {
+            missing.extend(endpoints.split_off(most));
         }
     }
     for (_, endpoints) in &mut changed {
-        let room = MOST_ENDPOINTS - endpoints.len();
+        let room = most - endpoints.len();
         endpoints.extend(missing.drain(..room.min(missing.len())));
     }
-    while missing.len() >= MOST_ENDPOINTS {
-        plan.create.push(new_slice(group, missing.drain(..MOST_ENDPOINTS).collect()));
+    while missing.len() >= most {
+        plan.create.push(new_slice(group, missing.drain(..most).collect()));
     }
     if !missing.is_empty() {
         let length = |slice: &Arc<EndpointSlice>| slice.endpoints.as_ref().map_or(0, Vec::len);
         let fullest = same
             .iter()
             .enumerate()
-            .filter(|(_, slice)| length(slice) + missing.len() <= MOST_ENDPOINTS)
+            .filter(|(_, slice)| length(slice) + missing.len() <= most)
             .max_by_key(|(_, slice)| length(slice))
             .map(|(index, _)| index);
         match fullest {
@@ -148,6 +168,9 @@ fn reuse(plan: &mut Plan) {
 fn dress(metadata: &mut ObjectMeta, wanted: &ObjectMeta) {
     metadata.labels.clone_from(&wanted.labels);
     metadata.owner_references.clone_from(&wanted.owner_references);
+    if let Some(annotations) = &wanted.annotations {
+        metadata.annotations = Some(annotations.clone()).filter(|annotations| !annotations.is_empty());
+    }
     if metadata.name.is_none() {
         metadata.generate_name.clone_from(&wanted.generate_name);
         metadata.namespace.clone_from(&wanted.namespace);
@@ -329,5 +352,41 @@ mod tests {
             let again = plan(&wanted, &slices);
             prop_assert_eq!((again.create.len(), again.update.len(), again.delete.len()), (0, 0, 0));
         }
+
+        /// Every write is owed to something that changed: to a slice that loses or alters an endpoint,
+        /// or to endpoints that are new, a hundred at a time.
+        #[test]
+        fn few_slices_are_written(before in any_wanted(), after in any_wanted(), same in any::<bool>()) {
+            let before = wanted(&before);
+            let after = if same { grown(&before) } else { wanted(&after) };
+            let existing = carried_out(&[], &plan(&before, &[]));
+            let next = plan(&after, &existing);
+            let writes = next.create.len() + next.update.len() + next.delete.len();
+            let is_kept = |slice: &EndpointSlice, one: &Endpoint| {
+                after.groups.get(&group(slice)).is_some_and(|endpoints| endpoints.contains(one))
+            };
+            let touched = existing.iter().filter(|slice| {
+                let mut endpoints = slice.endpoints.iter().flatten();
+                endpoints.clone().next().is_none() || endpoints.any(|one| !is_kept(slice, one))
+            });
+            let had = |group: &Group, one: &Endpoint| {
+                before.groups.get(group).is_some_and(|all| all.iter().any(|old| identity(old) == identity(one)))
+            };
+            let new = after.groups.iter().map(|(group, endpoints)| {
+                endpoints.iter().filter(|one| !had(group, one)).count().div_ceil(MOST_ENDPOINTS)
+            });
+            let most = touched.count() + new.sum::<usize>() + usize::from(after.groups.is_empty());
+            prop_assert!(writes <= most, "{} writes, {} are owed", writes, most);
+            prop_assert!(plan(&before, &existing).update.is_empty(), "no change, no write");
+        }
+    }
+
+    /// The same with one endpoint more in every group.
+    fn grown(before: &Wanted) -> Wanted {
+        let mut after = before.clone();
+        for (number, endpoints) in (1000..).zip(after.groups.values_mut()) {
+            endpoints.push(endpoint(number, true));
+        }
+        after
     }
 }

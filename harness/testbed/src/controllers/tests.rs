@@ -1,5 +1,8 @@
 //! The controllers and the scheduler against a real API server, with a kubelet that only pretends.
 
+mod slices;
+mod workloads;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::net::{Ipv4Addr, TcpListener};
@@ -71,6 +74,7 @@ impl Lab {
                 ca_pem: pki.ca_pem(),
                 bugs: Bugs::default(),
                 patience,
+                load_balancer: None,
             }),
             _api: api,
             client,

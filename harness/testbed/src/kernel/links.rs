@@ -103,6 +103,12 @@ impl Links {
         self.0.set_link_up_by_index(link).await.with_context(|| format!("set link {link} up"))
     }
 
+    /// Gives a link one more address, of which nobody else need know.
+    pub(crate) async fn add_address(&self, link: u32, address: Ipv4Net) -> anyhow::Result<()> {
+        let address = Ipv4Address::with_index(link, address.addr(), address.prefix_len());
+        self.0.add_address(address).await.with_context(|| format!("give link {link} another address"))
+    }
+
     /// Gives a link its address, then its neighbours (for good: they never expire and do not count
     /// towards the kernel's limit, which all namespaces share), then its routes.
     pub(crate) async fn configure(

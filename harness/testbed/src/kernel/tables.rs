@@ -25,6 +25,8 @@ use crate::namespace::NetNamespace;
 const TABLE: &str = "service-proxy";
 /// The mark of packets whose source is to be rewritten, kube-proxy's own.
 const MASQUERADE: u32 = 0x4000;
+/// After connection tracking, and while the address is still the one the caller meant.
+const BEFORE_TRANSLATION: Priority = Priority::Custom(-110);
 const LOOPBACK: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 0, 0, 0), 8);
 /// Port unreachable (RFC 792): a refused connection.
 const PORT_UNREACHABLE: u8 = 3;
@@ -47,6 +49,10 @@ pub(crate) enum Map {
     Serving,
     /// client . address . protocol . port -> endpoint. Rules write it, nobody else.
     Affinity,
+    /// network . prefix . address . protocol . port: who may call a firewalled address.
+    Admitted,
+    /// address . protocol . port that only [`Map::Admitted`] may call.
+    Firewalled,
     /// Every address whose unserved ports are refused.
     ClusterIps,
     /// address . protocol . port whose packets vanish: served, but not from this node.
@@ -59,6 +65,10 @@ pub(crate) enum Map {
     NodePortsRefused,
     /// address . protocol . port -> balance
     Services,
+    /// address . protocol . port -> balance, for callers from outside the cluster.
+    ExternalOutside,
+    /// address . protocol . port -> balance, for pods and for the node itself.
+    ExternalInside,
     /// protocol . port -> balance, for callers from outside the cluster.
     NodePortsOutside,
     /// protocol . port -> balance, for pods and for the node itself.
@@ -66,24 +76,28 @@ pub(crate) enum Map {
 }
 
 impl Map {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 16] = [
         Self::Endpoints,
         Self::Hairpin,
         Self::Serving,
         Self::Affinity,
+        Self::Admitted,
+        Self::Firewalled,
         Self::ClusterIps,
         Self::Dropped,
         Self::Refused,
         Self::NodePortsDropped,
         Self::NodePortsRefused,
         Self::Services,
+        Self::ExternalOutside,
+        Self::ExternalInside,
         Self::NodePortsOutside,
         Self::NodePortsInside,
     ];
 
     /// Do its elements send packets somewhere?
     fn decides(self) -> bool {
-        !matches!(self, Self::Endpoints | Self::Hairpin | Self::Serving | Self::Affinity)
+        !matches!(self, Self::Endpoints | Self::Hairpin | Self::Serving | Self::Affinity | Self::Admitted)
     }
 
     fn name(self) -> &'static str {
@@ -92,12 +106,16 @@ impl Map {
             Self::Hairpin => "hairpin",
             Self::Serving => "serving",
             Self::Affinity => "affinity",
+            Self::Admitted => "admitted",
+            Self::Firewalled => "firewalled",
             Self::ClusterIps => "cluster-ips",
             Self::Dropped => "dropped",
             Self::Refused => "refused",
             Self::NodePortsDropped => "node-ports-dropped",
             Self::NodePortsRefused => "node-ports-refused",
             Self::Services => "services",
+            Self::ExternalOutside => "external-outside",
+            Self::ExternalInside => "external-inside",
             Self::NodePortsOutside => "node-ports-outside",
             Self::NodePortsInside => "node-ports-inside",
         }
@@ -123,14 +141,19 @@ impl Map {
                 .map(SetDataType::Value(SetKeyType::Concat(vec![Ipv4Addr, InetService])))
                 .dynamic()
                 .per_element_timeouts(),
+            Self::Admitted => {
+                set.key_type(SetKeyType::Concat(vec![Ipv4Addr, Mark, Ipv4Addr, InetProto, InetService]))
+            }
             Self::ClusterIps => set.key_type(Ipv4Addr),
-            Self::Dropped | Self::Refused => {
+            Self::Firewalled | Self::Dropped | Self::Refused => {
                 set.key_type(SetKeyType::Concat(vec![Ipv4Addr, InetProto, InetService]))
             }
             Self::NodePortsDropped | Self::NodePortsRefused => {
                 set.key_type(SetKeyType::Concat(vec![InetProto, InetService]))
             }
-            Self::Services => set.key_type(SetKeyType::Concat(vec![Ipv4Addr, InetProto, InetService])).vmap(),
+            Self::Services | Self::ExternalOutside | Self::ExternalInside => {
+                set.key_type(SetKeyType::Concat(vec![Ipv4Addr, InetProto, InetService])).vmap()
+            }
             Self::NodePortsOutside | Self::NodePortsInside => {
                 set.key_type(SetKeyType::Concat(vec![InetProto, InetService])).vmap()
             }
@@ -173,6 +196,17 @@ pub(crate) enum Rows {
     Destination,
     /// A fixed one, because a node port has no address of its own.
     Fixed(Ipv4Addr),
+    /// The one the packet was sent to, with a protocol number that is [`Rows::local_protocol`]: the
+    /// endpoints of this node only.
+    LocalOfDestination(u8),
+}
+
+impl Rows {
+    /// A number that no protocol has (IANA, "Assigned Internet Protocol Numbers"), so that the local
+    /// endpoints of an address can be kept beside all of them.
+    pub(crate) fn local_protocol(protocol: u8) -> u8 {
+        protocol | 0x80
+    }
 }
 
 /// Whose source address is replaced by the node's.
@@ -189,6 +223,7 @@ impl fmt::Display for Balance {
         match self.rows {
             Rows::Destination => write!(f, "address-")?,
             Rows::Fixed(row) => write!(f, "node-port-{}-", row.octets()[3])?,
+            Rows::LocalOfDestination(protocol) => write!(f, "local-{protocol}-")?,
         }
         let masquerade = match self.masquerade {
             Masquerade::Everybody => "masquerade-all",
@@ -349,13 +384,15 @@ fn with_value(key: SetElement, value: &Value) -> anyhow::Result<SetElement> {
 /// out of a local process), and what was left untranslated is refused in the filter hooks.
 fn base_rules(mut transaction: Transaction, pods: Ipv4Net) -> anyhow::Result<Transaction> {
     let chain = |name: &str| anyhow::Ok(Chain::new(TABLE, name)?.family(Family::Ip));
-    for name in ["translate", "refuse", "mark-for-masquerade"] {
+    for name in ["admit", "translate", "refuse", "mark-for-masquerade"] {
         transaction = transaction.add_chain(chain(name)?);
     }
     for (name, base) in [
         ("nat-prerouting", BaseChain::nat(NatHook::Prerouting, Priority::DstNat)),
         ("nat-output", BaseChain::nat(NatHook::Output, Priority::DstNat)),
         ("nat-postrouting", BaseChain::nat(NatHook::Postrouting, Priority::SrcNat)),
+        ("filter-prerouting", BaseChain::filter(FilterHook::Prerouting, BEFORE_TRANSLATION)),
+        ("filter-output-early", BaseChain::filter(FilterHook::Output, BEFORE_TRANSLATION)),
         ("filter-input", BaseChain::filter(FilterHook::Input, Priority::Filter)),
         ("filter-forward", BaseChain::filter(FilterHook::Forward, Priority::Filter)),
         ("filter-output", BaseChain::filter(FilterHook::Output, Priority::Filter)),
@@ -368,11 +405,29 @@ fn base_rules(mut transaction: Transaction, pods: Ipv4Net) -> anyhow::Result<Tra
     // one nor the new one, and a connection whose first packet goes untranslated is lost for good.
     let pod_to_node = || to_node(rule("translate")).match_saddr_v4(pods.network(), pods.prefix_len());
     let self_to_node = || to_node(rule("translate")).match_fib_type(FibFlags::SADDR, RouteType::Local);
+    let to_firewalled = |chain| {
+        contained(by_address(rule(chain).match_ct_state(CtState::NEW), Rows::Destination), Map::Firewalled)
+    };
+    let from_pod = || rule("translate").match_saddr_v4(pods.network(), pods.prefix_len());
+    let from_self = || rule("translate").match_fib_type(FibFlags::SADDR, RouteType::Local);
+    let external = |rule: Rule, map| decide(by_address(rule, Rows::Destination), map);
+    for prefix in 0..=Ipv4Addr::BITS {
+        transaction = transaction.add_rule(admitted(prefix));
+    }
     let rules = [
+        rule("admit").drop(),
+        to_firewalled("filter-prerouting").try_jump("admit")?,
+        to_firewalled("filter-output-early").try_jump("admit")?,
         rule("nat-prerouting").try_jump("translate")?,
         rule("nat-output").try_jump("translate")?,
         decide(by_address(rule("translate"), Rows::Destination), Map::Services),
         decide(by_address(rule("translate"), Rows::Destination), Map::Services),
+        external(from_pod(), Map::ExternalInside),
+        external(from_pod(), Map::ExternalInside),
+        external(from_self(), Map::ExternalInside),
+        external(from_self(), Map::ExternalInside),
+        external(rule("translate"), Map::ExternalOutside),
+        external(rule("translate"), Map::ExternalOutside),
         decide(by_port(pod_to_node()), Map::NodePortsInside),
         decide(by_port(pod_to_node()), Map::NodePortsInside),
         decide(by_port(self_to_node()), Map::NodePortsInside),
@@ -456,7 +511,7 @@ fn return_to_endpoint(rule: Rule, rows: Rows, seconds: u32) -> Rule {
         .expr(LookupExpr::new(Map::Affinity.name(), Register::R0).dreg(Register::R2))
         // The endpoint stands in words 8 and 9; what it must serve goes right before it.
         .expr(row(rows, Register::Reg32_05))
-        .expr(protocol(Register::Reg32_06))
+        .expr(row_protocol(rows, Register::Reg32_06))
         .expr(destination_port(Register::Reg32_07))
         .expr(LookupExpr::new(Map::Serving.name(), Register::Reg32_05))
         .expr(dynset(DynsetOp::Update, seconds))
@@ -475,7 +530,7 @@ fn dynset(op: DynsetOp, seconds: u32) -> Expr {
 fn by_client(rule: Rule, rows: Rows) -> Rule {
     rule.expr(Expr::Payload { dreg: Register::Reg32_00, base: PayloadBase::Network, offset: 12, len: 4 })
         .expr(row(rows, Register::Reg32_01))
-        .expr(protocol(Register::Reg32_02))
+        .expr(row_protocol(rows, Register::Reg32_02))
         .expr(destination_port(Register::Reg32_03))
 }
 
@@ -483,8 +538,23 @@ fn rule(chain: &str) -> Rule {
     Rule::new(TABLE, chain).family(Family::Ip)
 }
 
+/// A caller from a network of this size that is admitted goes on.
+fn admitted(prefix: u32) -> Rule {
+    let mask = u32::MAX.checked_shl(Ipv4Addr::BITS - prefix).unwrap_or(0).to_be_bytes().to_vec();
+    let caller = Register::Reg32_00;
+    rule("admit")
+        .expr(Expr::Payload { dreg: caller, base: PayloadBase::Network, offset: 12, len: 4 })
+        .expr(Expr::Bitwise { sreg: caller, dreg: caller, len: 4, mask, xor: vec![0; 4] })
+        .expr(Expr::Immediate { dreg: Register::Reg32_01, data: prefix.to_ne_bytes().to_vec() })
+        .expr(row(Rows::Destination, Register::Reg32_02))
+        .expr(protocol(Register::Reg32_03))
+        .expr(destination_port(Register::Reg32_04))
+        .expr(LookupExpr::new(Map::Admitted.name(), Register::R0))
+        .accept()
+}
+
 /// Any address of this node, but loopback.
-fn to_node(rule: Rule) -> Rule {
+pub(super) fn to_node(rule: Rule) -> Rule {
     let (loopback, prefix) = LOOPBACK;
     rule.match_daddr_v4_not(loopback, prefix).match_fib_type(FibFlags::DADDR, RouteType::Local)
 }
@@ -492,20 +562,30 @@ fn to_node(rule: Rule) -> Rule {
 /// Loads the address endpoints are kept under.
 fn row(rows: Rows, dreg: Register) -> Expr {
     match rows {
-        Rows::Destination => Expr::Payload { dreg, base: PayloadBase::Network, offset: 16, len: 4 },
+        Rows::Destination | Rows::LocalOfDestination(_) => {
+            Expr::Payload { dreg, base: PayloadBase::Network, offset: 16, len: 4 }
+        }
         Rows::Fixed(row) => Expr::Immediate { dreg, data: row.octets().to_vec() },
     }
 }
 
+/// Loads the protocol endpoints are kept under.
+fn row_protocol(rows: Rows, dreg: Register) -> Expr {
+    match rows {
+        Rows::LocalOfDestination(kept_under) => Expr::Immediate { dreg, data: vec![kept_under, 0, 0, 0] },
+        Rows::Destination | Rows::Fixed(_) => protocol(dreg),
+    }
+}
+
 /// Loads address . protocol . destination port.
-fn by_address(rule: Rule, rows: Rows) -> Rule {
+pub(super) fn by_address(rule: Rule, rows: Rows) -> Rule {
     rule.expr(row(rows, Register::Reg32_00))
-        .expr(protocol(Register::Reg32_01))
+        .expr(row_protocol(rows, Register::Reg32_01))
         .expr(destination_port(Register::Reg32_02))
 }
 
 /// Loads protocol . destination port.
-fn by_port(rule: Rule) -> Rule {
+pub(super) fn by_port(rule: Rule) -> Rule {
     rule.expr(protocol(Register::Reg32_00)).expr(destination_port(Register::Reg32_01))
 }
 
@@ -531,7 +611,7 @@ fn masquerade(rule: Rule) -> Rule {
 
 /// `dnat ip to` the address and port that a lookup left in the third register; the library has no
 /// way to say this.
-fn translate_to_looked_up() -> Expr {
+pub(super) fn translate_to_looked_up() -> Expr {
     const TYPE: (u16, u32) = (1, 1);
     const FAMILY: (u16, u32) = (2, 2);
     const ADDRESS: (u16, u32) = (3, Register::R2 as u32);

@@ -13,6 +13,8 @@ const IMAGES: &[(&str, &[&str])] = &[
     ("busybox", &["true"]),
     ("curl", &["curl"]),
     ("goweb", &["goweb"]),
+    // What the fixtures call it.
+    ("stickler", &["true"]),
     ("stickler-agent", &["agent", "serve"]),
     ("stickler-pods", &["true"]),
 ];

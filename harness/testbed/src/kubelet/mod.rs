@@ -5,6 +5,7 @@ mod container;
 mod environment;
 mod events;
 mod exec;
+mod host_port;
 mod image;
 mod init;
 mod log;
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::bugs::Bugs;
+use crate::kernel::HostPort;
 use crate::namespace::NetNamespace;
 use crate::pki::Credentials;
 use crate::proxy::Patience;
@@ -66,6 +68,12 @@ pub(crate) trait PodNetwork: Send + Sync {
 
     /// Takes both away again.
     fn detach<'a>(&'a self, pod: &'a NetNamespace, ip: Ipv4Addr) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// Lets ports of the node lead to the pod with this address.
+    fn map_ports<'a>(&'a self, ip: Ipv4Addr, ports: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// Takes them back.
+    fn unmap_ports<'a>(&'a self, ip: Ipv4Addr, ports: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>>;
 }
 
 /// What a kubelet is told when it starts.

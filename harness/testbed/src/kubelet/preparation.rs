@@ -9,10 +9,12 @@ use kube::ResourceExt as _;
 
 use super::container::ContainerSpec;
 use super::environment::{self, Place};
+use super::host_port::host_ports;
 use super::node::Node;
 use super::sandbox::Sandbox;
 use super::volumes::Volumes;
 use super::{image, probe};
+use crate::kernel::HostPort;
 
 /// Namespaces and address of a pod.
 pub(crate) async fn make_sandbox(node: Arc<Node>, pod: Arc<Pod>) -> anyhow::Result<(Sandbox, Ipv4Addr)> {
@@ -27,16 +29,27 @@ pub(crate) async fn make_sandbox(node: Arc<Node>, pod: Arc<Pod>) -> anyhow::Resu
     }
     let sandbox = Sandbox::new(&hostname, None).await?;
     let ip = node.addresses.allocate()?;
-    match node.network.attach(sandbox.network(), ip).await {
-        Ok(()) => Ok((sandbox, ip)),
-        Err(error) => {
-            release(&node, &sandbox, ip).await;
-            Err(error).with_context(|| format!("cannot attach pod address {ip} to the node's network"))
-        }
+    if let Err(error) = node.network.attach(sandbox.network(), ip).await {
+        release(&node, &sandbox, ip, &[]).await;
+        return Err(error).with_context(|| format!("cannot attach pod address {ip} to the node's network"));
     }
+    let ports = host_ports(&pod);
+    if !ports.is_empty()
+        && let Err(error) = node.network.map_ports(ip, &ports).await
+    {
+        release(&node, &sandbox, ip, &[]).await;
+        return Err(error).context("cannot take the host ports the pod asks for");
+    }
+    Ok((sandbox, ip))
 }
 
-pub(crate) async fn release(node: &Node, sandbox: &Sandbox, ip: Ipv4Addr) {
+/// Takes the pod off the network; `ports` are the host ports that lead to it.
+pub(crate) async fn release(node: &Node, sandbox: &Sandbox, ip: Ipv4Addr, ports: &[HostPort]) {
+    if !ports.is_empty()
+        && let Err(error) = node.network.unmap_ports(ip, ports).await
+    {
+        tracing::warn!(%ip, "cannot give back a pod's host ports: {error:#}");
+    }
     if let Err(error) = node.network.detach(sandbox.network(), ip).await {
         tracing::debug!(%error, %ip, "cannot detach a pod");
     }

@@ -7,6 +7,7 @@
 mod applets;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Json;
@@ -42,6 +43,8 @@ static BEFORE_MAIN: extern "C" fn() = {
 
 /// Remembers pods, and what was asked.
 struct Api {
+    /// Tells this cluster's pods from those of another test, which share a store.
+    number: usize,
     pods: Mutex<BTreeMap<String, Value>>,
     events: broadcast::Sender<Value>,
     changes: watch::Sender<u64>,
@@ -55,7 +58,9 @@ type Shared = State<Arc<Api>>;
 
 impl Api {
     fn new() -> Arc<Self> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
         Arc::new(Self {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             pods: Mutex::default(),
             events: broadcast::channel(64).0,
             changes: watch::Sender::new(1),
@@ -97,7 +102,7 @@ impl Api {
         self.put(
             "ADDED",
             json!({"apiVersion": "v1", "kind": "Pod", "spec": spec,
-                "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")}}),
+                "metadata": {"name": name, "namespace": "default", "uid": self.uid(name)}}),
         );
     }
 
@@ -106,6 +111,10 @@ impl Api {
         let mut changes = self.changes.subscribe();
         let watching = changes.wait_for(|_| self.events.receiver_count() > 0);
         timeout(BOUND, watching).await.expect("the kubelet watches").expect("the API lives");
+    }
+
+    fn uid(&self, pod: &str) -> String {
+        format!("uid-{pod}-{}", self.number)
     }
 
     fn pod(&self, name: &str) -> Value {
@@ -242,6 +251,14 @@ impl PodNetwork for NoNetwork {
     fn detach<'a>(&'a self, _: &'a NetNamespace, _: Ipv4Addr) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(async { Ok(()) })
     }
+
+    fn map_ports<'a>(&'a self, _: Ipv4Addr, _: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn unmap_ports<'a>(&'a self, _: Ipv4Addr, _: &'a [HostPort]) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// A kubelet on a node whose address is its loopback.
@@ -330,7 +347,7 @@ async fn a_pod_runs_reports_and_is_taken_away() {
     api.until("web", Value::is_null).await;
     let deletion = api.deletions.lock().expect("deletions")[0].clone();
     assert_eq!(deletion["gracePeriodSeconds"], 0);
-    assert_eq!(deletion["preconditions"]["uid"], "uid-web");
+    assert_eq!(deletion["preconditions"]["uid"], api.uid("web"));
     assert_eq!(kubelet.processes(), 0, "it ended when it was asked, not after 30 seconds");
 }
 
@@ -346,7 +363,7 @@ async fn what_fails_is_restarted_once_and_then_less_often() {
     assert_eq!(status["restartCount"], 1);
     assert_eq!(status["lastState"]["terminated"]["exitCode"], 3);
     assert_eq!(status["lastState"]["terminated"]["reason"], "Error");
-    let message = "back-off 10s restarting failed container=c pod=bad_default(uid-bad)";
+    let message = format!("back-off 10s restarting failed container=c pod=bad_default({})", api.uid("bad"));
     assert_eq!(status["state"]["waiting"]["message"], message);
     assert_eq!(pod["status"]["phase"], "Running");
 }

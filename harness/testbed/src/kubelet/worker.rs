@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::container::Container;
 use super::events::Tone;
+use super::host_port::host_ports;
 use super::image;
 use super::node::Node;
 use super::preparation::{container_spec, host_network, make_sandbox, release};
@@ -598,7 +599,7 @@ impl Worker {
             && !host_network(&self.pod)
             && let Some(ip) = self.ip
         {
-            release(&self.node, &sandbox, ip).await;
+            release(&self.node, &sandbox, ip, &host_ports(&self.pod)).await;
         }
     }
 

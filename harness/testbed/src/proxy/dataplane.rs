@@ -67,12 +67,20 @@ pub struct Backends {
     pub local: Option<BTreeSet<Endpoint>>,
     /// For so many seconds after its last call, a client gets the endpoint it had.
     pub affinity: Option<u32>,
+    /// Only callers from these networks, if it is said; packets of others vanish. Heeded at external
+    /// addresses.
+    pub sources: Option<BTreeSet<Ipv4Net>>,
 }
 
 impl Backends {
     /// Any endpoint will do.
     pub fn anywhere(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
-        Self { all: endpoints.into_iter().collect(), local: None, affinity: None }
+        Self { all: endpoints.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Everybody who may answer somebody.
+    fn anybody(&self) -> BTreeSet<Endpoint> {
+        self.all.iter().chain(self.local.iter().flatten()).copied().collect()
     }
 }
 
@@ -96,10 +104,7 @@ impl Desired {
                     elements.0.insert((Map::ClusterIps, vec![Field::Address(ip)]), Value::Member);
                     elements.address(ip, frontend, backends, Masquerade::NotPods);
                 }
-                At::ExternalIp(ip) if backends.local.is_some() => {
-                    elements.address(ip, frontend, backends, Masquerade::Nobody);
-                }
-                At::ExternalIp(ip) => elements.address(ip, frontend, backends, Masquerade::Everybody),
+                At::ExternalIp(ip) => elements.external(ip, frontend, backends),
                 At::NodePort => elements.node_port(frontend, backends),
             }
         }
@@ -120,7 +125,7 @@ impl Elements {
         } else if served.is_empty() {
             self.0.insert((Map::Dropped, key.to_vec()), Value::Member);
         } else {
-            self.rows(ip, frontend, served, backends.affinity);
+            self.rows(ip, frontend.protocol.number(), frontend.port, served, backends.affinity);
             let balance = Balance {
                 rows: Rows::Destination,
                 masquerade,
@@ -133,14 +138,51 @@ impl Elements {
 
     /// With policy Local, callers from outside get local endpoints with their source kept; pods and
     /// the node itself get any, as at the cluster IP.
+    fn external(&mut self, ip: Ipv4Addr, frontend: &Frontend, backends: &Backends) {
+        let (protocol, port) = (frontend.protocol.number(), frontend.port);
+        let key = [Field::Address(ip), Field::Protocol(protocol), Field::Port(port)];
+        if let Some(sources) = &backends.sources {
+            self.0.insert((Map::Firewalled, key.to_vec()), Value::Member);
+            for source in sources {
+                let network =
+                    [Field::Address(source.network()), Field::Index(u32::from(source.prefix_len()))];
+                let key = network.into_iter().chain(key).collect();
+                self.0.insert((Map::Admitted, key), Value::Member);
+            }
+        }
+        let Backends { all, local, affinity, .. } = backends;
+        let Some(local) = local.as_ref().filter(|_| !all.is_empty()) else {
+            let backends = Backends { local: None, ..backends.clone() };
+            return self.address(ip, frontend, &backends, Masquerade::Everybody);
+        };
+        let balance = |rows, masquerade, endpoints: &BTreeSet<Endpoint>| {
+            let endpoints = endpoints.len() as u32;
+            Value::Balance(Balance { rows, masquerade, endpoints, affinity: *affinity })
+        };
+        self.rows(ip, protocol, port, all, *affinity);
+        let any = balance(Rows::Destination, Masquerade::NobodyButSelf, all);
+        self.0.insert((Map::ExternalInside, key.to_vec()), any);
+        if local.is_empty() {
+            self.0.insert((Map::Dropped, key.to_vec()), Value::Member);
+        } else {
+            let kept_under = Rows::local_protocol(protocol);
+            self.rows(ip, kept_under, port, local, *affinity);
+            let near = balance(Rows::LocalOfDestination(kept_under), Masquerade::Nobody, local);
+            self.0.insert((Map::ExternalOutside, key.to_vec()), near);
+        }
+    }
+
+    /// With policy Local, callers from outside get local endpoints with their source kept; pods and
+    /// the node itself get any, as at the cluster IP.
     fn node_port(&mut self, frontend: &Frontend, backends: &Backends) {
-        let key = [Field::Protocol(frontend.protocol.number()), Field::Port(frontend.port)];
-        let Backends { all, local, affinity } = backends;
+        let (protocol, port) = (frontend.protocol.number(), frontend.port);
+        let key = [Field::Protocol(protocol), Field::Port(port)];
+        let Backends { all, local, affinity, .. } = backends;
         if all.is_empty() {
             self.0.insert((Map::NodePortsRefused, key.to_vec()), Value::Member);
             return;
         }
-        self.rows(NODE_PORT_ROWS, frontend, all, *affinity);
+        self.rows(NODE_PORT_ROWS, protocol, port, all, *affinity);
         let balance = |rows, masquerade, endpoints: &BTreeSet<Endpoint>| {
             Value::Balance(Balance {
                 rows: Rows::Fixed(rows),
@@ -160,7 +202,7 @@ impl Elements {
         if local.is_empty() {
             self.0.insert((Map::NodePortsDropped, key.to_vec()), Value::Member);
         } else {
-            self.rows(LOCAL_NODE_PORT_ROWS, frontend, local, *affinity);
+            self.rows(LOCAL_NODE_PORT_ROWS, protocol, port, local, *affinity);
             let near = balance(LOCAL_NODE_PORT_ROWS, Masquerade::Nobody, local);
             self.0.insert((Map::NodePortsOutside, key.to_vec()), near);
         }
@@ -169,12 +211,12 @@ impl Elements {
     fn rows(
         &mut self,
         row: Ipv4Addr,
-        frontend: &Frontend,
+        protocol: u8,
+        port: u16,
         endpoints: &BTreeSet<Endpoint>,
         affinity: Option<u32>,
     ) {
-        let asked =
-            [Field::Address(row), Field::Protocol(frontend.protocol.number()), Field::Port(frontend.port)];
+        let asked = [Field::Address(row), Field::Protocol(protocol), Field::Port(port)];
         for (index, endpoint) in (0..).zip(endpoints) {
             let key = asked.into_iter().chain([Field::Index(index)]).collect();
             self.0.insert((Map::Endpoints, key), Value::Endpoint(endpoint.ip, endpoint.port));
@@ -199,6 +241,10 @@ pub struct Dataplane {
     ///
     /// [`Bug::StaleUdpConntrack`]: crate::bugs::Bug::StaleUdpConntrack
     pub(super) keeps_flows: bool,
+    /// Nobody's source is kept where only local endpoints answer; for [`Bug::LocalSourceLost`] only.
+    ///
+    /// [`Bug::LocalSourceLost`]: crate::bugs::Bug::LocalSourceLost
+    pub(super) loses_sources: bool,
 }
 
 #[derive(Default)]
@@ -211,7 +257,7 @@ impl Dataplane {
     /// Callers from `pods` keep their source address at cluster IPs.
     pub fn open(node: &NetNamespace, pods: Ipv4Net) -> anyhow::Result<Self> {
         let (tables, conntrack) = (Tables::open(node, pods)?, Conntrack::open(node)?);
-        Ok(Self { tables, conntrack, applied: None, keeps_flows: false })
+        Ok(Self { tables, conntrack, applied: None, keeps_flows: false, loses_sources: false })
     }
 
     /// Writes the rules of a node without services, unless an earlier proxy left its own: those go
@@ -234,6 +280,9 @@ impl Dataplane {
             }
         };
         let mut elements = desired.elements();
+        if self.loses_sources {
+            elements.values_mut().for_each(lose_source);
+        }
         // A call to oneself may have its destination already and its source not yet. Such a pair says
         // nothing wrong when its endpoint has left, and there are no more of them than pod addresses.
         let hairpins = before.elements.iter().filter(|((map, _), _)| *map == Map::Hairpin);
@@ -246,6 +295,12 @@ impl Dataplane {
         }
         self.applied = Some(Applied { desired: desired.clone(), elements });
         Ok(())
+    }
+}
+
+fn lose_source(value: &mut Value) {
+    if let Value::Balance(Balance { masquerade: masquerade @ Masquerade::Nobody, .. }) = value {
+        *masquerade = Masquerade::Everybody;
     }
 }
 
@@ -283,8 +338,8 @@ fn outdated_flows(before: &Desired, after: &Desired) -> BTreeSet<Flows> {
             outdated.insert(flows(frontend.at.address()));
         }
         // An endpoint that only changed its port is asked at the wrong one as well.
-        let left = was.all.difference(&is.all);
-        outdated.extend(left.map(|endpoint| flows(Some(endpoint.ip))));
+        let left = &was.anybody() - &is.anybody();
+        outdated.extend(left.iter().map(|endpoint| flows(Some(endpoint.ip))));
     }
     outdated
 }
@@ -337,6 +392,50 @@ mod tests {
     }
 
     #[test]
+    fn with_policy_local_an_external_address_is_two() {
+        let ip = Ipv4Addr::new(192, 0, 2, 7);
+        let at = Frontend { at: At::ExternalIp(ip), ..web(Protocol::Udp) };
+        let mut desired = one(at, &[2, 3]);
+        let ends = |desired: &Desired, wanted: Map| -> Vec<(u32, Masquerade)> {
+            let elements = desired.elements().into_iter().filter(|((map, _), _)| *map == wanted);
+            elements
+                .filter_map(|(_, value)| match value {
+                    Value::Balance(balance) => Some((balance.endpoints, balance.masquerade)),
+                    _ => None,
+                })
+                .collect()
+        };
+        assert_eq!(ends(&desired, Map::Services), [(2, Masquerade::Everybody)]);
+        desired.frontends.values_mut().for_each(|backends| backends.local = Some([endpoint(3)].into()));
+        assert_eq!(ends(&desired, Map::Services), []);
+        assert_eq!(ends(&desired, Map::ExternalInside), [(2, Masquerade::NobodyButSelf)]);
+        assert_eq!(ends(&desired, Map::ExternalOutside), [(1, Masquerade::Nobody)]);
+        // The local endpoint is the second of all, and the first of its own rows.
+        let first = |protocol| {
+            let key = [Field::Address(ip), Field::Protocol(protocol), Field::Port(80), Field::Index(0)];
+            desired.elements().get(&(Map::Endpoints, key.to_vec())).copied()
+        };
+        let value = |endpoint: Endpoint| Some(Value::Endpoint(endpoint.ip, endpoint.port));
+        assert_eq!((first(17), first(0x91)), (value(endpoint(2)), value(endpoint(3))));
+    }
+
+    #[test]
+    fn only_admitted_networks_may_call_a_firewalled_address() {
+        let at = Frontend { at: At::ExternalIp(Ipv4Addr::new(192, 0, 2, 7)), ..web(Protocol::Tcp) };
+        let mut desired = one(at, &[2]);
+        let of = |desired: &Desired, wanted: Map| -> Vec<Vec<Field>> {
+            let elements = desired.elements().into_keys().filter(|(map, _)| *map == wanted);
+            elements.map(|(_, key)| key[..2].to_vec()).collect()
+        };
+        assert!(of(&desired, Map::Firewalled).is_empty());
+        let network: Ipv4Net = "10.1.0.0/16".parse().unwrap();
+        desired.frontends.values_mut().for_each(|backends| backends.sources = Some([network].into()));
+        assert_eq!(of(&desired, Map::Firewalled).len(), 1);
+        let admitted = vec![Field::Address(network.network()), Field::Index(16)];
+        assert_eq!(of(&desired, Map::Admitted), [admitted]);
+    }
+
+    #[test]
     fn only_udp_flows_to_endpoints_that_left_are_forgotten() {
         let address = Some(Ipv4Addr::new(10, 96, 0, 10));
         let forgotten = |before: &[u8], after: &[u8], protocol| {
@@ -345,6 +444,16 @@ mod tests {
         let left = Flows { to: address, port: 80, answered_by: Some(endpoint(2).ip) };
         assert_eq!(forgotten(&[2, 3], &[3, 4], Protocol::Udp), [left].into());
         assert_eq!(forgotten(&[2], &[], Protocol::Udp), [left].into());
+        // One that only served locally, while it ended, is gone as well.
+        let mut ending = one(web(Protocol::Udp), &[3]);
+        ending.frontends.values_mut().for_each(|backends| backends.local = Some([endpoint(2)].into()));
+        assert_eq!(outdated_flows(&ending, &one(web(Protocol::Udp), &[3])), [left].into());
+        // So are those to a port or an address the service does not have any more.
+        let elsewhere = Frontend { port: 81, ..web(Protocol::Udp) };
+        assert_eq!(
+            outdated_flows(&one(web(Protocol::Udp), &[2]), &one(elsewhere, &[2])).first(),
+            Some(&left)
+        );
         let untranslated = Flows { to: address, port: 80, answered_by: address };
         assert_eq!(forgotten(&[], &[2], Protocol::Udp), [untranslated].into());
         assert_eq!(forgotten(&[2, 3], &[3, 4], Protocol::Tcp), [].into());

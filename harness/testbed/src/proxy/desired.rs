@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
@@ -13,11 +14,18 @@ use crate::bugs::{Bug, Bugs};
 /// Every endpoint a service's port was ever seen with; kept for [`Bug::StaleEndpoint`] only.
 pub(super) type Memory = BTreeMap<(String, String), Vec<Candidate>>;
 
-/// What `node` is to forward.
+/// The node a proxy works for, as far as it decides who serves there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) node: String,
+    pub(super) zone: Option<String>,
+}
+
+/// What a node is to forward.
 pub(super) fn desired<'a>(
     services: impl IntoIterator<Item = &'a Service>,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    node: &str,
+    place: &Place,
     bugs: &Bugs,
     memory: &mut Memory,
 ) -> Desired {
@@ -44,32 +52,39 @@ pub(super) fn desired<'a>(
             let Some((protocol, number)) = protocol(port).zip(u16::try_from(port.port).ok()) else {
                 continue;
             };
-            let mut candidates = candidates(slices, port, node);
+            let mut candidates = candidates(slices, port, &place.node);
             if bugs.has(Bug::StaleEndpoint) {
                 let port_name = port.name.clone().unwrap_or_else(|| number.to_string());
                 let uid = service.uid().unwrap_or_default();
                 candidates = remembered(memory.entry((uid, port_name)).or_default(), candidates);
             }
-            let all = chosen(candidates.iter());
+            let all = chosen_by_hints(&candidates, place);
             let near = chosen(candidates.iter().filter(|candidate| candidate.local));
-            let backends = |keep: bool| Backends {
+            let backends = |policy: Option<&String>| Backends {
                 all: all.clone(),
-                local: keep.then(|| near.clone()),
+                local: policy.is_some_and(|policy| policy == "Local").then(|| near.clone()),
                 affinity: affinity(spec).filter(|_| !bugs.has(Bug::AffinityIgnored)),
+                sources: None,
             };
-            let internal = backends(spec.internal_traffic_policy.as_deref() == Some("Local"));
-            let external = backends(spec.external_traffic_policy.as_deref() == Some("Local"));
+            let internal = backends(spec.internal_traffic_policy.as_ref());
+            let policy = spec.external_traffic_policy.as_ref();
+            let external = backends(policy.filter(|_| !bugs.has(Bug::LocalPolicyIgnored)));
 
             for ip in &cluster_ips {
                 let frontend = Frontend { at: At::ClusterIp(*ip), protocol, port: number };
                 desired.frontends.insert(frontend, internal.clone());
             }
-            for ip in external_ips(service, spec) {
+            for ip in addresses(spec.external_ips.iter().flatten()) {
                 let frontend = Frontend { at: At::ExternalIp(ip), protocol, port: number };
                 desired.frontends.insert(frontend, external.clone());
             }
-            let node_port =
-                port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+            for ip in balancer_ips(service, spec) {
+                let frontend = Frontend { at: At::ExternalIp(ip), protocol, port: number };
+                let backends = Backends { sources: source_ranges(spec), ..external.clone() };
+                desired.frontends.insert(frontend, backends);
+            }
+            let node_port = port.node_port.filter(|_| has_node_ports(spec));
+            let node_port = node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
             if let Some(node_port) = node_port {
                 if bugs.has(Bug::NodePortOnlyWherePodRuns) && near.is_empty() {
                     continue;
@@ -84,7 +99,7 @@ pub(super) fn desired<'a>(
 
 /// Another proxy was asked for, or none
 /// ([well-known labels](https://kubernetes.io/docs/reference/labels-annotations-taints/#servicekubernetesioservice-proxy-name)).
-fn is_ours(labels: &BTreeMap<String, String>) -> bool {
+pub(super) fn is_ours(labels: &BTreeMap<String, String>) -> bool {
     !labels.contains_key("service.kubernetes.io/service-proxy-name")
         && !labels.contains_key("service.kubernetes.io/headless")
 }
@@ -109,13 +124,35 @@ fn affinity(spec: &ServiceSpec) -> Option<u32> {
     Some(seconds.and_then(|seconds| seconds.try_into().ok()).unwrap_or(DEFAULT_SECONDS))
 }
 
-fn external_ips(service: &Service, spec: &ServiceSpec) -> BTreeSet<Ipv4Addr> {
-    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+fn addresses<'a>(given: impl Iterator<Item = &'a String>) -> BTreeSet<Ipv4Addr> {
+    given.filter_map(|ip| ip.parse().ok()).collect()
+}
+
+/// The addresses at which a load balancer's packets arrive as they were sent. One in mode `Proxy`
+/// sends them to node ports in its own name, and is not to be bypassed
+/// ([KEP-1860](https://github.com/kubernetes/enhancements/tree/master/keps/sig-network/1860-kube-proxy-IP-node-binding)).
+fn balancer_ips(service: &Service, spec: &ServiceSpec) -> BTreeSet<Ipv4Addr> {
+    let is_balanced = spec.type_.as_deref() == Some("LoadBalancer");
+    let status = service.status.as_ref().filter(|_| is_balanced);
+    let balancer = status.and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
-    // A balancer in mode `Proxy` is not to be bypassed (KEP-1860).
     let vips = ingress.filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
-    let given = spec.external_ips.iter().flatten();
-    given.chain(vips.filter_map(|ingress| ingress.ip.as_ref())).filter_map(|ip| ip.parse().ok()).collect()
+    addresses(vips.filter_map(|ingress| ingress.ip.as_ref()))
+}
+
+/// Who may call the load balancer's address: everybody, if nothing is said. Ranges of another family
+/// admit nobody of this one
+/// ([API reference, `ServiceSpec.loadBalancerSourceRanges`](https://kubernetes.io/docs/reference/kubernetes-api/service-resources/service-v1/#ServiceSpec)).
+fn source_ranges(spec: &ServiceSpec) -> Option<BTreeSet<Ipv4Net>> {
+    let ranges = spec.load_balancer_source_ranges.as_ref().filter(|ranges| !ranges.is_empty())?;
+    Some(
+        ranges.iter().filter_map(|range| range.trim().parse().ok().map(|net: Ipv4Net| net.trunc())).collect(),
+    )
+}
+
+/// A load balancer is built on node ports, unless it was asked to do without: then its ports name none.
+fn has_node_ports(spec: &ServiceSpec) -> bool {
+    matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))
 }
 
 fn protocol(port: &ServicePort) -> Option<Protocol> {
@@ -134,6 +171,10 @@ pub(super) struct Candidate {
     ready: bool,
     /// It still serves while it shuts down.
     last_resort: bool,
+    /// For which zones it is meant; none if it does not say.
+    zones: BTreeSet<String>,
+    /// For which nodes it is meant; none if it does not say.
+    nodes: BTreeSet<String>,
 }
 
 /// The endpoints a service's port has in its slices, matched by the port's name.
@@ -150,7 +191,8 @@ fn candidates(slices: &[&EndpointSlice], port: &ServicePort, node: &str) -> Vec<
         };
         for endpoint in slice.endpoints.iter().flatten() {
             let conditions = endpoint.conditions.clone().unwrap_or_default();
-            let ready = conditions.ready.unwrap_or(true);
+            let ready = is_ready(endpoint);
+            let hints = endpoint.hints.clone().unwrap_or_default();
             let serving = conditions.serving.unwrap_or(ready);
             // "endpoints are fungible": the first address is the endpoint.
             let Some(ip) = endpoint.addresses.first().and_then(|ip| ip.parse().ok()) else { continue };
@@ -159,10 +201,37 @@ fn candidates(slices: &[&EndpointSlice], port: &ServicePort, node: &str) -> Vec<
                 local: endpoint.node_name.as_deref() == Some(node),
                 ready,
                 last_resort: serving && conditions.terminating.unwrap_or(false),
+                zones: hints.for_zones.into_iter().flatten().map(|zone| zone.name).collect(),
+                nodes: hints.for_nodes.into_iter().flatten().map(|node| node.name).collect(),
             });
         }
     }
     found
+}
+
+/// Not knowing counts as ready
+/// ([EndpointSlices, "Conditions"](https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/#conditions)).
+pub(super) fn is_ready(endpoint: &k8s_openapi::api::discovery::v1::Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+}
+
+/// Those meant for this node, or else for its zone, if every ready endpoint says for whom it is meant
+/// and one of them is; otherwise anyone
+/// ([Topology Aware Routing, "Safeguards"](https://kubernetes.io/docs/concepts/services-networking/topology-aware-routing/#safeguards),
+/// [KEP-3015](https://github.com/kubernetes/enhancements/tree/master/keps/sig-network/3015-prefer-same-node)).
+fn chosen_by_hints(candidates: &[Candidate], place: &Place) -> BTreeSet<Endpoint> {
+    let ready = || candidates.iter().filter(|candidate| candidate.ready);
+    let for_node = |candidate: &&Candidate| candidate.nodes.contains(&place.node);
+    let for_zone =
+        |candidate: &&Candidate| place.zone.as_ref().is_some_and(|zone| candidate.zones.contains(zone));
+    let endpoints = |near: Vec<&Candidate>| near.into_iter().map(|near| near.endpoint).collect();
+    if ready().all(|candidate| !candidate.nodes.is_empty()) && ready().any(|one| for_node(&one)) {
+        return endpoints(ready().filter(for_node).collect());
+    }
+    if ready().all(|candidate| !candidate.zones.is_empty()) && ready().any(|one| for_zone(&one)) {
+        return endpoints(ready().filter(for_zone).collect());
+    }
+    chosen(candidates.iter())
 }
 
 /// Ready ones; if there are none, those that still serve while they terminate
@@ -203,7 +272,9 @@ mod tests {
 
     fn web() -> Service {
         let port = json!({"port": 80, "targetPort": 8000, "nodePort": 31234, "protocol": "TCP"});
-        service(json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "ports": [port]}))
+        service(
+            json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "type": "NodePort", "ports": [port]}),
+        )
     }
 
     /// Each endpoint is its last octet, its node and its conditions.
@@ -226,8 +297,30 @@ mod tests {
         .expect("an endpoint slice")
     }
 
+    fn at(node: &str) -> Place {
+        Place { node: node.to_owned(), zone: Some("a".to_owned()) }
+    }
+
+    fn local_octets(desired: &Desired, at: At) -> Option<Vec<u8>> {
+        let (_, backends) = desired.frontends.iter().find(|(frontend, _)| frontend.at == at)?;
+        Some(backends.local.as_ref()?.iter().map(|endpoint| endpoint.ip.octets()[3]).collect())
+    }
+
+    fn with(mut service: Service, spec: Value) -> Service {
+        let mut value = serde_json::to_value(&service.spec).expect("a spec");
+        for (field, set) in spec.as_object().expect("an object") {
+            value[field] = set.clone();
+        }
+        service.spec = serde_json::from_value(value).expect("a spec");
+        service
+    }
+
+    fn ending() -> Value {
+        json!({"ready": false, "serving": true, "terminating": true})
+    }
+
     fn desired_on_kube0(service: &Service, slices: &[EndpointSlice]) -> Desired {
-        desired([service], slices, "kube0.vm", &Bugs::default(), &mut Memory::new())
+        desired([service], slices, &at("kube0.vm"), &Bugs::default(), &mut Memory::new())
     }
 
     fn last_octets(desired: &Desired, at: At) -> Option<Vec<u8>> {
@@ -297,19 +390,123 @@ mod tests {
 
     #[test]
     fn traffic_policies_name_the_endpoints_of_this_node() {
-        let mut service = web();
-        if let Some(spec) = &mut service.spec {
-            spec.external_traffic_policy = Some("Local".to_owned());
-        }
         let slices = [slice(&[(2, "kube0.vm", ready()), (3, "kube1.vm", ready())])];
+        let cluster_ip = At::ClusterIp(CLUSTER_IP);
+        let external = with(web(), json!({"externalTrafficPolicy": "Local"}));
+        let desired = desired_on_kube0(&external, &slices);
+        assert_eq!(local_octets(&desired, At::NodePort), Some(vec![2]));
+        assert_eq!(local_octets(&desired, cluster_ip), None, "the cluster IP is internal");
+        let internal = with(web(), json!({"internalTrafficPolicy": "Local"}));
+        let desired = desired_on_kube0(&internal, &slices);
+        assert_eq!(local_octets(&desired, At::NodePort), None, "the node port is external");
+        assert_eq!(local_octets(&desired, cluster_ip), Some(vec![2]));
+    }
+
+    #[test]
+    fn within_policy_local_terminating_endpoints_are_the_last_resort_too() {
+        let service = with(web(), json!({"externalTrafficPolicy": "Local"}));
+        let far = (3, "kube1.vm", ready());
+        let slices = [slice(&[(2, "kube0.vm", ending()), (4, "kube0.vm", unready()), far.clone()])];
         let desired = desired_on_kube0(&service, &slices);
-        let local = |at| {
+        assert_eq!(local_octets(&desired, At::NodePort), Some(vec![2]));
+        assert_eq!(last_octets(&desired, At::NodePort), Some(vec![3]), "others are ready elsewhere");
+        let slices = [slice(&[(2, "kube0.vm", ending()), (5, "kube0.vm", ready()), far])];
+        assert_eq!(local_octets(&desired_on_kube0(&service, &slices), At::NodePort), Some(vec![5]));
+    }
+
+    #[test]
+    fn the_policy_bug_takes_local_for_cluster() {
+        let bugs: Bugs = [Bug::LocalPolicyIgnored].into_iter().collect();
+        let service = with(web(), json!({"externalTrafficPolicy": "Local"}));
+        let desired = desired([&service], &[], &at("kube0.vm"), &bugs, &mut Memory::new());
+        assert_eq!(local_octets(&desired, At::NodePort), None);
+    }
+
+    #[test]
+    fn external_addresses_are_served_but_not_in_mode_proxy() {
+        let mut service = with(
+            web(),
+            json!({"type": "LoadBalancer", "externalIPs": ["192.0.2.1", "2001:db8::1"],
+                "loadBalancerSourceRanges": ["10.1.2.3/16", " 192.0.2.0/24"]}),
+        );
+        let status = json!({"loadBalancer": {"ingress": [
+            {"ip": "192.0.2.2"}, {"ip": "192.0.2.3", "ipMode": "VIP"}, {"ip": "192.0.2.4", "ipMode": "Proxy"},
+            {"hostname": "balancer.example.com"}]}});
+        service.status = serde_json::from_value(status).expect("a status");
+        let slices = [slice(&[(2, "kube1.vm", ready())])];
+        let desired = desired_on_kube0(&service, &slices);
+        let external = |last| At::ExternalIp(Ipv4Addr::new(192, 0, 2, last));
+        for (last, served) in [(1, true), (2, true), (3, true), (4, false)] {
+            assert_eq!(last_octets(&desired, external(last)).is_some(), served, "192.0.2.{last}");
+        }
+        let sources = |at| {
             let (_, backends) = desired.frontends.iter().find(|(frontend, _)| frontend.at == at)?;
-            let local = backends.local.as_ref()?;
-            Some(local.iter().map(|endpoint| endpoint.ip.octets()[3]).collect::<Vec<u8>>())
+            Some(backends.sources.as_ref()?.iter().map(Ipv4Net::to_string).collect::<Vec<_>>())
         };
-        assert_eq!(local(At::NodePort), Some(vec![2]));
-        assert_eq!(local(At::ClusterIp(CLUSTER_IP)), None);
+        assert_eq!(sources(external(2)), Some(vec!["10.1.0.0/16".to_owned(), "192.0.2.0/24".to_owned()]));
+        for unrestricted in [external(1), At::NodePort, At::ClusterIp(CLUSTER_IP)] {
+            assert_eq!(sources(unrestricted), None, "{unrestricted:?}");
+        }
+        // What is left of a balancer when the type changed.
+        let other = with(service, json!({"type": "ClusterIP"}));
+        let desired = desired_on_kube0(&other, &slices);
+        assert_eq!(last_octets(&desired, external(2)), None);
+        assert_eq!(last_octets(&desired, At::NodePort), None);
+        assert_eq!(last_octets(&desired, external(1)), Some(vec![2]));
+    }
+
+    #[test]
+    fn a_balancer_may_do_without_node_ports() {
+        let service = with(
+            web(),
+            json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]}),
+        );
+        assert_eq!(last_octets(&desired_on_kube0(&service, &[]), At::NodePort), None);
+    }
+
+    #[test]
+    fn hints_are_heeded_if_all_have_them_and_one_is_for_here() {
+        let hinted = |zones: &[Option<&str>], nodes: &[Option<&str>]| {
+            let mut slices =
+                [slice(&[(2, "kube0.vm", ready()), (3, "kube1.vm", ready()), (4, "x", unready())])];
+            let endpoints = slices[0].endpoints.iter_mut().flatten();
+            for ((endpoint, zone), node) in endpoints.zip(zones).zip(nodes) {
+                let named =
+                    |name: &Option<&str>| name.map(|name| vec![json!({"name": name})]).unwrap_or_default();
+                let hints = json!({"forZones": named(zone), "forNodes": named(node)});
+                endpoint.hints = serde_json::from_value(hints).expect("hints");
+            }
+            last_octets(&desired_on_kube0(&web(), &slices), At::ClusterIp(CLUSTER_IP)).unwrap_or_default()
+        };
+        let none = [None, None];
+        assert_eq!(hinted(&[Some("b"), Some("a")], &none), [3]);
+        assert_eq!(hinted(&[Some("b"), None], &none), [2, 3], "one has no hint");
+        assert_eq!(hinted(&[Some("b"), Some("c")], &none), [2, 3], "none is for here");
+        assert_eq!(hinted(&[Some("b"), Some("a")], &[Some("kube0.vm"), Some("kube1.vm")]), [2]);
+        assert_eq!(hinted(&[Some("b"), Some("a")], &[Some("kube7.vm"), Some("kube1.vm")]), [3]);
+        assert_eq!(hinted(&[Some("b"), Some("a")], &[Some("kube0.vm"), None]), [3]);
+    }
+
+    #[test]
+    fn one_number_may_be_two_ports_and_a_port_name_many_numbers() {
+        let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53}]);
+        let service = service(json!({"clusterIP": "10.96.0.10", "ports": ports}));
+        let of_group = |last, number| {
+            let mut slice = slice(&[(last, "kube0.vm", ready())]);
+            let ports = json!([{"name": "dns", "port": number, "protocol": "UDP"},
+                {"name": "dns-tcp", "port": number + 1, "protocol": "TCP"}]);
+            slice.ports = serde_json::from_value(ports).expect("ports");
+            slice
+        };
+        let desired = desired_on_kube0(&service, &[of_group(2, 1053), of_group(3, 2053)]);
+        let numbers: Vec<(Protocol, Vec<u16>)> = desired
+            .frontends
+            .iter()
+            .map(|(frontend, backends)| {
+                (frontend.protocol, backends.all.iter().map(|endpoint| endpoint.port).collect())
+            })
+            .collect();
+        assert_eq!(numbers, [(Protocol::Tcp, vec![1054, 2054]), (Protocol::Udp, vec![1053, 2053])]);
     }
 
     #[test]
@@ -334,7 +531,7 @@ mod tests {
         let mut served = |conditions: [Value; 2]| {
             let [second, third] = conditions;
             let slices = [slice(&[(2, "kube0.vm", second), (3, "kube1.vm", third)])];
-            last_octets(&desired([&web()], &slices, "kube0.vm", &bugs, &mut memory), At::NodePort)
+            last_octets(&desired([&web()], &slices, &at("kube0.vm"), &bugs, &mut memory), At::NodePort)
         };
         assert_eq!(served([ready(), unready()]), Some(vec![2]));
         assert_eq!(served([unready(), ready()]), Some(vec![2, 3]));
@@ -345,7 +542,7 @@ mod tests {
     fn the_node_port_bug_closes_it_where_no_pod_runs() {
         let bugs: Bugs = [Bug::NodePortOnlyWherePodRuns].into_iter().collect();
         let slices = [slice(&[(2, "kube1.vm", ready())])];
-        let on = |node| desired([&web()], &slices, node, &bugs, &mut Memory::new());
+        let on = |node| desired([&web()], &slices, &at(node), &bugs, &mut Memory::new());
         assert_eq!(last_octets(&on("kube1.vm"), At::NodePort), Some(vec![2]));
         assert_eq!(last_octets(&on("kube0.vm"), At::NodePort), None);
         assert_eq!(last_octets(&on("kube0.vm"), At::ClusterIp(CLUSTER_IP)), Some(vec![2]));

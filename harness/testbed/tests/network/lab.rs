@@ -63,7 +63,7 @@ pub(crate) struct Answer {
 
 /// Answers every TCP connection and datagram on the port with an [`Answer`]. A connection gets one
 /// answer for every byte it sends.
-fn serve(namespace: &NetNamespace, ip: Ipv4Addr) -> anyhow::Result<()> {
+pub(crate) fn serve(namespace: &NetNamespace, ip: Ipv4Addr) -> anyhow::Result<()> {
     let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
     let listener = namespace.listen(any)?;
     listener.set_nonblocking(true)?;

@@ -27,6 +27,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("proxy::no_new_connection_is_lost_while_endpoints_flap", no_new_connection_is_lost),
         trial("proxy::a_new_proxy_takes_over_from_the_old_one", a_new_proxy_takes_over),
         trial("proxy::policy_local_keeps_traffic_and_source", policy_local_keeps_traffic_and_source),
+        trial("proxy::policy_local_is_for_callers_from_outside", policy_local_is_for_callers_from_outside),
+        trial("proxy::source_ranges_admit_nobody_else", source_ranges_admit_nobody_else),
         trial("proxy::affinity_keeps_a_client_at_its_endpoint", affinity_keeps_a_client),
         trial("proxy::thousands_of_services_fit", thousands_of_services_fit),
     ]
@@ -294,6 +296,73 @@ async fn policy_local_keeps_traffic_and_source() -> anyhow::Result<()> {
     ensure!(anywhere.contains(&seen.by), "{seen:?}");
     let seen = call(lab.node(2), lab.node_ip(2), NODE_PORT.port).await?;
     ensure!(anywhere.contains(&seen.by), "{seen:?}");
+    Ok(())
+}
+
+/// At an external address too; here it is the first node's own, which serves nothing itself.
+async fn policy_local_is_for_callers_from_outside() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&PODS).await?;
+    let far = Endpoint { ip: pod_ip(1, 2), port: PORT };
+    let near = Endpoint { ip: pod_ip(0, 2), port: PORT };
+    let external = Frontend { at: At::ExternalIp(lab.node_ip(0)), protocol: Protocol::Tcp, port: 8085 };
+    let client = lab.topology.client_host();
+    let mut proxies = Proxies::of(&lab)?;
+    for affinity in [None, Some(600)] {
+        for (local, outside) in [([near].into(), Some(near)), (BTreeSet::new(), None)] {
+            for (node, proxy) in proxies.0.iter_mut().enumerate() {
+                let mut backends = Backends::anywhere([near, far]);
+                backends.affinity = affinity;
+                backends.local = Some(if node == 0 { local.clone() } else { BTreeSet::new() });
+                proxy.apply(&Desired { frontends: [(external, backends)].into() }).await?;
+            }
+            match outside {
+                Some(endpoint) => {
+                    for _ in 0..5 {
+                        let seen = call(client, lab.node_ip(0), 8085).await?;
+                        ensure!(seen == Answer { by: endpoint.ip, saw: CLIENT_HOST }, "{seen:?}");
+                    }
+                }
+                None => must_be_dropped(client, lab.node_ip(0), 8085).await?,
+            }
+            // Pods and nodes reach any endpoint, wherever they are, as at the cluster IP.
+            for (from, pod) in [(lab.pod(2, 2), Some(pod_ip(2, 2))), (lab.node(2), None), (lab.node(0), None)]
+            {
+                let seen = call(from, lab.node_ip(0), 8085).await?;
+                ensure!([near.ip, far.ip].contains(&seen.by), "{seen:?}");
+                ensure!(pod.is_none_or(|pod| pod == seen.saw), "{seen:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn source_ranges_admit_nobody_else() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&PODS).await?;
+    let (protocol, port) = (Protocol::Tcp, 8085);
+    let external = Frontend { at: At::ExternalIp(lab.node_ip(0)), protocol, port };
+    let client = lab.topology.client_host();
+    let mut proxies = Proxies::of(&lab)?;
+    let (outside, own) = (format!("{CLIENT_HOST}/32"), format!("{}/16", pod_ip(0, 0)));
+    for (ranges, from_outside, from_pod) in [
+        (vec![outside.clone()], true, false),
+        (vec!["10.0.0.0/8".to_owned()], false, true),
+        (vec!["0.0.0.0/0".to_owned()], true, true),
+        (vec![outside, own], true, true),
+        (vec![], false, false),
+    ] {
+        let mut backends = backends(&PODS);
+        let networks = ranges.iter().map(|range| range.parse().map(|net: ipnet::Ipv4Net| net.trunc()));
+        backends.sources = Some(networks.collect::<Result<_, _>>()?);
+        let frontends = [(external, backends.clone()), (CLUSTER_IP, backends)];
+        proxies.apply(&Desired { frontends: frontends.into() }).await?;
+        for (from, admitted) in [(client, from_outside), (lab.pod(1, 2), from_pod)] {
+            match admitted {
+                true => drop(call(from, lab.node_ip(0), port).await.with_context(|| format!("{ranges:?}"))?),
+                false => must_be_dropped(from, lab.node_ip(0), port).await?,
+            }
+        }
+        call(lab.pod(1, 2), SERVICE, 80).await.context("the cluster IP is not restricted")?;
+    }
     Ok(())
 }
 

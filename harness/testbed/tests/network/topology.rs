@@ -8,9 +8,11 @@ use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
 use stickler_testbed::enter::host_listener;
 use stickler_testbed::namespace::NetNamespace;
-use stickler_testbed::topology::{CLIENT_HOST, Topology, TopologySpec};
+use stickler_testbed::topology::{
+    CLIENT_HOST, HostPort, OUTSIDE_HOSTS, OUTSIDE_NAMED, Topology, TopologySpec,
+};
 
-use crate::lab::{Lab, PATIENCE, PORT, ask_udp, call, must_fail, pod_ip, udp};
+use crate::lab::{Lab, PATIENCE, PORT, ask_udp, call, must_fail, pod_ip, serve, udp};
 use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -19,6 +21,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("topology::nodes_reach_pods_and_each_other", nodes_reach_pods_and_each_other),
         trial("topology::the_client_host_reaches_nodes_only", the_client_host_reaches_nodes_only),
         trial("topology::there_is_no_way_out", there_is_no_way_out),
+        trial("topology::pods_speak_to_the_world_in_their_nodes_name", pods_speak_to_the_world),
+        trial("topology::ports_of_a_node_lead_to_a_pod", ports_of_a_node_lead_to_a_pod),
         trial("topology::a_detached_address_can_be_used_again", a_detached_address_can_be_used_again),
         trial("topology::a_dropped_lab_is_gone", a_dropped_lab_is_gone),
         trial("topology::fifty_nodes", fifty_nodes),
@@ -79,6 +83,46 @@ async fn there_is_no_way_out() -> anyhow::Result<()> {
     must_fail(home, CLIENT_HOST, 80, &out).await
 }
 
+async fn pods_speak_to_the_world() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&[[1, 2]]).await?;
+    let host = OUTSIDE_HOSTS[0];
+    serve(lab.topology.outside(), host)?;
+    for from in [lab.pod(1, 2), lab.node(1)] {
+        let seen = call(from, host, PORT).await?;
+        ensure!((seen.by, seen.saw) == (host, lab.node_ip(1)), "{seen:?}");
+    }
+    // One host with several addresses answers datagrams with its first.
+    let seen = ask_udp(&udp(lab.pod(1, 2), OUTSIDE_NAMED, PORT).await?).await?;
+    ensure!(seen.saw == lab.node_ip(1), "{seen:?}");
+    // The client host has no way there.
+    must_fail(lab.topology.client_host(), host, PORT, &[NetworkUnreachable]).await
+}
+
+async fn ports_of_a_node_lead_to_a_pod() -> anyhow::Result<()> {
+    const UDP: u8 = 17;
+    let lab = Lab::with_pods(&[[1, 2], [2, 2]]).await?;
+    let (node, pod) = (&lab.topology.nodes()[1], pod_ip(1, 2));
+    let tcp = HostPort { at: None, protocol: 6, port: 80, pod_port: PORT };
+    let ports = [tcp, HostPort { protocol: UDP, at: Some(node.ip), ..tcp }];
+    node.map_ports(pod, &ports).await?;
+    let client = lab.topology.client_host();
+    for from in [client, lab.pod(2, 2), lab.node(0), lab.node(1), lab.pod(1, 2)] {
+        ensure!(call(from, node.ip, 80).await?.by == pod);
+    }
+    ensure!(call(client, node.ip, 80).await?.saw == CLIENT_HOST, "the source is kept");
+    let socket = udp(client, node.ip, 80).await?;
+    ensure!(ask_udp(&socket).await?.by == pod);
+    ensure!(node.map_ports(pod_ip(1, 3), &ports[..1]).await.is_err(), "one port was given to two pods");
+    node.unmap_ports(pod, &ports).await?;
+    for from in [client, lab.node(1)] {
+        must_fail(from, node.ip, 80, &[ConnectionRefused]).await?;
+    }
+    ensure!(ask_udp(&socket).await.is_err(), "the datagrams still arrive");
+    node.map_ports(pod, &ports).await?;
+    ensure!(call(client, node.ip, 80).await?.by == pod, "it can be mapped again");
+    Ok(())
+}
+
 async fn a_detached_address_can_be_used_again() -> anyhow::Result<()> {
     let lab = Lab::with_pods(&[[0, 2], [1, 2]]).await?;
     let node = &lab.topology.nodes()[1];
@@ -115,7 +159,7 @@ async fn a_dropped_lab_is_gone() -> anyhow::Result<()> {
 
 async fn fifty_nodes() -> anyhow::Result<()> {
     let begun = Instant::now();
-    let topology = Topology::build(&TopologySpec { nodes: 50 }).await?;
+    let topology = Topology::build(&TopologySpec { nodes: 50, ..TopologySpec::default() }).await?;
     ensure!(begun.elapsed() < Duration::from_secs(30), "took {:?}", begun.elapsed());
     let nodes = topology.nodes();
     must_fail(&nodes[49].namespace, nodes[0].ip, PORT, &[ConnectionRefused]).await?;

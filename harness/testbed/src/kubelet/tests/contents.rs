@@ -58,8 +58,10 @@ async fn an_empty_dir_is_shared_and_outlives_containers() {
     record.running.expect("it runs").process().signal(libc::SIGTERM).expect("a signal");
     api.until("web", |pod| pod["status"]["containerStatuses"][0]["restartCount"] == 1 && is_ready(pod)).await;
     assert_eq!(inside(&kubelet, "web", &["exists", "/var/run/shared/kept"]).await, Exit::Code(0));
-    let folder = spawn::store().expect("a store").outside().join("uid-web");
-    assert!(folder.join("shared/kept").exists() && !std::path::Path::new("/sys/uid-web").exists());
+    let folder = spawn::store().expect("a store").outside().join(api.uid("web"));
+    assert!(
+        folder.join("shared/kept").exists() && !std::path::Path::new("/sys").join(api.uid("web")).exists()
+    );
     api.put("DELETED", api.pod("web"));
     let mut changes = tokio::time::interval(Duration::from_millis(10));
     let gone = async {
@@ -134,7 +136,7 @@ async fn the_hook_goes_first_and_force_comes_last() {
     let mut pod = api.until("web", is_ready).await;
     let record = kubelet.node.records.find("default", "web", "c").expect("a record");
     let process = record.running.expect("it runs").process().clone();
-    let folder = spawn::store().expect("a store").outside().join("uid-web/shared");
+    let folder = spawn::store().expect("a store").outside().join(api.uid("web")).join("shared");
     pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     pod["metadata"]["deletionGracePeriodSeconds"] = json!(1);
     api.put("MODIFIED", pod);

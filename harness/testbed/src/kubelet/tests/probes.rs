@@ -125,7 +125,7 @@ async fn http_and_tcp_are_asked_from_the_node() {
         let well = Arc::clone(&well);
         move |headers: http::HeaderMap| async move {
             assert_eq!(headers["user-agent"], "kube-probe/1.37.0");
-            match well.load(std::sync::atomic::Ordering::SeqCst) && headers["x-probe"] == "yes" {
+            match well.load(Ordering::SeqCst) && headers["x-probe"] == "yes" {
                 true => StatusCode::FOUND,
                 false => StatusCode::BAD_REQUEST,
             }
@@ -142,7 +142,7 @@ async fn http_and_tcp_are_asked_from_the_node() {
     api.run("http", json!({"restartPolicy": "Always", "containers": [command.clone()]}));
     let message = api.told("http", "Unhealthy").await;
     assert_eq!(message, "Readiness probe failed: HTTP probe failed with statuscode: 400");
-    well.store(true, std::sync::atomic::Ordering::SeqCst);
+    well.store(true, Ordering::SeqCst);
     api.until("http", is_ready).await;
 
     command["readinessProbe"] = json!({"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 5,
