@@ -67,7 +67,7 @@ fn arguments_that_make_no_sense() -> Result<(), Impossible> {
         (&["explore", "--steps", "0"], &["'0'", "1..=1000"]),
         (&["explore", "--seed", "-1"], &["'-1'"]),
         (&["explore", "--bug", "nosuch"], &["there is no bug `nosuch`", "no-proxy"]),
-        (&["replay"], &["<FILE>"]),
+        (&["replay"], &["required arguments"]),
         (&["replay", "nosuch.yaml"], &["`nosuch.yaml` cannot be read"]),
         (&["up", "--cluster", "kubeconfig"], &["is up already"]),
         (&["--nodes", "2", "run"], &["`--nodes`", "after `run`"]),
@@ -84,7 +84,7 @@ fn cases_with_mistakes() -> Result<(), Impossible> {
         "schema: stickler.case/v1\nnodes: 3\nseed: 1\ncase: 1\npromised: x\nobserved: y\noperations:\n";
     let delete = "- delete-service:\n    service: one\n";
     for (text, words) in [
-        (String::new(), ["`case.yaml` cannot be replayed", "schema"].as_slice()),
+        (String::new(), ["`case.yaml` cannot be replayed", "no case file"].as_slice()),
         ("schema: stickler.case/v9\n".to_owned(), &["`schema`", "stickler.case/v9", "stickler.case/v1"]),
         (format!("{head}- explode:\n    node: 1\n"), &["line 8", "explode"]),
         (format!("{head}- stop-kubelet:\n    node: many\n"), &["line 9", "many"]),

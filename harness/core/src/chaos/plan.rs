@@ -267,7 +267,9 @@ mod tests {
             assert!(pair[0].at + pair[0].takes < pair[1].at);
         }
         let last = plan.strikes.last().expect("some");
-        assert!(last.at + last.takes <= Duration::from_secs(60) && last.at > Duration::from_secs(45));
+        let end = last.at + last.takes;
+        // Another might have taken twelve seconds.
+        assert!(end <= Duration::from_secs(60) && end > Duration::from_secs(45), "{end:?}");
     }
 
     /// What is served still at the end of one of these is a violation, whatever the seed.

@@ -166,7 +166,7 @@ pub(super) fn objects_are_made_and_shown() -> Result<(), Impossible> {
         ("get pods -A --sort-by=.metadata.name", "NAMESPACE"),
         ("get pods --show-labels", "app=p"),
         ("get pods -L app", "APP"),
-        ("get pods -o custom-columns=N:.metadata.name", "N\np\n"),
+        ("get pods p -o custom-columns=N:.metadata.name", "N\np\n"),
         ("get pods --field-selector=status.phase=Running -o name", "pod/p"),
         ("get pods --field-selector=status.phase!=Running", ""),
         ("get pods --chunk-size=1 -o name", "pod/p"),
