@@ -87,7 +87,7 @@ fn cases_with_mistakes() -> Result<(), Impossible> {
         (String::new(), ["`case.yaml` cannot be replayed", "no case file"].as_slice()),
         ("schema: stickler.case/v9\n".to_owned(), &["`schema`", "stickler.case/v9", "stickler.case/v1"]),
         (format!("{head}- explode:\n    node: 1\n"), &["line 8", "explode"]),
-        (format!("{head}- stop-kubelet:\n    node: many\n"), &["line 9", "many"]),
+        (format!("{head}- stop-kubelet:\n    node: many\n"), &["line 9 column 11"]),
         (format!("{head}- stop-kubelet:\n    knot: 1\n"), &["line 9", "knot"]),
         (format!("{head}{delete}"), &["line 8", "`operations[0]`", "there is no service `one`"]),
         (format!("{head}- stop-kubelet:\n    node: 9\n"), &["line 8", "`operations[0]`", "no node 9"]),

@@ -57,7 +57,9 @@ impl Case {
     pub fn parse(text: &str) -> Result<Self, CaseError> {
         let unreadable = |error: serde_saphyr::Error| {
             // It draws a picture below its first line, which says it all.
-            CaseError::Unreadable(error.to_string().lines().next().unwrap_or_default().to_owned())
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            CaseError::Unreadable(first.trim_start_matches("error: ").to_owned())
         };
         let schema: Schema = serde_saphyr::from_str(text).map_err(unreadable)?;
         if schema.schema != CASE_SCHEMA {
