@@ -1,19 +1,17 @@
 //! `stickler chaos`: faults strike while clients call, and every answer is judged.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use stickler::chaos::{Chaos, Fault};
-use stickler::{Bounds, Cluster, Provider, Sink};
-use stickler_reports::Event;
+use stickler::{Bounds, Provider, Sink};
 use tokio_util::sync::CancellationToken;
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ProviderName, ReachArgs};
 use crate::interrupt;
-use crate::run::{Format, record, start};
+use crate::run::{Beginning, Format, record};
 
 /// Arguments of `stickler chaos`.
 #[derive(Args)]
@@ -68,16 +66,8 @@ impl ChaosArgs {
 
     async fn perform(&self, provider: &dyn Provider, seed: u64, sink: &Sink) -> anyhow::Result<()> {
         let cancel = interrupt::watch()?;
-        sink.tell(Event::RunStarted {
-            tool: format!("stickler {}", env!("CARGO_PKG_VERSION")),
-            suite: "chaos".to_owned(),
-            seed,
-            jobs: 1,
-            checks: Vec::new(),
-        });
-        let Some(cluster) = start(provider, &cancel, sink).await? else { return Ok(()) };
-        let cluster: Arc<dyn Cluster> = Arc::from(cluster);
-        sink.tell(Event::ClusterReady { cluster: cluster.card().clone() });
+        let beginning = Beginning::of("chaos", seed);
+        let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };
         self.chaos(seed, cancel).on(&cluster, sink).await;
         Ok(())
     }

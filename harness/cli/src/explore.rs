@@ -1,17 +1,15 @@
 //! `stickler explore`: look for a world in which a promise is broken.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use stickler::explore::Exploration;
-use stickler::{Cluster, Provider, Sink};
-use stickler_reports::Event;
+use stickler::{Provider, Sink};
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
 use crate::interrupt;
-use crate::run::{Format, record, start};
+use crate::run::{Beginning, Format, record};
 
 /// Arguments of `stickler explore`.
 #[derive(Args)]
@@ -55,16 +53,8 @@ impl Explore {
     async fn perform(&self, provider: &dyn Provider, sink: &Sink) -> anyhow::Result<()> {
         let cancel = interrupt::watch()?;
         let seed = self.seed.unwrap_or_else(rand::random);
-        sink.tell(Event::RunStarted {
-            tool: format!("stickler {}", env!("CARGO_PKG_VERSION")),
-            suite: "explore".to_owned(),
-            seed,
-            jobs: 1,
-            checks: Vec::new(),
-        });
-        let Some(cluster) = start(provider, &cancel, sink).await? else { return Ok(()) };
-        let cluster: Arc<dyn Cluster> = Arc::from(cluster);
-        sink.tell(Event::ClusterReady { cluster: cluster.card().clone() });
+        let beginning = Beginning::of("explore", seed);
+        let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };
         let exploration = Exploration {
             cases: self.cases as usize,
             steps: self.steps as usize,

@@ -1,18 +1,16 @@
 //! `stickler replay`: perform a saved case again, operation by operation.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 use stickler::explore::{Case, replay};
-use stickler::{Cluster, Provider, Sink};
-use stickler_reports::Event;
+use stickler::{Provider, Sink};
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
 use crate::interrupt;
-use crate::run::{Format, record, start};
+use crate::run::{Beginning, Format, record};
 
 /// Arguments of `stickler replay`.
 #[derive(Args)]
@@ -48,16 +46,8 @@ impl Replay {
 
     async fn perform(&self, case: &Case, provider: &dyn Provider, sink: &Sink) -> anyhow::Result<()> {
         let cancel = interrupt::watch()?;
-        sink.tell(Event::RunStarted {
-            tool: format!("stickler {}", env!("CARGO_PKG_VERSION")),
-            suite: "replay".to_owned(),
-            seed: case.seed,
-            jobs: 1,
-            checks: Vec::new(),
-        });
-        let Some(cluster) = start(provider, &cancel, sink).await? else { return Ok(()) };
-        let cluster: Arc<dyn Cluster> = Arc::from(cluster);
-        sink.tell(Event::ClusterReady { cluster: cluster.card().clone() });
+        let beginning = Beginning::of("replay", case.seed);
+        let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };
         replay(case, &cluster, sink, &cancel).await;
         Ok(())
     }

@@ -73,16 +73,8 @@ impl Run {
         let cancel = interrupt::watch()?;
         let seed = self.seed.unwrap_or_else(rand::random);
         let jobs = usize::from(self.jobs);
-        sink.tell(Event::RunStarted {
-            tool: format!("stickler {}", env!("CARGO_PKG_VERSION")),
-            suite: "conformance".to_owned(),
-            seed,
-            jobs,
-            checks: checks.iter().map(|check| check.card()).collect(),
-        });
-        let Some(cluster) = start(provider, &cancel, sink).await? else { return Ok(()) };
-        let cluster: Arc<dyn Cluster> = Arc::from(cluster);
-        sink.tell(Event::ClusterReady { cluster: cluster.card().clone() });
+        let beginning = Beginning { suite: "conformance", seed, jobs, checks: &checks };
+        let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };
         stickler::Run { checks, seed, jobs, cancel }.on(&cluster, sink).await;
         Ok(())
     }
@@ -132,25 +124,52 @@ pub(crate) fn record(
     })
 }
 
-/// Starts a cluster; `None` if the run was interrupted meanwhile.
-pub(crate) async fn start(
-    provider: &dyn Provider,
-    cancel: &CancellationToken,
-    sink: &Sink,
-) -> anyhow::Result<Option<Box<dyn Cluster>>> {
-    let started = tokio::select! {
-        started = provider.start() => started,
-        () = cancel.cancelled() => {
-            sink.tell(Event::RunFinished { duration_ms: 0, interrupted: true, timings: Vec::new() });
-            return Ok(None);
-        }
-    };
-    match started {
-        Ok(cluster) => Ok(Some(cluster)),
-        Err(error) => {
-            sink.tell(Event::Trouble { message: format!("the cluster did not start: {error:#}") });
-            sink.tell(Event::RunFinished { duration_ms: 0, interrupted: false, timings: Vec::new() });
-            Err(error.context(format!("cluster `{}` did not start", provider.name())))
+/// What is told of a run when it begins.
+pub(crate) struct Beginning<'a> {
+    pub(crate) suite: &'static str,
+    pub(crate) seed: u64,
+    /// How many checks may run at once.
+    pub(crate) jobs: usize,
+    pub(crate) checks: &'a [&'static Check],
+}
+
+impl<'a> Beginning<'a> {
+    /// Of a run that has no checks.
+    pub(crate) fn of(suite: &'static str, seed: u64) -> Self {
+        Self { suite, seed, jobs: 1, checks: &[] }
+    }
+
+    /// Tells it, and starts a cluster; `None` if the run was interrupted meanwhile.
+    pub(crate) async fn start(
+        &self,
+        provider: &dyn Provider,
+        cancel: &CancellationToken,
+        sink: &Sink,
+    ) -> anyhow::Result<Option<Arc<dyn Cluster>>> {
+        sink.tell(Event::RunStarted {
+            tool: format!("stickler {}", env!("CARGO_PKG_VERSION")),
+            suite: self.suite.to_owned(),
+            seed: self.seed,
+            jobs: self.jobs,
+            checks: self.checks.iter().map(|check| check.card()).collect(),
+        });
+        let started = tokio::select! {
+            started = provider.start() => started,
+            () = cancel.cancelled() => {
+                sink.tell(Event::RunFinished { duration_ms: 0, interrupted: true, timings: Vec::new() });
+                return Ok(None);
+            }
+        };
+        match started {
+            Ok(cluster) => {
+                sink.tell(Event::ClusterReady { cluster: cluster.card().clone() });
+                Ok(Some(Arc::from(cluster)))
+            }
+            Err(error) => {
+                sink.tell(Event::Trouble { message: format!("the cluster did not start: {error:#}") });
+                sink.tell(Event::RunFinished { duration_ms: 0, interrupted: false, timings: Vec::new() });
+                Err(error.context(format!("cluster `{}` did not start", provider.name())))
+            }
         }
     }
 }
