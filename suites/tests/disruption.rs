@@ -23,9 +23,11 @@ mod disruption {
     use anyhow::{Context as _, ensure};
     use futures::future::BoxFuture;
     use futures::{FutureExt as _, TryStreamExt as _};
+    use k8s_openapi::api::apps::v1::Deployment;
     use k8s_openapi::api::core::v1::{Namespace, Pod};
     use k8s_openapi::api::discovery::v1::EndpointSlice;
     use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+    use kube::runtime::wait::await_condition;
     use kube::runtime::{WatchStreamExt as _, watcher};
     use libtest_mimic::{Arguments, Failed, Trial};
     use serde_json::json;
@@ -227,7 +229,7 @@ mod disruption {
             };
             scene.eventually(names()).await?;
             let begun = Instant::now();
-            while begun.elapsed() < Duration::from_secs(2) {
+            while begun.elapsed() < Duration::from_secs(5) {
                 scene.exactly(names()).await?;
             }
             Ok(())
@@ -269,13 +271,20 @@ mod disruption {
         let session = bed.open().await?;
         let client = bed.cluster.client();
         let gone = async {
-            let api: Api<k8s_openapi::api::apps::v1::Deployment> =
-                Api::namespaced(client.clone(), "kube-system");
+            let api: Api<Deployment> = Api::namespaced(client.clone(), "kube-system");
             let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
-            for deployment in api.list(&ListParams::default()).await? {
-                let name = deployment.metadata.name.unwrap_or_default();
-                api.patch(&name, &PatchParams::default(), &none).await?;
-            }
+            api.patch("kube-dns", &PatchParams::default(), &none).await?;
+            // Until then a pod that is killed may be replaced, and its replacement answers while it is
+            // being scaled away.
+            let scaled = await_condition(api, "kube-dns", |dns: Option<&Deployment>| {
+                dns.is_some_and(|dns| {
+                    let status = dns.status.as_ref();
+                    let seen = status.and_then(|status| status.observed_generation);
+                    seen == dns.metadata.generation
+                        && status.is_some_and(|status| status.replicas.unwrap_or(0) == 0)
+                })
+            });
+            timeout(SOON, scaled).await.context("cluster DNS is not scaled away")??;
             kill_pods_of_dns(&client).await
         };
         let (ending, _) = bed.disturb(&session, &NAMES, looked_up, gone).await?;
