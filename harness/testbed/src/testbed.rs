@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -247,6 +248,15 @@ impl Testbed {
     /// A kubeconfig for programs that this process starts: they live in its network, not the machine's.
     pub fn kubeconfig_inside(&self) -> &str {
         &self.kubeconfig_inside
+    }
+
+    /// A folder in memory, by a path that programs this process starts can use. It has no name on the
+    /// machine and goes with the process, however that ends.
+    ///
+    /// # Errors
+    /// If there is no memory file system to be had.
+    pub fn shared_folder(&self) -> io::Result<PathBuf> {
+        crate::kubelet::shared_folder()
     }
 
     /// What the API server says it is.

@@ -78,6 +78,7 @@ impl Provider for KubeconfigProvider {
             if nodes.len() > 1 {
                 capabilities.insert(0, Capability::SeveralNodes);
             }
+            capabilities.extend(Capability::of_this_machine());
             let took = started.elapsed();
             let card = ClusterCard {
                 provider: "kubeconfig".to_owned(),

@@ -1,5 +1,7 @@
 //! The testbed as a provider: a cluster of this process' own.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -9,7 +11,10 @@ use stickler_testbed::bugs::Bugs;
 use stickler_testbed::{Testbed, TestbedSpec};
 
 use crate::bounds::Bounds;
-use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
+use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Machine, Outside, Provider, Terminal};
+
+/// How many nodes the notes' lab has; their names and addresses are the same here.
+const NOTES_NODES: usize = 3;
 
 /// Starts a testbed.
 #[derive(Clone, Debug)]
@@ -65,6 +70,10 @@ impl TestbedCluster {
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
         }
+        if testbed.nodes().len() == NOTES_NODES {
+            capabilities.push(Capability::NotesLab);
+        }
+        capabilities.extend(Capability::of_this_machine());
         let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let card = ClusterCard {
             provider: "testbed".to_owned(),
@@ -118,6 +127,10 @@ impl Cluster for TestbedCluster {
         Some(self)
     }
 
+    fn terminal(&self) -> Option<&dyn Terminal> {
+        self.capabilities.contains(&Capability::NotesLab).then_some(self)
+    }
+
     fn is_ephemeral(&self) -> bool {
         true
     }
@@ -142,6 +155,29 @@ impl Disruption for TestbedCluster {
 
     fn start_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>> {
         self.testbed.start_apiserver().boxed()
+    }
+}
+
+impl Terminal for TestbedCluster {
+    fn kubeconfig(&self) -> &str {
+        self.testbed.kubeconfig_inside()
+    }
+
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        self.testbed.shared_folder().context("there is no folder in memory")
+    }
+
+    fn command(
+        &self,
+        machine: Machine<'_>,
+        program: &str,
+        arguments: &[String],
+    ) -> anyhow::Result<std::process::Command> {
+        let machine = match machine {
+            Machine::Node(name) => stickler_testbed::Machine::Node(name),
+            Machine::Outside => stickler_testbed::Machine::Outside,
+        };
+        Ok(self.testbed.command(machine, program, arguments)?)
     }
 }
 
