@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::Deviation;
 use crate::chaos::{ChaosReport, PlannedFault};
 
 /// An event and when it happened, by the clock of the harness.
@@ -36,6 +37,9 @@ pub enum Event {
         finding: Option<Finding>,
         duration_ms: u64,
         evidence: Vec<Evidence>,
+        /// It failed, and is known to do so on this implementation.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expected: Option<Deviation>,
     },
     /// Which faults will strike when; all of it comes from the seed.
     ChaosPlanned { seed: u64, plan: Vec<PlannedFault> },

@@ -3,6 +3,7 @@
 //! sinks of [`Event`]s.
 
 mod chaos;
+mod deviation;
 mod event;
 mod explore;
 mod journal;
@@ -11,6 +12,7 @@ mod report;
 mod terminal;
 
 pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
+pub use deviation::Deviation;
 pub use event::{Call, CheckCard, Class, ClusterCard, Event, Evidence, Finding, Record, Timing, Verdict};
 pub use explore::{ExploreFailure, ExploreReport};
 pub use journal::{Journal, JournalError, read_journal};

@@ -19,9 +19,15 @@ pub fn progress(record: &Record, colour: bool) -> Option<String> {
             cluster.nodes.len(),
             cluster.ready_ms
         )),
-        Event::CheckFinished { check, verdict, reason, finding, duration_ms, .. } => {
-            let mut line = format!("{} {check} ({duration_ms} ms)", paint.verdict(*verdict));
-            if let Some(finding) = finding {
+        Event::CheckFinished { check, verdict, reason, finding, duration_ms, expected, .. } => {
+            let word = match expected {
+                Some(_) => paint.yellow("failed as known"),
+                None => paint.verdict(*verdict),
+            };
+            let mut line = format!("{word} {check} ({duration_ms} ms)");
+            if let Some(known) = expected {
+                let _ = write!(line, ": {}", known.reason);
+            } else if let Some(finding) = finding {
                 let _ = write!(line, "\n      {}", finding.observed);
             } else if let Some(reason) = reason {
                 let _ = write!(line, ": {reason}");
@@ -87,7 +93,7 @@ pub fn progress(record: &Record, colour: bool) -> Option<String> {
 pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
     let paint = Paint(colour);
     let mut text = String::new();
-    for check in report.checks.iter().filter(|check| check.verdict == Verdict::Failed) {
+    for check in report.checks.iter().filter(|check| check.is_broken()) {
         broken(&mut text, check, &paint);
     }
     for check in report.checks.iter().filter(|check| check.verdict == Verdict::Inconclusive) {
@@ -107,6 +113,11 @@ pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
     for check in report.checks.iter().filter(|check| check.verdict == Verdict::Skipped) {
         let reason = check.reason.as_deref().unwrap_or("no reason was given");
         let _ = writeln!(text, "  skipped {}: {reason}", check.id);
+    }
+    for check in &report.checks {
+        if let Some(known) = &check.expected {
+            let _ = writeln!(text, "  known deviation {}: {} <{}>", check.id, known.reason, known.source);
+        }
     }
     if timings {
         times(&mut text, report, &paint);
@@ -253,6 +264,9 @@ fn times(text: &mut String, report: &Report, paint: &Paint) {
 fn last_line(text: &mut String, report: &Report, paint: &Paint) {
     let summary = report.summary;
     let word = match report.verdict() {
+        Verdict::Passed | Verdict::Skipped if summary.expected > 0 => {
+            paint.green("every promise held, known deviations aside")
+        }
         Verdict::Passed | Verdict::Skipped => paint.green("every promise held"),
         Verdict::Failed => paint.red("a promise was broken"),
         Verdict::Inconclusive if report.interrupted => paint.yellow("interrupted"),
@@ -262,9 +276,12 @@ fn last_line(text: &mut String, report: &Report, paint: &Paint) {
     if !report.checks.is_empty() {
         let _ = write!(text, ": {} passed", summary.passed);
     }
-    for (count, name) in
-        [(summary.failed, "failed"), (summary.inconclusive, "inconclusive"), (summary.skipped, "skipped")]
-    {
+    for (count, name) in [
+        (summary.failed, "failed"),
+        (summary.expected, "failed as known"),
+        (summary.inconclusive, "inconclusive"),
+        (summary.skipped, "skipped"),
+    ] {
         if count > 0 {
             let _ = write!(text, ", {count} {name}");
         }
@@ -320,6 +337,7 @@ impl Paint {
         match (check.verdict, check.class) {
             (Verdict::Passed, Class::Promise) => self.green("●"),
             (Verdict::Passed, Class::Observation) => self.green("○"),
+            (Verdict::Failed, _) if check.expected.is_some() => self.yellow("≠"),
             (Verdict::Failed, _) => self.red("✗"),
             (Verdict::Skipped, _) => self.code(2, "–"),
             (Verdict::Inconclusive, _) => self.yellow("?"),
@@ -355,6 +373,7 @@ mod tests {
                 }),
                 duration_ms: 3,
                 evidence: Vec::new(),
+                expected: None,
             },
             Event::RunFinished { duration_ms: 1500, interrupted: false, timings: Vec::new() },
         ]

@@ -15,12 +15,15 @@ mod liveness;
 mod load_balancer;
 mod node_port;
 mod ports;
+mod profile;
 mod readiness;
 mod service;
 mod traffic_policy;
 mod vip;
 
 use stickler::Check;
+
+pub use profile::Profile;
 
 /// Every chapter: the prefix of its checks' ids, and the checks.
 pub const CHAPTERS: &[(&str, &[Check])] = &[
@@ -54,6 +57,9 @@ pub fn mistakes_in_the_catalogue() -> Vec<String> {
     let mut mistakes = Vec::new();
     let mut ids = std::collections::BTreeSet::new();
     for (chapter, checks) in CHAPTERS {
+        if profile::of_chapter(chapter).is_none() {
+            mistakes.push(format!("chapter `{chapter}` has no profile; add it in suites/src/profile.rs"));
+        }
         for check in *checks {
             if check.chapter() != *chapter {
                 mistakes.push(format!(

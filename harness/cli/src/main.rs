@@ -3,6 +3,8 @@
 
 mod chaos;
 mod cluster;
+mod compare;
+mod deviations;
 mod doctor;
 mod explore;
 mod interrupt;
@@ -51,6 +53,8 @@ enum Command {
     /// Perform a case that `explore` saved again.
     #[command(after_help = EXIT_STATUS)]
     Replay(replay::Replay),
+    /// Compare the reports of several runs, check by check.
+    Compare(compare::Compare),
     /// List every check, or every bug that can be planted.
     List(list::List),
     /// Say what this machine, or a cluster, can and cannot do, and why.
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Command::Chaos(chaos) => chaos.execute(),
         Command::Explore(explore) => explore.execute(),
         Command::Replay(replay) => replay.execute(),
+        Command::Compare(compare) => compare.execute(),
         Command::List(list) => list.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Up(up) => up.execute(),

@@ -14,7 +14,7 @@ use kube::api::{Api, DeleteParams, ListParams};
 use kube::runtime::watcher::Config;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
-use stickler_reports::{Class, Event, Evidence, Finding, Timing};
+use stickler_reports::{Class, Deviation, Event, Evidence, Finding, Timing};
 use tokio::sync::RwLock;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,8 @@ pub struct Run {
     pub seed: u64,
     /// How many checks may run at once.
     pub jobs: usize,
+    /// What the implementation is known to do otherwise: these checks must fail.
+    pub deviations: Vec<Deviation>,
     /// Cancelled when the run is to end early: what runs is given up, the report is still written.
     pub cancel: CancellationToken,
 }
@@ -47,7 +49,7 @@ impl Run {
             () = self.cancel.cancelled() => return self.finish(sink, started, Vec::new()),
         };
         let session = match opened {
-            Ok(session) => session,
+            Ok(session) => session.expecting(self.deviations.clone()),
             Err(error) => {
                 sink.tell(Event::Trouble { message: format!("no vantage could be opened: {error:#}") });
                 return self.finish(sink, started, Vec::new());
@@ -101,6 +103,8 @@ pub struct Session {
     performed: AtomicUsize,
     /// The ingress controller of the run, from when a check first needs one.
     ingress: Arc<Standing>,
+    /// What the implementation is known to do otherwise.
+    deviations: Vec<Deviation>,
 }
 
 /// How a check ended.
@@ -126,7 +130,16 @@ impl Session {
         let vantages = Arc::new(Vantages::open(cluster.as_ref(), &run).await?);
         let cluster_wide = RwLock::new(());
         let (performed, ingress) = (AtomicUsize::new(0), Arc::new(Standing::of_run(&run)));
-        Ok(Self { cluster, vantages, sink, run, cancel, cluster_wide, performed, ingress })
+        let deviations = Vec::new();
+        Ok(Self { cluster, vantages, sink, run, cancel, cluster_wide, performed, ingress, deviations })
+    }
+
+    /// Expects these checks to fail. One that passes all the same is told as broken, for then either
+    /// the implementation was mended or the check does not notice any more.
+    #[must_use]
+    pub fn expecting(mut self, deviations: Vec<Deviation>) -> Self {
+        self.deviations = deviations;
+        self
     }
 
     /// Performs one check, in a namespace of its own; several may be performed at once.
@@ -216,7 +229,15 @@ impl Session {
             finding: ending.finding.clone(),
             duration_ms,
             evidence,
+            expected: self
+                .known(check)
+                .filter(|_| ending.verdict == Verdict::Failed && ending.finding.is_some())
+                .cloned(),
         });
+    }
+
+    fn known(&self, check: &Check) -> Option<&Deviation> {
+        self.deviations.iter().find(|known| known.check == check.id)
     }
 
     async fn perform_now(&self, check: &'static Check) -> Ending {
@@ -260,7 +281,10 @@ impl Session {
         let evidence =
             if held.is_err() && !self.cancel.is_cancelled() { scene.evidence().await } else { Vec::new() };
         let (verdict, reason, finding) = match held {
-            Ok(()) => (Verdict::Passed, None, None),
+            Ok(()) => match self.known(check).filter(|known| !known.sometimes) {
+                Some(known) => (Verdict::Failed, Some(passed_although(known)), None),
+                None => (Verdict::Passed, None, None),
+            },
             Err(Broken::CouldNotTell(reason)) => (Verdict::Inconclusive, Some(reason), None),
             // What nobody promised is told, but breaks nothing, except where we built it ourselves.
             Err(Broken::Promise(finding))
@@ -310,6 +334,15 @@ fn run_id() -> u32 {
 
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is said of a check that passed and should not have.
+fn passed_although(known: &Deviation) -> String {
+    format!(
+        "it passed, although this implementation is known to fail it: {} <{}>; if it was mended, take the \
+         entry out of the file of known deviations",
+        known.reason, known.source
+    )
 }
 
 fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
