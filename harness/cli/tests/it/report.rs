@@ -28,7 +28,7 @@ fn standard_output_is_one_json_document() -> Result<(), Impossible> {
         assert!(ran.stderr.contains(id), "no progress of {id} on standard error:\n{}", ran.stderr);
     }
     let folder = folder.path().join("out");
-    assert_eq!(names(&folder).into_iter().collect::<Vec<_>>(), ["journal.jsonl", "report.json"]);
+    assert_eq!(names(&folder).into_iter().collect::<Vec<_>>(), ["index.html", "journal.jsonl", "junit.xml", "report.json"]);
     let text = std::fs::read_to_string(folder.join("report.json")).expect("report.json is there");
     let written: Report = serde_json::from_str(&text).expect("report.json is a report");
     let printed: Report = serde_json::from_value(printed).expect("what is printed is a report");
