@@ -75,7 +75,11 @@ fn external_ip(
         return match (all.backends.is_empty(), arrives) {
             (true, _) if outside => nobody(key, rule),
             (true, _) => no_endpoints(scene, key),
-            (false, true) => all.answered(Source::NotPromised, affinity(service), rule),
+            (false, true) => {
+                // A balancer may hand each connection to another node, and each node knows its own.
+                let affinity = affinity(service).filter(|_| rule != citation::LOAD_BALANCER);
+                all.answered(Source::NotPromised, affinity, rule)
+            }
             (false, false) => {
                 let why = "whether the address is routed to a node is the administrator's part".to_owned();
                 Route::AtMost { by: all.backends, why, rule }
