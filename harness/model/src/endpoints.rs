@@ -107,7 +107,7 @@ pub struct ExpectedPort {
     pub name: String,
     pub protocol: Protocol,
     pub endpoints: BTreeSet<Endpoint>,
-    /// Those of them that stand in slices made by hand, and nowhere else.
+    /// Where the others are pods that were selected: those that only stand in slices made by hand.
     pub(crate) sliced: BTreeSet<Endpoint>,
 }
 
@@ -406,8 +406,9 @@ pub(crate) fn slice_is_of(slice: &EndpointSlice, service: &ObjectKey) -> bool {
 
 fn add_made_slice(expected: &mut Expected, slice: &EndpointSlice) {
     for (name, protocol, endpoint) in slice_endpoints(slice) {
+        let selected = expected.selected;
         let port = expected.port_mut(&name, protocol);
-        if port.endpoints.insert(endpoint.clone()) {
+        if port.endpoints.insert(endpoint.clone()) && selected {
             port.sliced.insert(endpoint);
         }
     }
