@@ -97,6 +97,8 @@ pub enum Capability {
     ContainerEngine,
     /// This harness may stop kubelets and the API server.
     Disruption,
+    /// Somebody gives services of type `LoadBalancer` their address.
+    LoadBalancer,
 }
 
 impl Capability {
@@ -107,6 +109,7 @@ impl Capability {
         Self::NodesReachable,
         Self::ContainerEngine,
         Self::Disruption,
+        Self::LoadBalancer,
     ];
 
     /// The name in reports.
@@ -117,6 +120,7 @@ impl Capability {
             Self::NodesReachable => "nodes-reachable",
             Self::ContainerEngine => "container-engine",
             Self::Disruption => "disruption",
+            Self::LoadBalancer => "load-balancer",
         }
     }
 
@@ -128,6 +132,7 @@ impl Capability {
             Self::NodesReachable => "the nodes' addresses cannot be reached from outside the cluster",
             Self::ContainerEngine => "no container engine that this harness drives runs on this machine",
             Self::Disruption => "the cluster's kubelets and API server are not this harness' to stop",
+            Self::LoadBalancer => "nobody is known to give services of type `LoadBalancer` an address here",
         }
     }
 }

@@ -6,6 +6,7 @@
 //! A sequence that breaks a promise is shrunk to the fewest operations and saved as a [`Case`].
 
 mod case;
+mod form;
 mod operation;
 mod reference;
 mod subject;
@@ -25,14 +26,15 @@ use stickler_reports::{Event, Evidence, ExploreFailure, ExploreReport, Finding, 
 use tokio_util::sync::CancellationToken;
 
 pub use case::{CASE_SCHEMA, Case, CaseError};
-pub use operation::{Maker, Operation, Reach, ServiceName, WorkloadName};
+pub use form::{Distribution, Form, Policy, Ports, Ranges, Reach, Selection, ServiceLabel, SliceName};
+pub use operation::{Maker, Operation, ServiceName, WorkloadName};
 
 use crate::check::Broken;
 use crate::clock::now_us;
 use crate::cluster::Cluster;
 use crate::journal::Sink;
 use crate::runner::Session;
-use reference::{Plan, sequences};
+use reference::{Ground, Plan, sequences};
 use subject::{Patience, Subject};
 
 /// What proptest draws: where a case begins, its operations, and a count of those that were performed.
@@ -73,7 +75,7 @@ impl Exploration {
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
         let config = Config { failure_persistence: None, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(config, rng);
-        let sequences = sequences(expedition.kubelets(), self.steps);
+        let sequences = sequences(expedition.ground(), self.steps);
         for number in 1..=self.cases {
             let tree = sequences.new_tree(&mut runner);
             let mut tree = tree.map_err(|why| anyhow::anyhow!("no operations could be drawn: {why}"))?;
@@ -256,7 +258,7 @@ impl Hunt {
         if operations.is_empty() || !self.goes_on(expedition) {
             return false;
         }
-        let mut plan = Plan::initial(expedition.kubelets());
+        let mut plan = Plan::initial(expedition.ground());
         for operation in operations {
             if plan.permits(operation).is_err() {
                 return false;
@@ -308,6 +310,10 @@ pub const FINDS: &[&str] = &[
     "unready-endpoint-stays",
     "affinity-ignored",
     "headless-includes-unready",
+    "local-policy-ignored",
+    "local-source-lost",
+    "health-check-always-ok",
+    "stale-udp-conntrack",
 ];
 
 /// So many cases in a row that could not be judged: something is wrong that will not go away.
@@ -339,12 +345,11 @@ impl<'a> Expedition<'a> {
         Self { cluster, sink, cancel, session: None, cases, nodes, started, unjudged: 0, report }
     }
 
-    /// How many nodes have a kubelet that may be stopped.
-    fn kubelets(&self) -> u8 {
-        match self.cluster.disruption() {
-            Some(_) => u8::try_from(self.nodes).unwrap_or(u8::MAX),
-            None => 0,
-        }
+    /// What of the cluster decides which operations make sense.
+    fn ground(&self) -> Ground {
+        let nodes = u8::try_from(self.nodes).unwrap_or(u8::MAX);
+        let kubelets = if self.cluster.disruption().is_some() { nodes } else { 0 };
+        Ground { nodes, kubelets, minor: self.cluster.promises().minor }
     }
 
     fn gave_up(&self) -> bool {
@@ -404,6 +409,7 @@ impl<'a> Expedition<'a> {
         steps: &mut usize,
     ) -> Result<(), (Broken, Vec<Evidence>)> {
         let lost = |error: anyhow::Error| (Broken::from(error), Vec::new());
+        let ground = self.ground();
         let session = match self.session.take() {
             Some(session) => session,
             None => Session::open(Arc::clone(self.cluster), self.sink.clone(), self.cancel.clone())
@@ -414,8 +420,7 @@ impl<'a> Expedition<'a> {
         let bounds = self.cluster.bounds();
         let shrinking = matches!(which, Try::Smaller(_));
         let patience = if shrinking { Patience::short(&bounds) } else { Patience::full(&bounds) };
-        let kubelets = u8::try_from(self.nodes).unwrap_or(u8::MAX);
-        let plan = Plan::initial(if self.cluster.disruption().is_some() { kubelets } else { 0 });
+        let plan = Plan::initial(ground);
         let mut subject = Subject::open(session, plan.clone(), patience).await.map_err(lost)?;
         let mut begun = Vec::new();
         let mut held = tokio::select! {

@@ -44,7 +44,7 @@ impl Provider for TestbedProvider {
     fn start(&self) -> BoxFuture<'_, anyhow::Result<Box<dyn Cluster>>> {
         async move {
             let testbed = Testbed::start(self.spec.clone()).await?;
-            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(testbed)?);
+            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(testbed, self.spec.load_balancer)?);
             Ok(cluster)
         }
         .boxed()
@@ -59,11 +59,14 @@ struct TestbedCluster {
 }
 
 impl TestbedCluster {
-    fn new(testbed: Testbed) -> anyhow::Result<Self> {
+    fn new(testbed: Testbed, balanced: bool) -> anyhow::Result<Self> {
         let mut capabilities =
             vec![Capability::HostNetwork, Capability::NodesReachable, Capability::Disruption];
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
+        }
+        if balanced {
+            capabilities.push(Capability::LoadBalancer);
         }
         let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let card = ClusterCard {
