@@ -10,6 +10,7 @@ mod explore;
 mod interrupt;
 mod list;
 mod replay;
+mod report;
 mod run;
 mod up;
 
@@ -55,6 +56,9 @@ enum Command {
     Replay(replay::Replay),
     /// Compare the reports of several runs, check by check.
     Compare(compare::Compare),
+    /// Render a report again, from the journal of its run.
+    #[command(after_help = EXIT_STATUS)]
+    Report(report::Render),
     /// List every check, or every bug that can be planted.
     List(list::List),
     /// Say what this machine, or a cluster, can and cannot do, and why.
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
         Command::Explore(explore) => explore.execute(),
         Command::Replay(replay) => replay.execute(),
         Command::Compare(compare) => compare.execute(),
+        Command::Report(report) => report.execute(),
         Command::List(list) => list.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Up(up) => up.execute(),

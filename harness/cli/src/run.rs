@@ -120,18 +120,28 @@ pub(crate) fn record(
     // Written in any case: a cluster that did not start is a result too.
     stickler_reports::write_report(folder, &report)?;
     performed?;
+    show(&report, format, timings, folder)?;
+    Ok(ended(&report))
+}
+
+/// Prints a report on standard output.
+pub(crate) fn show(report: &Report, format: Format, timings: bool, folder: &Path) -> anyhow::Result<()> {
     match format {
-        Format::Json => crate::print(&(serde_json::to_string_pretty(&report)? + "\n"))?,
+        Format::Json => crate::print(&(serde_json::to_string_pretty(report)? + "\n")),
         Format::Pretty => {
-            let text = stickler_reports::summary(&report, std::io::stdout().is_terminal(), timings);
-            crate::print(&format!("{text}report: {}\n", folder.join("report.json").display()))?;
+            let text = stickler_reports::summary(report, std::io::stdout().is_terminal(), timings);
+            crate::print(&format!("{text}report: {}\n", folder.join("index.html").display()))
         }
     }
-    Ok(match report.verdict() {
+}
+
+/// How the run of a report ended.
+pub(crate) fn ended(report: &Report) -> Ended {
+    match report.verdict() {
         _ if report.interrupted => Ended::Interrupted,
         Verdict::Passed | Verdict::Skipped => Ended::Held,
         Verdict::Failed | Verdict::Inconclusive => Ended::Broken,
-    })
+    }
 }
 
 /// What is told of a run when it begins.
