@@ -58,7 +58,7 @@ impl Run {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
         let checks = select(&self.filters)?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
-        let provider = self.cluster.provider(0, Some(&self.reach))?;
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
         record(&self.report, self.quiet, self.format, self.timings, async |sink| {
             self.perform(provider.as_ref(), checks, sink).await
         })
