@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use crate::{
-    BucketReport, ChaosReport, CheckReport, Class, ClusterCard, Deviation, DistributionReport, Evidence,
-    FaultReport, Report, Summary, Timing, Verdict, ViolationReport,
+    BucketReport, ChaosReport, CheckReport, Class, ClusterCard, ComponentCard, Deviation, DistributionReport,
+    Evidence, FaultReport, Report, Summary, Timing, Verdict, ViolationReport,
 };
 
 fn check(id: &str, verdict: Verdict) -> CheckReport {
@@ -94,6 +94,11 @@ pub(crate) fn report() -> Report {
             capabilities: Vec::new(),
             ready_ms: 60,
             timings: vec![Timing { step: "start: topology".to_owned(), us: 10_000 }],
+            components: vec![ComponentCard {
+                component: "proxy".to_owned(),
+                command: Some("kube-proxy --v=2".to_owned()),
+                version: Some("Kubernetes v1.20.2".to_owned()),
+            }],
         }),
         checks: vec![
             check("affinity/held", Verdict::Passed),

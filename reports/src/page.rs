@@ -80,6 +80,12 @@ fn header(report: &Report, verdict: Verdict) -> Markup {
                 @if let Some(cluster) = &report.cluster {
                     div { dt { "cluster" } dd { (cluster.provider) " " (cluster.version) } }
                     div { dt { "nodes" } dd { (cluster.nodes.len()) } }
+                    @for component in &cluster.components {
+                        div {
+                            dt { (component.component) }
+                            dd title=[component.command.as_ref()] { (component.in_words()) }
+                        }
+                    }
                     div { dt { "ready in" } dd { (cluster.ready_ms) " ms" } }
                 }
                 div { dt { "suite" } dd { (report.suite) } }
@@ -435,6 +441,7 @@ mod tests {
         let page = html(&report);
         for words in [
             "a promise was broken",
+            "Kubernetes v1.20.2",
             "<strong data-count=\"failed\">1</strong>",
             "<strong data-count=\"known\">1</strong>",
             "it was &lt;silent&gt; &amp; slow",

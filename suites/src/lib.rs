@@ -2,6 +2,7 @@
 //! provider and no component: it must not know what it talks to.
 
 mod affinity;
+mod confirmation;
 mod dns;
 mod endpoints;
 mod env;
@@ -23,6 +24,7 @@ mod vip;
 
 use stickler::Check;
 
+pub use confirmation::confirmed_by;
 pub use profile::Profile;
 
 /// Every chapter: the prefix of its checks' ids, and the checks.
@@ -54,7 +56,7 @@ pub fn all() -> impl Iterator<Item = &'static Check> {
 
 /// What can be wrong with the catalogue itself, each with what to do about it; none if all is well.
 pub fn mistakes_in_the_catalogue() -> Vec<String> {
-    let mut mistakes = Vec::new();
+    let mut mistakes = confirmation::mistakes();
     let mut ids = std::collections::BTreeSet::new();
     for (chapter, checks) in CHAPTERS {
         if profile::of_chapter(chapter).is_none() {

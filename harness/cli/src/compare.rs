@@ -1,27 +1,41 @@
 //! `stickler compare`: the reports of several runs side by side, check by check.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use stickler_reports::{CheckReport, Report, Verdict};
+use stickler::Check;
+use stickler_reports::{CheckReport, ClusterCard, Report, Verdict};
+use stickler_suites::Profile;
 
 use crate::Ended;
 
 /// Arguments of `stickler compare`.
 #[derive(Args)]
 pub(crate) struct Compare {
-    /// Folders that runs wrote their reports to (`--report DIR`).
-    #[arg(value_name = "DIR", required = true, num_args = 2..)]
-    folders: Vec<PathBuf>,
+    /// Folders that runs wrote their reports to (`--report DIR`), each with a name if that says more
+    /// than what the run looked at.
+    #[arg(value_name = "[NAME=]DIR", required = true)]
+    folders: Vec<String>,
     /// Only the checks whose verdicts differ.
     #[arg(long)]
     differing: bool,
     /// How to print it.
     #[arg(long, value_enum, default_value = "pretty")]
     format: Format,
+    /// Write down which checks held on real components, a TOML file: `stickler list` tells it.
+    #[arg(long, value_name = "FILE")]
+    confirm: Option<PathBuf>,
+}
+
+/// A report, and what it is called.
+struct Named {
+    name: String,
+    folder: PathBuf,
+    report: Report,
 }
 
 /// How a comparison is printed.
@@ -38,7 +52,11 @@ enum Format {
 impl Compare {
     /// Held if every check ended alike in all reports.
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
-        let reports = self.folders.iter().map(|folder| read(folder)).collect::<anyhow::Result<Vec<_>>>()?;
+        ensure!(self.folders.len() > 1 || self.confirm.is_some(), "one report alone cannot be compared");
+        let reports = self.folders.iter().map(|folder| named(folder)).collect::<anyhow::Result<Vec<_>>>()?;
+        if let Some(file) = &self.confirm {
+            confirm(file, &reports)?;
+        }
         let mut rows = rows(&reports);
         let differ = rows.iter().any(|row| row.differs());
         if self.differing {
@@ -47,11 +65,21 @@ impl Compare {
         let text = match self.format {
             Format::Pretty => pretty(&reports, &rows),
             Format::Markdown => markdown(&reports, &rows),
-            Format::Json => serde_json::to_string_pretty(&document(&self.folders, &reports, &rows))? + "\n",
+            Format::Json => serde_json::to_string_pretty(&document(&reports, &rows))? + "\n",
         };
         crate::print(&text)?;
         Ok(if differ { Ended::Broken } else { Ended::Held })
     }
+}
+
+fn named(argument: &str) -> anyhow::Result<Named> {
+    let (name, folder) = match argument.rsplit_once('=') {
+        Some((name, folder)) => (Some(name), Path::new(folder)),
+        None => (None, Path::new(argument)),
+    };
+    let report = read(folder)?;
+    let found = || report.cluster.as_ref().map_or_else(|| "no cluster".to_owned(), ClusterCard::in_words);
+    Ok(Named { name: name.map_or_else(found, str::to_owned), folder: folder.to_owned(), report })
 }
 
 fn read(folder: &Path) -> anyhow::Result<Report> {
@@ -100,27 +128,18 @@ fn word(check: &CheckReport) -> &'static str {
 }
 
 /// Every check of any report, in the order of the first report that has it.
-fn rows(reports: &[Report]) -> Vec<Row<'_>> {
+fn rows(reports: &[Named]) -> Vec<Row<'_>> {
     let mut ids: Vec<&str> = Vec::new();
-    for check in reports.iter().flat_map(|report| &report.checks) {
+    for check in reports.iter().flat_map(|named| &named.report.checks) {
         if !ids.contains(&check.id.as_str()) {
             ids.push(&check.id);
         }
     }
     let row = |id| {
-        let find = |report: &'_ Report| report.checks.iter().position(|check| check.id == id);
-        let ended = reports.iter().map(|report| find(report).map(|at| &report.checks[at])).collect();
-        Row { id, ended }
+        let ended = reports.iter().map(|named| named.report.checks.iter().find(|check| check.id == id));
+        Row { id, ended: ended.collect() }
     };
     ids.into_iter().map(row).collect()
-}
-
-/// What the run looked at.
-fn label(report: &Report) -> String {
-    match &report.cluster {
-        Some(cluster) => format!("{} {}", cluster.provider, cluster.version),
-        None => "no cluster".to_owned(),
-    }
 }
 
 fn seconds(ms: u64) -> String {
@@ -143,14 +162,14 @@ fn totals(report: &Report) -> String {
     text
 }
 
-fn pretty(reports: &[Report], rows: &[Row<'_>]) -> String {
+fn pretty(reports: &[Named], rows: &[Row<'_>]) -> String {
     let mut text = String::new();
-    for (at, report) in reports.iter().enumerate() {
+    for (at, Named { name, report, .. }) in reports.iter().enumerate() {
         let _ = writeln!(
             text,
             "[{}] {}: {} in {}; seed {}",
             at + 1,
-            label(report),
+            name,
             totals(report),
             seconds(report.duration_ms),
             report.seed
@@ -182,10 +201,10 @@ fn pretty(reports: &[Report], rows: &[Row<'_>]) -> String {
     text
 }
 
-fn markdown(reports: &[Report], rows: &[Row<'_>]) -> String {
+fn markdown(reports: &[Named], rows: &[Row<'_>]) -> String {
     let mut text = "| check |".to_owned();
-    for report in reports {
-        let _ = write!(text, " {} |", label(report));
+    for Named { name, .. } in reports {
+        let _ = write!(text, " {name} |");
     }
     let _ = write!(text, "\n| --- |{}\n", " --- |".repeat(reports.len()));
     let mark = |check: &CheckReport| match check.verdict {
@@ -207,7 +226,7 @@ fn markdown(reports: &[Report], rows: &[Row<'_>]) -> String {
         let _ = writeln!(text);
     }
     let _ = write!(text, "| all |");
-    for report in reports {
+    for Named { report, .. } in reports {
         let _ = write!(text, " {} in {} |", totals(report), seconds(report.duration_ms));
     }
     let _ = writeln!(
@@ -217,10 +236,10 @@ fn markdown(reports: &[Report], rows: &[Row<'_>]) -> String {
     text
 }
 
-fn document(folders: &[PathBuf], reports: &[Report], rows: &[Row<'_>]) -> Value {
-    let report = |(folder, report): (&PathBuf, &Report)| {
+fn document(reports: &[Named], rows: &[Row<'_>]) -> Value {
+    let report = |Named { name, folder, report }: &Named| {
         json!({
-            "folder": folder, "cluster": report.cluster, "seed": report.seed,
+            "name": name, "folder": folder, "cluster": report.cluster, "seed": report.seed,
             "duration_ms": report.duration_ms, "summary": report.summary,
         })
     };
@@ -237,7 +256,48 @@ fn document(folders: &[PathBuf], reports: &[Report], rows: &[Row<'_>]) -> Value 
         json!({"id": row.id, "differs": row.differs(), "ended": ended})
     };
     json!({
-        "reports": folders.iter().zip(reports).map(report).collect::<Vec<_>>(),
+        "reports": reports.iter().map(report).collect::<Vec<_>>(),
         "checks": rows.iter().map(row).collect::<Vec<_>>(),
     })
+}
+
+/// Writes which checks held where: a check is confirmed by a whole cluster that is not ours, and by a
+/// component that stands in for ours if the check concerns it.
+fn confirm(file: &Path, reports: &[Named]) -> anyhow::Result<()> {
+    let mut confirmed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for Named { name, report, .. } in reports {
+        let Some(cluster) = &report.cluster else { continue };
+        let components: Vec<&str> =
+            cluster.components.iter().map(|component| component.component.as_str()).collect();
+        for check in report.checks.iter().filter(|check| check.verdict == Verdict::Passed) {
+            let Some(known) = stickler_suites::all().find(|known| known.id == check.id) else { continue };
+            // In a container it is still our own.
+            let whole = !["testbed", "container"].contains(&cluster.provider.as_str());
+            if whole || components.iter().any(|component| concerns(component, known)) {
+                confirmed.entry(known.id).or_default().push(name);
+            }
+        }
+    }
+    let mut text = "# Which checks held on which real components; checks that are not here held on our own only.\n\
+                    # Written by `stickler compare --confirm`, from the reports of such runs.\n\n[confirmed]\n"
+        .to_owned();
+    for (check, by) in confirmed {
+        let by: Vec<String> = by.iter().map(|name| format!("{name:?}")).collect();
+        let _ = writeln!(text, "{check:?} = [{}]", by.join(", "));
+    }
+    std::fs::write(file, text).with_context(|| format!("`{}` cannot be written", file.display()))
+}
+
+/// Does a component that stands in for ours decide how a check ends?
+fn concerns(component: &str, check: &Check) -> bool {
+    match component {
+        "proxy" => Profile::Proxy.has(check),
+        "dns" => Profile::Dns.has(check),
+        "controllers" => Profile::Endpoints.has(check),
+        "ingress" => Profile::Ingress.has(check),
+        "kubelet" => Profile::Kubelet.has(check),
+        // Nothing is without it.
+        "apiserver" => true,
+        _ => false,
+    }
 }

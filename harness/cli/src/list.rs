@@ -44,8 +44,10 @@ fn checks() -> Vec<Value> {
             "profile": stickler_suites::Profile::of(check).map(|profile| profile.name()).collect::<Vec<_>>(),
             "exclusive": check.exclusive,
             "unproven": is_unproven(check),
-            // No check was held against a real component yet.
-            "confirmed_by": "only ours",
+            "confirmed_by": match stickler_suites::confirmed_by(check) {
+                [] => json!("only ours"),
+                by => json!(by),
+            },
         })
     };
     stickler_suites::all().map(row).collect()
