@@ -103,6 +103,19 @@ pub struct ClusterCard {
     /// Milliseconds from the start to all nodes Ready and a first answer by a cluster IP.
     pub ready_ms: u64,
     pub timings: Vec<Timing>,
+    /// What is not the provider's own: components that external commands stand in for, or nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<ComponentCard>,
+}
+
+/// A component that is somebody else's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentCard {
+    pub component: String,
+    /// Its command line; none if it was left out.
+    pub command: Option<String>,
+    /// What the program says its version is, if it does.
+    pub version: Option<String>,
 }
 
 /// How long one step took.

@@ -18,7 +18,9 @@ mod terminal;
 
 pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
 pub use deviation::Deviation;
-pub use event::{Call, CheckCard, Class, ClusterCard, Event, Evidence, Finding, Record, Timing, Verdict};
+pub use event::{
+    Call, CheckCard, Class, ClusterCard, ComponentCard, Event, Evidence, Finding, Record, Timing, Verdict,
+};
 pub use explore::{ExploreFailure, ExploreReport};
 pub use files::{ReportError, write_report};
 pub use journal::{Journal, JournalError, read_journal};

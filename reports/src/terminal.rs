@@ -5,20 +5,26 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::chaos::{ChaosReport, DistributionReport, ViolationReport};
-use crate::{CheckReport, Class, Event, Record, Report, Verdict};
+use crate::{CheckReport, Class, ComponentCard, Event, Record, Report, Verdict};
 
 /// One line for an event worth watching while a run goes on; `None` for the others.
 pub fn progress(record: &Record, colour: bool) -> Option<String> {
     let paint = Paint(colour);
     match &record.event {
-        Event::ClusterReady { cluster } => Some(format!(
-            "{} {} {}, {} nodes, ready in {} ms",
-            paint.bold("cluster"),
-            cluster.provider,
-            cluster.version,
-            cluster.nodes.len(),
-            cluster.ready_ms
-        )),
+        Event::ClusterReady { cluster } => {
+            let mut line = format!(
+                "{} {} {}, {} nodes, ready in {} ms",
+                paint.bold("cluster"),
+                cluster.provider,
+                cluster.version,
+                cluster.nodes.len(),
+                cluster.ready_ms
+            );
+            for component in &cluster.components {
+                let _ = write!(line, "\n  {}", swapped(component));
+            }
+            Some(line)
+        }
         Event::CheckFinished { check, verdict, reason, finding, duration_ms, expected, .. } => {
             let word = match expected {
                 Some(_) => paint.yellow("failed as known"),
@@ -121,6 +127,9 @@ pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
     }
     if timings {
         times(&mut text, report, &paint);
+    }
+    for component in report.cluster.iter().flat_map(|cluster| &cluster.components) {
+        let _ = writeln!(text, "  {}", swapped(component));
     }
     last_line(&mut text, report, &paint);
     text
@@ -261,6 +270,13 @@ fn times(text: &mut String, report: &Report, paint: &Paint) {
     }
 }
 
+/// A component that is not the provider's own, with all that is known of it.
+fn swapped(card: &ComponentCard) -> String {
+    let Some(command) = &card.command else { return format!("{} is left out", card.component) };
+    let version = card.version.as_deref().unwrap_or("of a version it does not say");
+    format!("{} is an external command, {version}: {command}", card.component)
+}
+
 fn last_line(text: &mut String, report: &Report, paint: &Paint) {
     let summary = report.summary;
     let word = match report.verdict() {
@@ -348,7 +364,7 @@ impl Paint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CheckCard, Finding};
+    use crate::{CheckCard, ClusterCard, Finding};
     use jiff::Timestamp;
 
     #[test]
@@ -385,5 +401,33 @@ mod tests {
              again  stickler run --filter vip/x\n\n  vip  ✗  0/1\n\na promise was broken: 0 passed, 1 \
              failed in 1.5 s; seed 42\n"
         );
+    }
+    #[test]
+    fn a_swapped_component_is_named_with_its_version() {
+        let card = |component: &str, command: Option<&str>, version: Option<&str>| ComponentCard {
+            component: component.to_owned(),
+            command: command.map(str::to_owned),
+            version: version.map(str::to_owned),
+        };
+        let cluster = ClusterCard {
+            provider: "testbed".to_owned(),
+            version: "v1.37.0".to_owned(),
+            nodes: vec!["kube0.vm".to_owned()],
+            capabilities: Vec::new(),
+            ready_ms: 7,
+            timings: Vec::new(),
+            components: vec![
+                card("proxy", Some("kube-proxy --v=1"), Some("Kubernetes v1.20.2")),
+                card("dns", Some("mine"), None),
+                card("scheduler", None, None),
+            ],
+        };
+        let ready = Record { at: Timestamp::UNIX_EPOCH, event: Event::ClusterReady { cluster } };
+        let lines = "  proxy is an external command, Kubernetes v1.20.2: kube-proxy --v=1\n  dns is an external \
+                     command, of a version it does not say: mine\n  scheduler is left out";
+        let told = progress(&ready, false).expect("it is told");
+        assert_eq!(told, format!("cluster testbed v1.37.0, 1 nodes, ready in 7 ms\n{lines}"));
+        let text = summary(&Report::of([&ready]), false, false);
+        assert!(text.contains(lines), "{text}");
     }
 }

@@ -67,7 +67,7 @@ impl Run {
         let checks = select(self.profile, &self.filters)?;
         let deviations = crate::deviations::read(&self.expect)?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
-        let provider = self.cluster.provider(0, Some(&self.reach))?;
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
         record(&self.report, self.quiet, self.format, self.timings, async |sink| {
             self.perform(provider.as_ref(), checks, deviations, sink).await
         })

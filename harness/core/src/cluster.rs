@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use anyhow::bail;
 use futures::future::BoxFuture;
 use stickler_model::Promises;
 use stickler_reports::ClusterCard;
@@ -45,6 +46,12 @@ pub trait Cluster: Send + Sync {
     /// What only whoever owns the cluster's machines can do to it; nothing if they are somebody's.
     fn disruption(&self) -> Option<&dyn Disruption>;
 
+    /// Waits until a part of the cluster has ended though nobody stopped it, and says which, how, and
+    /// what it said last. Where nobody can tell, it waits for ever.
+    fn lost(&self) -> BoxFuture<'_, String> {
+        Box::pin(std::future::pending())
+    }
+
     /// Does nothing of the cluster outlive this process? Then namespaces need not be cleaned up.
     fn is_ephemeral(&self) -> bool;
 
@@ -73,6 +80,22 @@ pub trait Disruption: Send + Sync {
 
     /// Starts it again, with everything it knew.
     fn start_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>>;
+
+    /// The programs that stand in for components and can be stopped one by one: the component's name,
+    /// and the node it runs on.
+    fn programs(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// Kills one of them.
+    fn stop_program<'a>(&'a self, component: &'a str, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async move { bail!("no program is the {component} on `{node}`") })
+    }
+
+    /// Starts it again, with everything it had written.
+    fn start_program<'a>(&'a self, component: &'a str, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async move { bail!("no program is the {component} on `{node}`") })
+    }
 }
 
 /// A two-way stream to an agent.

@@ -30,6 +30,7 @@ pub use operation::{Maker, Operation, Reach, ServiceName, WorkloadName};
 use crate::check::Broken;
 use crate::clock::now_us;
 use crate::cluster::Cluster;
+use crate::guard::Guard;
 use crate::journal::Sink;
 use crate::runner::Session;
 use reference::{Plan, sequences};
@@ -79,7 +80,7 @@ impl Exploration {
             let mut tree = tree.map_err(|why| anyhow::anyhow!("no operations could be drawn: {why}"))?;
             let (_, operations, seen) = tree.current();
             let ended = expedition.perform(number, &operations, Try::First).await;
-            if self.cancel.is_cancelled() || expedition.gave_up() {
+            if expedition.guard.token().is_cancelled() || expedition.gave_up() {
                 break;
             }
             if ended.verdict == Verdict::Failed {
@@ -150,7 +151,7 @@ impl Exploration {
         failing.sort_by_key(Vec::len);
         let mut confirmed = first;
         for smaller in failing.into_iter().take(CONFIRMED) {
-            if self.cancel.is_cancelled() {
+            if expedition.guard.token().is_cancelled() {
                 break;
             }
             let ended = expedition.perform(number, &smaller, Try::Confirming(runs)).await;
@@ -248,7 +249,9 @@ struct Hunt {
 
 impl Hunt {
     fn goes_on(&self, expedition: &Expedition<'_>) -> bool {
-        self.runs < self.most && self.started.elapsed() < self.longest && !expedition.cancel.is_cancelled()
+        self.runs < self.most
+            && self.started.elapsed() < self.longest
+            && !expedition.guard.token().is_cancelled()
     }
 
     /// Whether operations make sense and still fail; if they do, they are the best so far.
@@ -317,7 +320,7 @@ const PATIENCE: usize = 3;
 struct Expedition<'a> {
     cluster: &'a Arc<dyn Cluster>,
     sink: &'a Sink,
-    cancel: &'a CancellationToken,
+    guard: Arc<Guard>,
     session: Option<Session>,
     cases: usize,
     nodes: usize,
@@ -330,13 +333,14 @@ impl<'a> Expedition<'a> {
     fn new(
         cluster: &'a Arc<dyn Cluster>,
         sink: &'a Sink,
-        cancel: &'a CancellationToken,
+        cancel: &CancellationToken,
         seed: u64,
         cases: usize,
     ) -> Self {
         let report = ExploreReport { seed, planned: cases, ..ExploreReport::default() };
         let (nodes, started) = (cluster.card().nodes.len(), Instant::now());
-        Self { cluster, sink, cancel, session: None, cases, nodes, started, unjudged: 0, report }
+        let guard = Arc::new(Guard::over(cluster, sink, cancel));
+        Self { cluster, sink, guard, session: None, cases, nodes, started, unjudged: 0, report }
     }
 
     /// How many nodes have a kubelet that may be stopped.
@@ -345,6 +349,10 @@ impl<'a> Expedition<'a> {
             Some(_) => u8::try_from(self.nodes).unwrap_or(u8::MAX),
             None => 0,
         }
+    }
+
+    fn given_up(&self) -> Broken {
+        Broken::CouldNotTell(self.guard.why())
     }
 
     fn gave_up(&self) -> bool {
@@ -362,7 +370,7 @@ impl<'a> Expedition<'a> {
             Err((Broken::CouldNotTell(reason), evidence)) => {
                 // Before the first operation, its agents are what is lost.
                 if steps == 0
-                    && !self.cancel.is_cancelled()
+                    && !self.guard.token().is_cancelled()
                     && let Some(session) = self.session.take()
                 {
                     session.give_back().await;
@@ -406,7 +414,7 @@ impl<'a> Expedition<'a> {
         let lost = |error: anyhow::Error| (Broken::from(error), Vec::new());
         let session = match self.session.take() {
             Some(session) => session,
-            None => Session::open(Arc::clone(self.cluster), self.sink.clone(), self.cancel.clone())
+            None => Session::guarded(Arc::clone(self.cluster), self.sink.clone(), Arc::clone(&self.guard))
                 .await
                 .map_err(lost)?,
         };
@@ -421,7 +429,7 @@ impl<'a> Expedition<'a> {
         let mut held = tokio::select! {
             held = walk(&mut subject, plan, operations, &mut begun) => held,
             // What was stopped must be started again, also then.
-            () = self.cancel.cancelled() => Err(interrupted()),
+            () = self.guard.token().cancelled() => Err(self.given_up()),
         };
         *steps = begun.len();
         // Agents on a node without a kubelet cannot tell what they saw.
@@ -436,11 +444,15 @@ impl<'a> Expedition<'a> {
                     }
                     Err(error) => Err(error.into()),
                 },
-                () = self.cancel.cancelled() => Err(interrupted()),
+                () = self.guard.token().cancelled() => Err(self.given_up()),
             };
         }
+        // Whatever was seen may be due to what is missing.
+        if let (Err(Broken::Promise(_)), Some(lost)) = (&held, self.guard.lost()) {
+            held = Err(Broken::CouldNotTell(lost));
+        }
         let evidence = match &held {
-            Err(_) if !shrinking && !self.cancel.is_cancelled() => subject.scene.evidence().await,
+            Err(_) if !shrinking && !self.guard.token().is_cancelled() => subject.scene.evidence().await,
             _ => Vec::new(),
         };
         self.report.looks += subject.looks;
@@ -456,19 +468,17 @@ impl<'a> Expedition<'a> {
         if let Some(session) = &self.session {
             session.close().await;
         }
+        // One that went unnoticed until now is told here.
+        self.guard.lost();
         self.report.duration_ms = millis(self.started.elapsed());
         let timing = Timing { step: "exploration".to_owned(), us: self.report.duration_ms * 1000 };
         sink.tell(Event::Explored { explore: Box::new(self.report) });
         sink.tell(Event::RunFinished {
             duration_ms: millis(self.started.elapsed()),
-            interrupted: self.cancel.is_cancelled(),
+            interrupted: self.guard.was_asked(),
             timings: vec![timing],
         });
     }
-}
-
-fn interrupted() -> Broken {
-    Broken::CouldNotTell("it was interrupted".to_owned())
 }
 
 /// Performs operations, and notes when each was begun.

@@ -18,6 +18,7 @@ mod controller;
 mod destination;
 mod evidence;
 pub mod explore;
+mod guard;
 pub mod history;
 mod ingress;
 mod invariant;

@@ -23,6 +23,7 @@ use crate::Scene;
 use crate::check::{Broken, Check, Verdict};
 use crate::cluster::Cluster;
 use crate::controller::{InUse, Standing};
+use crate::guard::Guard;
 use crate::journal::Sink;
 use crate::vantage::{Vantages, create_namespace};
 use crate::wait;
@@ -69,6 +70,8 @@ impl Run {
         futures::stream::iter(alone).for_each(perform).await;
         let alone_in = started.elapsed();
         session.close().await;
+        // One that went unnoticed until now is told here.
+        session.guard.lost();
         let timing = |step: &str, from: Duration, to: Duration| Timing {
             step: step.to_owned(),
             us: u64::try_from((to - from).as_micros()).unwrap_or(u64::MAX),
@@ -97,7 +100,7 @@ pub struct Session {
     vantages: Arc<Vantages>,
     sink: Sink,
     run: String,
-    cancel: CancellationToken,
+    guard: Arc<Guard>,
     /// Held by one check alone if it is exclusive, by all others together.
     cluster_wide: RwLock<()>,
     performed: AtomicUsize,
@@ -126,12 +129,22 @@ impl Session {
         sink: Sink,
         cancel: CancellationToken,
     ) -> anyhow::Result<Self> {
+        let guard = Arc::new(Guard::over(&cluster, &sink, &cancel));
+        Self::guarded(cluster, sink, guard).await
+    }
+
+    /// The same, for somebody who watches the cluster already.
+    pub(crate) async fn guarded(
+        cluster: Arc<dyn Cluster>,
+        sink: Sink,
+        guard: Arc<Guard>,
+    ) -> anyhow::Result<Self> {
         let run = format!("{:06x}", run_id());
         let vantages = Arc::new(Vantages::open(cluster.as_ref(), &run).await?);
         let cluster_wide = RwLock::new(());
         let (performed, ingress) = (AtomicUsize::new(0), Arc::new(Standing::of_run(&run)));
         let deviations = Vec::new();
-        Ok(Self { cluster, vantages, sink, run, cancel, cluster_wide, performed, ingress, deviations })
+        Ok(Self { cluster, vantages, sink, run, guard, cluster_wide, performed, ingress, deviations })
     }
 
     /// Expects these checks to fail. One that passes all the same is told as broken, for then either
@@ -155,7 +168,10 @@ impl Session {
         } else {
             _together = self.cluster_wide.read().await;
         }
-        if self.cancel.is_cancelled() {
+        if let Some(lost) = self.guard.lost() {
+            return self.not_run(check, Verdict::Inconclusive, &lost);
+        }
+        if self.guard.was_asked() {
             return self.not_run(check, Verdict::Inconclusive, "the run was interrupted before it started");
         }
         self.perform_now(check).await
@@ -275,11 +291,19 @@ impl Session {
                 }
                 Err(panic) => Err(Broken::CouldNotTell(format!("the check panicked: {}", words_of(&*panic)))),
             },
-            () = self.cancel.cancelled() => Err(Broken::CouldNotTell("the run was interrupted".to_owned())),
+            () = self.guard.token().cancelled() => Err(Broken::CouldNotTell(self.guard.why())),
+        };
+        // Whatever was seen may be due to what is missing.
+        let held = match (held, self.guard.lost()) {
+            (Err(Broken::Promise(_)), Some(lost)) => Err(Broken::CouldNotTell(lost)),
+            (held, _) => held,
         };
         let duration_ms = millis(started);
-        let evidence =
-            if held.is_err() && !self.cancel.is_cancelled() { scene.evidence().await } else { Vec::new() };
+        let evidence = if held.is_err() && !self.guard.token().is_cancelled() {
+            scene.evidence().await
+        } else {
+            Vec::new()
+        };
         let (verdict, reason, finding) = match held {
             Ok(()) => match self.known(check).filter(|known| !known.sometimes) {
                 Some(known) => (Verdict::Failed, Some(passed_although(known)), None),

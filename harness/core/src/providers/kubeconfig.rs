@@ -89,6 +89,7 @@ impl Provider for KubeconfigProvider {
                     step: "start: ask for version, nodes and ranges".to_owned(),
                     us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
                 }],
+                components: Vec::new(),
             };
             let image = self.image.clone();
             let cluster: Box<dyn Cluster> =
