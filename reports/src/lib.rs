@@ -11,7 +11,9 @@ mod report;
 mod terminal;
 
 pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
-pub use event::{Call, CheckCard, Class, ClusterCard, Event, Evidence, Finding, Record, Timing, Verdict};
+pub use event::{
+    BoundCard, Call, CheckCard, Class, ClusterCard, Event, Evidence, Finding, Record, Timing, Verdict,
+};
 pub use explore::{ExploreFailure, ExploreReport};
 pub use journal::{Journal, JournalError, read_journal};
 pub use json::{ReportError, write_report};

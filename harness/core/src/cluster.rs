@@ -1,6 +1,7 @@
 //! Clusters: whatever can be started, or found running, and looked at. Suites know no provider.
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use stickler_model::Promises;
@@ -39,6 +40,12 @@ pub trait Cluster: Send + Sync {
     /// The image of the agent and of the fixtures' servers.
     fn image(&self) -> &str;
 
+    /// What is copied into each pod before its containers start, where the image has only a shell: the
+    /// program of `fixtures/pods`.
+    fn programs(&self) -> Option<Arc<[u8]>> {
+        None
+    }
+
     /// A place outside the cluster, if this harness has one.
     fn outside(&self) -> Option<&dyn Outside>;
 
@@ -47,6 +54,12 @@ pub trait Cluster: Send + Sync {
 
     /// Does nothing of the cluster outlive this process? Then namespaces need not be cleaned up.
     fn is_ephemeral(&self) -> bool;
+
+    /// Is it for each run to find out how fast the cluster is? Then its bounds are the most that is
+    /// allowed.
+    fn is_measured(&self) -> bool {
+        false
+    }
 
     /// A kubeconfig for programs on this machine, if it was made by us.
     fn kubeconfig(&self) -> Option<&str>;

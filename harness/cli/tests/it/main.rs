@@ -5,7 +5,9 @@ mod bad_input;
 mod catalogue;
 mod chaos;
 mod doctor;
+mod existing;
 mod explore;
+mod image;
 mod kubectl;
 mod leftovers;
 mod program;
@@ -26,7 +28,9 @@ fn main() -> ExitCode {
         ("catalogue", catalogue::TESTS),
         ("doctor", doctor::TESTS),
         ("chaos", chaos::TESTS),
+        ("existing", existing::TESTS),
         ("explore", explore::TESTS),
+        ("image", image::TESTS),
         ("kubectl", kubectl::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),
