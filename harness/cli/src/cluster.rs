@@ -53,6 +53,10 @@ pub(crate) struct ReachArgs {
     /// The program that is copied; this one, if it is static.
     #[arg(long, value_name = "FILE", requires = "agent_in", help_heading = "Cluster")]
     pub(crate) agent_program: Option<PathBuf>,
+    /// Call the nodes' internal addresses from this machine, as a host outside the cluster. Only where they
+    /// are the cluster's from here too: elsewhere they may be anybody's.
+    #[arg(long, help_heading = "Cluster")]
+    pub(crate) outside: bool,
 }
 
 impl ReachArgs {
@@ -64,7 +68,7 @@ impl ReachArgs {
             Some(_) => Some(crate::image::program(self.agent_program.as_deref())?.into()),
             None => None,
         };
-        Ok(provider.with_programs(programs))
+        Ok(provider.with_programs(programs).calling_nodes(self.outside))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Clusters: whatever can be started, or found running, and looked at. Suites know no provider.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -69,6 +71,11 @@ pub trait Cluster: Send + Sync {
 pub trait Outside: Send + Sync {
     /// Starts an agent there and returns its standard input and output.
     fn agent(&self) -> anyhow::Result<AgentStream>;
+
+    /// The only addresses it may call; none if it cannot do any harm.
+    fn may_call(&self) -> Option<BTreeSet<IpAddr>> {
+        None
+    }
 }
 
 /// Stops parts of the control plane as if their processes had died, and starts them again. What is

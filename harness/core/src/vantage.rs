@@ -98,7 +98,10 @@ impl Vantages {
         vantages.create_pods(Image::of(cluster), run).await?;
         if let Some(outside) = cluster.outside() {
             let stream = outside.agent().context("could not start the agent outside the cluster")?;
-            vantages.keep(Vantage::Outside, OnlyOnce(Some(stream)));
+            let (name, attach) = (Vantage::Outside.to_string(), OnlyOnce(Some(stream)));
+            let agent = Agent::start(name, attach, vantages.bound).may_only_call(outside.may_call());
+            let agents = vantages.agents.get_mut().unwrap_or_else(PoisonError::into_inner);
+            agents.insert(Vantage::Outside, Arc::new(agent));
         }
         Ok(vantages)
     }

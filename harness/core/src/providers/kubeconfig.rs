@@ -1,6 +1,9 @@
 //! A cluster that exists, reached through its API only.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +19,7 @@ use stickler_reports::{ClusterCard, Timing};
 
 use super::ranges;
 use crate::bounds::Bounds;
-use crate::cluster::{Capability, Cluster, Disruption, Outside, Provider};
+use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
 use crate::{rights, wait};
 
 /// Finds a cluster by its kubeconfig.
@@ -25,6 +28,7 @@ pub struct KubeconfigProvider {
     access: Access,
     image: String,
     programs: Option<Arc<[u8]>>,
+    calls_nodes: bool,
 }
 
 #[derive(Clone)]
@@ -47,7 +51,7 @@ impl KubeconfigProvider {
             None => match Kubeconfig::read() {
                 Ok(kubeconfig) => kubeconfig,
                 Err(_) if context.is_none() && kube::Config::incluster().is_ok() => {
-                    return Ok(Self { access: Access::Pod, image, programs: None });
+                    return Ok(Self { access: Access::Pod, image, programs: None, calls_nodes: false });
                 }
                 Err(error) => {
                     return Err(error).context(
@@ -63,13 +67,21 @@ impl KubeconfigProvider {
             bail!("the kubeconfig has no context `{wanted}`; it has: {}", known.join(", "));
         }
         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-        Ok(Self { access: Access::File(Box::new(kubeconfig), options), image, programs: None })
+        let access = Access::File(Box::new(kubeconfig), options);
+        Ok(Self { access, image, programs: None, calls_nodes: false })
     }
 
     /// With an image that has a shell only, into whose pods these programs are copied.
     #[must_use]
     pub fn with_programs(self, programs: Option<Arc<[u8]>>) -> Self {
         Self { programs, ..self }
+    }
+
+    /// With a place outside the cluster, which is this machine: it calls the nodes' addresses, and must
+    /// be asked for, since they may belong to anybody elsewhere.
+    #[must_use]
+    pub fn calling_nodes(self, calls_nodes: bool) -> Self {
+        Self { calls_nodes, ..self }
     }
 
     /// The address of the API server, and a client for it that speaks the newest form of every kind.
@@ -116,6 +128,10 @@ impl KubeconfigProvider {
         if nodes.len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
         }
+        let outside = self.calls_nodes.then(|| ThisMachine { nodes: addresses(&nodes) });
+        if outside.is_some() {
+            capabilities.push(Capability::NodesReachable);
+        }
         let ready = steps.timings.iter().map(|timing| timing.us).sum::<u64>();
         let card = ClusterCard {
             provider: "kubeconfig".to_owned(),
@@ -126,7 +142,7 @@ impl KubeconfigProvider {
             timings: steps.timings,
         };
         let (image, programs) = (self.image.clone(), self.programs.clone());
-        Ok(KubeconfigCluster { client, card, capabilities, promises, image, programs })
+        Ok(KubeconfigCluster { client, card, capabilities, promises, image, programs, outside })
     }
 }
 
@@ -172,6 +188,36 @@ impl Provider for KubeconfigProvider {
     }
 }
 
+/// This machine as a host outside the cluster.
+struct ThisMachine {
+    nodes: BTreeSet<IpAddr>,
+}
+
+/// The internal addresses of nodes.
+fn addresses(nodes: &[Node]) -> BTreeSet<IpAddr> {
+    let of = |node: &Node| node.status.clone().unwrap_or_default().addresses.unwrap_or_default();
+    let internal = nodes.iter().flat_map(of).filter(|address| address.type_ == "InternalIP");
+    internal.filter_map(|address| address.address.parse().ok()).collect()
+}
+
+impl Outside for ThisMachine {
+    fn agent(&self) -> anyhow::Result<AgentStream> {
+        let program = std::env::current_exe().context("this program cannot be found")?;
+        let mut command = tokio::process::Command::new(program);
+        // Under this name it is the agent.
+        command.arg0("agent").args(["serve", "--stdio"]).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().context("the agent cannot be started")?;
+        let reader = child.stdout.take().context("the agent has no standard output")?;
+        let writer = child.stdin.take().context("the agent has no standard input")?;
+        Ok(AgentStream { reader: Box::new(reader), writer: Box::new(writer), keep: Box::new(child) })
+    }
+
+    fn may_call(&self) -> Option<BTreeSet<IpAddr>> {
+        Some(self.nodes.clone())
+    }
+}
+
 struct KubeconfigCluster {
     client: kube::Client,
     card: ClusterCard,
@@ -179,6 +225,7 @@ struct KubeconfigCluster {
     promises: Promises,
     image: String,
     programs: Option<Arc<[u8]>>,
+    outside: Option<ThisMachine>,
 }
 
 impl Cluster for KubeconfigCluster {
@@ -211,8 +258,8 @@ impl Cluster for KubeconfigCluster {
     }
 
     fn outside(&self) -> Option<&dyn Outside> {
-        // Addresses of nodes may belong to networks this harness must not dial.
-        None
+        let outside: &dyn Outside = self.outside.as_ref()?;
+        Some(outside)
     }
 
     fn disruption(&self) -> Option<&dyn Disruption> {
