@@ -19,7 +19,7 @@ mod plan;
 mod strike;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -42,7 +42,7 @@ use crate::journal::Sink;
 use crate::manifest::parse;
 use crate::names::resolve_as_promised;
 use crate::stay::Stay;
-use crate::vantage::{Vantage, Vantages};
+use crate::vantage::Vantage;
 use crate::{Scene, wait};
 
 pub use plan::{Act, Fault, Plan, Step, Strike, UnknownFault};

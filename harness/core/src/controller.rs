@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServicePort};
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::runtime::watcher::Config;

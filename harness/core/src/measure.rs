@@ -14,7 +14,7 @@ use crate::action::{label, unlabel};
 use crate::bounds::{Bounds, FACTOR};
 use crate::calls::{http, in_words};
 use crate::check::Broken;
-use crate::destination::{To, cluster_ip};
+use crate::destination::cluster_ip;
 use crate::manifest::Fixture;
 use crate::scene::look_again;
 use crate::vantage::Vantage;
