@@ -188,7 +188,7 @@ impl Reporter for Report {
             }
             Event::ClusterReady { cluster } => self.cluster = Some(cluster.clone()),
             Event::Lacks { capability, .. } => {
-                for cluster in &mut self.cluster {
+                if let Some(cluster) = &mut self.cluster {
                     cluster.capabilities.retain(|has| has != capability);
                 }
             }

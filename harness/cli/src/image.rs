@@ -11,7 +11,6 @@ use clap::Args;
 
 use crate::Ended;
 use archive::Binary;
-use elf::Architecture;
 
 /// What the image is called unless somebody says otherwise.
 pub(crate) const NAME: &str = concat!("stickler-pods:", env!("CARGO_PKG_VERSION"));
@@ -158,11 +157,5 @@ mod tests {
             ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl"]
         );
         assert!(of(&["x86_64-pc-windows-gnu"]).is_empty());
-    }
-
-    #[test]
-    fn architectures_are_called_as_images_call_them() {
-        assert_eq!(Architecture::Amd64.oci(), "amd64");
-        assert_eq!(Architecture::Arm64.oci(), "arm64");
     }
 }

@@ -222,6 +222,8 @@ async fn insist(api: &Api<Pod>, pod: &str, programs: &[u8]) -> anyhow::Result<()
 
 async fn copy(api: &Api<Pod>, pod: &str, programs: &[u8]) -> anyhow::Result<()> {
     let params = AttachParams::default().container(WAITING).stdin(true).stdout(false).stderr(true);
+    // The most that goes in one message: programs are large.
+    let params = params.max_stdin_buf_size(64 * 1024);
     let script = take_in_shell(programs.len());
     let mut process = api.exec(pod, ["sh", "-c", script.as_str()], &params).await?;
     let mut stdin = process.stdin().context("exec gave no standard input")?;

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use anyhow::{Context as _, bail};
+use futures::future::BoxFuture;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use kube::api::{Api, PostParams};
@@ -102,11 +103,15 @@ const AT_ONCE: usize = 8;
 /// # Errors
 /// If it does not answer.
 pub async fn missing(client: &kube::Client) -> anyhow::Result<Vec<Missing>> {
-    let questions = RIGHTS.iter().flat_map(|right| right.verbs.iter().map(move |verb| (*right, *verb)));
-    let asked = questions.map(async |(right, verb)| {
-        let refused = ask(client, &right, verb).await?;
-        Ok::<_, anyhow::Error>(refused.map(|reason| Missing { right, verb, reason }))
-    });
+    let mut asked: Vec<BoxFuture<'_, anyhow::Result<Option<Missing>>>> = Vec::new();
+    for right in RIGHTS {
+        for verb in right.verbs {
+            asked.push(Box::pin(async move {
+                let refused = ask(client, right, verb).await?;
+                Ok(refused.map(|reason| Missing { right: *right, verb, reason }))
+            }));
+        }
+    }
     let answers = futures::stream::iter(asked).buffered(AT_ONCE).try_collect::<Vec<_>>().await?;
     Ok(answers.into_iter().flatten().collect())
 }
