@@ -23,6 +23,11 @@ pub enum Event {
     RunStarted { tool: String, suite: String, seed: u64, jobs: usize, checks: Vec<CheckCard> },
     /// A cluster is up.
     ClusterReady { cluster: ClusterCard },
+    /// The cluster lacks something that such clusters mostly can, as was found when it was tried.
+    Lacks { capability: String, reason: String },
+    /// How fast the cluster is, and the bounds that follow from it; `trouble` says what could not be
+    /// measured.
+    BoundsMeasured { bounds: Vec<BoundCard>, trouble: Option<String> },
     /// A check began, in a namespace of its own.
     CheckStarted { check: String, namespace: String },
     /// A check changed the cluster: what a person would have typed.
@@ -134,6 +139,17 @@ impl ClusterCard {
         }
         words
     }
+}
+
+/// How long something may take in this run, and what that follows from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoundCard {
+    pub bound: String,
+    pub ms: u64,
+    /// What was measured, if it could be.
+    pub measured_ms: Option<u64>,
+    /// How the bound follows from that, within a floor and a ceiling.
+    pub rule: String,
 }
 
 /// How long one step took.

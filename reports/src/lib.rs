@@ -19,7 +19,8 @@ mod terminal;
 pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
 pub use deviation::Deviation;
 pub use event::{
-    Call, CheckCard, Class, ClusterCard, ComponentCard, Event, Evidence, Finding, Record, Timing, Verdict,
+    BoundCard, Call, CheckCard, Class, ClusterCard, ComponentCard, Event, Evidence, Finding, Record, Timing,
+    Verdict,
 };
 pub use explore::{ExploreFailure, ExploreReport};
 pub use files::{ReportError, write_report};

@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ChaosReport, Class, ClusterCard, Deviation, Event, Evidence, Finding, Record, Reporter, Timing, Verdict,
+    BoundCard, ChaosReport, Class, ClusterCard, Deviation, Event, Evidence, Finding, Record, Reporter,
+    Timing, Verdict,
 };
 
 /// The version of the report's shape; it grows when a field changes its meaning or goes away.
@@ -18,6 +19,9 @@ pub struct Report {
     pub tool: String,
     pub suite: String,
     pub cluster: Option<ClusterReport>,
+    /// The bounds that were measured when the run began; none if they were known beforehand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bounds: Vec<BoundCard>,
     pub seed: u64,
     pub started: Timestamp,
     pub duration_ms: u64,
@@ -84,6 +88,7 @@ impl Report {
             tool: String::new(),
             suite: String::new(),
             cluster: None,
+            bounds: Vec::new(),
             seed: 0,
             started: Timestamp::UNIX_EPOCH,
             duration_ms: 0,
@@ -182,6 +187,12 @@ impl Reporter for Report {
                 self.summary = Summary { inconclusive: checks.len(), ..Summary::default() };
             }
             Event::ClusterReady { cluster } => self.cluster = Some(cluster.clone()),
+            Event::Lacks { capability, .. } => {
+                if let Some(cluster) = &mut self.cluster {
+                    cluster.capabilities.retain(|has| has != capability);
+                }
+            }
+            Event::BoundsMeasured { bounds, .. } => self.bounds.clone_from(bounds),
             Event::CheckFinished { check, verdict, reason, finding, duration_ms, evidence, expected } => {
                 let Some(known) = self.checks.iter().find(|known| known.id == *check) else { return };
                 let (promised, observed) = match finding {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::chaos::{ChaosReport, DistributionReport, ViolationReport};
-use crate::{CheckReport, Class, ComponentCard, Event, Record, Report, Verdict};
+use crate::{BoundCard, CheckReport, Class, ComponentCard, Event, Record, Report, Verdict};
 
 /// One line for an event worth watching while a run goes on; `None` for the others.
 pub fn progress(record: &Record, colour: bool) -> Option<String> {
@@ -24,6 +24,18 @@ pub fn progress(record: &Record, colour: bool) -> Option<String> {
                 let _ = write!(line, "\n  {}", swapped(component));
             }
             Some(line)
+        }
+        Event::Lacks { capability, reason } => {
+            Some(format!("{} {capability}: {reason}", paint.yellow("lacking")))
+        }
+        Event::BoundsMeasured { bounds, trouble } => {
+            let words = |card: &BoundCard| match card.measured_ms {
+                Some(measured) => format!("{} {} ms (measured {measured})", card.bound, card.ms),
+                None => format!("{} {} ms (not measured)", card.bound, card.ms),
+            };
+            let cards: Vec<String> = bounds.iter().map(words).collect();
+            let trouble = trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
+            Some(format!("{} {}{trouble}", paint.bold("bounds"), cards.join(", ")))
         }
         Event::CheckFinished { check, verdict, reason, finding, duration_ms, expected, .. } => {
             let word = match expected {
@@ -264,6 +276,14 @@ fn chapters(text: &mut String, report: &Report, paint: &Paint) {
 
 fn times(text: &mut String, report: &Report, paint: &Paint) {
     let steps = report.cluster.iter().flat_map(|cluster| &cluster.timings).chain(&report.timings);
+    if !report.bounds.is_empty() {
+        let _ =
+            writeln!(text, "\n  {}", paint.bold("bounds of this run, by what was measured when it began"));
+    }
+    for card in &report.bounds {
+        let measured = card.measured_ms.map_or_else(|| "not measured".to_owned(), |ms| format!("{ms} ms"));
+        let _ = writeln!(text, "  {:>9} ms  {}: {} ({measured})", card.ms, card.bound, card.rule);
+    }
     let _ = writeln!(text, "\n  {}", paint.bold("where the time went"));
     for timing in steps {
         let _ = writeln!(text, "  {:>9.1} ms  {}", timing.us as f64 / 1000.0, timing.step);

@@ -7,6 +7,8 @@ mod compare;
 mod deviations;
 mod doctor;
 mod explore;
+mod heal;
+mod image;
 mod interrupt;
 mod list;
 mod replay;
@@ -65,6 +67,10 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Start a cluster, say how to use it with kubectl, and keep it until Ctrl-C.
     Up(up::Up),
+    /// Remove what a killed run left behind on a cluster that exists.
+    Heal(heal::Heal),
+    /// Make the image that agents and fixtures run, as an archive.
+    Image(image::Image),
 }
 
 const EXIT_STATUS: &str = "Exit status: 0 everything held; 1 a promise was broken, or it could not be told \
@@ -100,6 +106,8 @@ fn main() -> ExitCode {
         Command::List(list) => list.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Up(up) => up.execute(),
+        Command::Heal(heal) => heal.execute(),
+        Command::Image(image) => image.execute(),
     };
     match ended {
         Ok(Ended::Held) => ExitCode::SUCCESS,

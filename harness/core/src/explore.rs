@@ -424,6 +424,8 @@ impl<'a> Expedition<'a> {
                 .await
                 .map_err(lost)?,
         };
+        let guard = Arc::clone(&self.guard);
+        let given_up = || Broken::CouldNotTell(guard.why());
         let session = self.session.insert(session);
         let bounds = self.cluster.bounds();
         let shrinking = matches!(which, Try::Smaller(_));
@@ -434,7 +436,7 @@ impl<'a> Expedition<'a> {
         let mut held = tokio::select! {
             held = walk(&mut subject, plan, operations, &mut begun) => held,
             // What was stopped must be started again, also then.
-            () = self.guard.token().cancelled() => Err(self.given_up()),
+            () = guard.token().cancelled() => Err(given_up()),
         };
         *steps = begun.len();
         // Agents on a node without a kubelet cannot tell what they saw.
@@ -449,15 +451,15 @@ impl<'a> Expedition<'a> {
                     }
                     Err(error) => Err(error.into()),
                 },
-                () = self.guard.token().cancelled() => Err(self.given_up()),
+                () = guard.token().cancelled() => Err(given_up()),
             };
         }
         // Whatever was seen may be due to what is missing.
-        if let (Err(Broken::Promise(_)), Some(lost)) = (&held, self.guard.lost()) {
+        if let (Err(Broken::Promise(_)), Some(lost)) = (&held, guard.lost()) {
             held = Err(Broken::CouldNotTell(lost));
         }
         let evidence = match &held {
-            Err(_) if !shrinking && !self.guard.token().is_cancelled() => subject.scene.evidence().await,
+            Err(_) if !shrinking && !guard.token().is_cancelled() => subject.scene.evidence().await,
             _ => Vec::new(),
         };
         self.report.looks += subject.looks;

@@ -6,7 +6,9 @@ mod catalogue;
 mod chaos;
 mod compare;
 mod doctor;
+mod existing;
 mod explore;
+mod image;
 mod kubectl;
 mod leftovers;
 mod program;
@@ -28,7 +30,9 @@ fn main() -> ExitCode {
         ("doctor", doctor::TESTS),
         ("chaos", chaos::TESTS),
         ("compare", compare::TESTS),
+        ("existing", existing::TESTS),
         ("explore", explore::TESTS),
+        ("image", image::TESTS),
         ("kubectl", kubectl::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),
