@@ -356,10 +356,6 @@ impl<'a> Expedition<'a> {
         Ground { nodes, kubelets, minor: self.cluster.promises().minor }
     }
 
-    fn given_up(&self) -> Broken {
-        Broken::CouldNotTell(self.guard.why())
-    }
-
     fn gave_up(&self) -> bool {
         self.unjudged >= PATIENCE
     }
