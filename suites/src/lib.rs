@@ -2,6 +2,7 @@
 //! provider and no component: it must not know what it talks to.
 
 mod affinity;
+mod confirmation;
 mod dns;
 mod endpoints;
 mod env;
@@ -16,6 +17,7 @@ mod liveness;
 mod load_balancer;
 mod node_port;
 mod ports;
+mod profile;
 mod readiness;
 mod service;
 mod traffic_policy;
@@ -24,6 +26,9 @@ mod vip;
 use std::process::ExitCode;
 
 use stickler::Check;
+
+pub use confirmation::confirmed_by;
+pub use profile::Profile;
 
 /// The notes at a terminal, chapter by chapter.
 pub mod transcript {
@@ -67,9 +72,12 @@ pub fn all() -> impl Iterator<Item = &'static Check> {
 
 /// What can be wrong with the catalogue itself, each with what to do about it; none if all is well.
 pub fn mistakes_in_the_catalogue() -> Vec<String> {
-    let mut mistakes = Vec::new();
+    let mut mistakes = confirmation::mistakes();
     let mut ids = std::collections::BTreeSet::new();
     for (chapter, checks) in CHAPTERS {
+        if profile::of_chapter(chapter).is_none() {
+            mistakes.push(format!("chapter `{chapter}` has no profile; add it in suites/src/profile.rs"));
+        }
         for check in *checks {
             if check.chapter() != *chapter {
                 mistakes.push(format!(

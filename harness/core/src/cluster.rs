@@ -1,8 +1,12 @@
 //! Clusters: whatever can be started, or found running, and looked at. Suites know no provider.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use anyhow::bail;
 use futures::future::BoxFuture;
 use stickler_model::Promises;
 use stickler_reports::ClusterCard;
@@ -40,11 +44,23 @@ pub trait Cluster: Send + Sync {
     /// The image of the agent and of the fixtures' servers.
     fn image(&self) -> &str;
 
+    /// What is copied into each pod before its containers start, where the image has only a shell: the
+    /// program of `fixtures/pods`.
+    fn programs(&self) -> Option<Arc<[u8]>> {
+        None
+    }
+
     /// A place outside the cluster, if this harness has one.
     fn outside(&self) -> Option<&dyn Outside>;
 
     /// What only whoever owns the cluster's machines can do to it; nothing if they are somebody's.
     fn disruption(&self) -> Option<&dyn Disruption>;
+
+    /// Waits until a part of the cluster has ended though nobody stopped it, and says which, how, and
+    /// what it said last. Where nobody can tell, it waits for ever.
+    fn lost(&self) -> BoxFuture<'_, String> {
+        Box::pin(std::future::pending())
+    }
 
     /// Does nothing of the cluster outlive this process? Then namespaces need not be cleaned up.
     fn is_ephemeral(&self) -> bool;
@@ -52,6 +68,12 @@ pub trait Cluster: Send + Sync {
     /// Where commands can be typed, if it is the notes' lab: three nodes, which are this harness' own.
     fn terminal(&self) -> Option<&dyn Terminal> {
         None
+    }
+
+    /// Is it for each run to find out how fast the cluster is? Then its bounds are the most that is
+    /// allowed.
+    fn is_measured(&self) -> bool {
+        false
     }
 
     /// A kubeconfig for programs on this machine, if it was made by us.
@@ -62,6 +84,11 @@ pub trait Cluster: Send + Sync {
 pub trait Outside: Send + Sync {
     /// Starts an agent there and returns its standard input and output.
     fn agent(&self) -> anyhow::Result<AgentStream>;
+
+    /// The only addresses it may call; none if it cannot do any harm.
+    fn may_call(&self) -> Option<BTreeSet<IpAddr>> {
+        None
+    }
 }
 
 /// Starts programs as somebody would who sits in front of the machines.
@@ -111,6 +138,22 @@ pub trait Disruption: Send + Sync {
 
     /// Starts it again, with everything it knew.
     fn start_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>>;
+
+    /// The programs that stand in for components and can be stopped one by one: the component's name,
+    /// and the node it runs on.
+    fn programs(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// Kills one of them.
+    fn stop_program<'a>(&'a self, component: &'a str, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async move { bail!("no program is the {component} on `{node}`") })
+    }
+
+    /// Starts it again, with everything it had written.
+    fn start_program<'a>(&'a self, component: &'a str, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async move { bail!("no program is the {component} on `{node}`") })
+    }
 }
 
 /// A two-way stream to an agent.
@@ -139,6 +182,8 @@ pub enum Capability {
     NotesLab,
     /// There is a kubectl on PATH.
     Kubectl,
+    /// Somebody gives services of type `LoadBalancer` their address.
+    LoadBalancer,
 }
 
 impl Capability {
@@ -151,6 +196,7 @@ impl Capability {
         Self::Disruption,
         Self::NotesLab,
         Self::Kubectl,
+        Self::LoadBalancer,
     ];
 
     /// What this machine can do, whatever the cluster.
@@ -170,6 +216,7 @@ impl Capability {
             Self::Disruption => "disruption",
             Self::NotesLab => "notes-lab",
             Self::Kubectl => "kubectl",
+            Self::LoadBalancer => "load-balancer",
         }
     }
 
@@ -183,6 +230,7 @@ impl Capability {
             Self::Disruption => "the cluster's kubelets and API server are not this harness' to stop",
             Self::NotesLab => "it is not the notes' lab: three nodes, on which programs can be started",
             Self::Kubectl => "there is no kubectl on PATH",
+            Self::LoadBalancer => "nobody is known to give services of type `LoadBalancer` an address here",
         }
     }
 }
