@@ -155,7 +155,8 @@ impl Elements {
     }
 
     /// With policy Local, callers from outside get local endpoints with their source kept; pods and
-    /// the node itself get any, as at the cluster IP.
+    /// the node itself get any, in the node's name: a pod of another node would be answered past this
+    /// one otherwise, by somebody it never called.
     fn external(&mut self, ip: Ipv4Addr, frontend: &Frontend, backends: &Backends) {
         let (protocol, port) = (frontend.protocol.number(), frontend.port);
         let key = [Field::Address(ip), Field::Protocol(protocol), Field::Port(port)];
@@ -178,7 +179,7 @@ impl Elements {
             Value::Balance(Balance { rows, masquerade, endpoints, affinity: *affinity })
         };
         self.rows(ip, protocol, port, all, *affinity);
-        let any = balance(Rows::Destination, Masquerade::NobodyButSelf, all);
+        let any = balance(Rows::Destination, Masquerade::Everybody, all);
         self.0.insert((Map::ExternalInside, key.to_vec()), any);
         if local.is_empty() {
             self.0.insert((Map::Dropped, key.to_vec()), Value::Member);
@@ -191,7 +192,8 @@ impl Elements {
     }
 
     /// With policy Local, callers from outside get local endpoints with their source kept; pods and
-    /// the node itself get any, as at the cluster IP.
+    /// the node itself get any, in the node's name: a pod of another node would be answered past this
+    /// one otherwise, by somebody it never called.
     fn node_port(&mut self, frontend: &Frontend, backends: &Backends) {
         let (protocol, port) = (frontend.protocol.number(), frontend.port);
         let key = [Field::Protocol(protocol), Field::Port(port)];
@@ -215,7 +217,7 @@ impl Elements {
             self.0.insert((Map::NodePortsOutside, key.to_vec()), any);
             return;
         };
-        let any = balance(NODE_PORT_ROWS, Masquerade::NobodyButSelf, all);
+        let any = balance(NODE_PORT_ROWS, Masquerade::Everybody, all);
         self.0.insert((Map::NodePortsInside, key.to_vec()), any);
         if local.is_empty() {
             self.0.insert((Map::NodePortsDropped, key.to_vec()), Value::Member);
@@ -535,7 +537,7 @@ mod tests {
         assert_eq!(ends(&desired, Map::Services), [(2, Masquerade::Everybody)]);
         desired.frontends.values_mut().for_each(|backends| backends.local = Some([endpoint(3)].into()));
         assert_eq!(ends(&desired, Map::Services), []);
-        assert_eq!(ends(&desired, Map::ExternalInside), [(2, Masquerade::NobodyButSelf)]);
+        assert_eq!(ends(&desired, Map::ExternalInside), [(2, Masquerade::Everybody)]);
         assert_eq!(ends(&desired, Map::ExternalOutside), [(1, Masquerade::Nobody)]);
         // The local endpoint is the second of all, and the first of its own rows.
         let first = |protocol| {
