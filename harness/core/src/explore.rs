@@ -351,10 +351,6 @@ impl<'a> Expedition<'a> {
         }
     }
 
-    fn given_up(&self) -> Broken {
-        Broken::CouldNotTell(self.guard.why())
-    }
-
     fn gave_up(&self) -> bool {
         self.unjudged >= PATIENCE
     }
@@ -429,7 +425,7 @@ impl<'a> Expedition<'a> {
         let mut held = tokio::select! {
             held = walk(&mut subject, plan, operations, &mut begun) => held,
             // What was stopped must be started again, also then.
-            () = self.guard.token().cancelled() => Err(self.given_up()),
+            () = self.guard.token().cancelled() => Err(given_up(&self.guard)),
         };
         *steps = begun.len();
         // Agents on a node without a kubelet cannot tell what they saw.
@@ -444,7 +440,7 @@ impl<'a> Expedition<'a> {
                     }
                     Err(error) => Err(error.into()),
                 },
-                () = self.guard.token().cancelled() => Err(self.given_up()),
+                () = self.guard.token().cancelled() => Err(given_up(&self.guard)),
             };
         }
         // Whatever was seen may be due to what is missing.
@@ -479,6 +475,10 @@ impl<'a> Expedition<'a> {
             timings: vec![timing],
         });
     }
+}
+
+fn given_up(guard: &Guard) -> Broken {
+    Broken::CouldNotTell(guard.why())
 }
 
 /// Performs operations, and notes when each was begun.
