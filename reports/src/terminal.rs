@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::chaos::{ChaosReport, DistributionReport, ViolationReport};
-use crate::{CheckReport, Class, ComponentCard, Event, Record, Report, Verdict};
+use crate::{BoundCard, CheckReport, Class, ComponentCard, Event, Record, Report, Verdict};
 
 /// One line for an event worth watching while a run goes on; `None` for the others.
 pub fn progress(record: &Record, colour: bool) -> Option<String> {
@@ -25,9 +25,27 @@ pub fn progress(record: &Record, colour: bool) -> Option<String> {
             }
             Some(line)
         }
-        Event::CheckFinished { check, verdict, reason, finding, duration_ms, .. } => {
-            let mut line = format!("{} {check} ({duration_ms} ms)", paint.verdict(*verdict));
-            if let Some(finding) = finding {
+        Event::Lacks { capability, reason } => {
+            Some(format!("{} {capability}: {reason}", paint.yellow("lacking")))
+        }
+        Event::BoundsMeasured { bounds, trouble } => {
+            let words = |card: &BoundCard| match card.measured_ms {
+                Some(measured) => format!("{} {} ms (measured {measured})", card.bound, card.ms),
+                None => format!("{} {} ms (not measured)", card.bound, card.ms),
+            };
+            let cards: Vec<String> = bounds.iter().map(words).collect();
+            let trouble = trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
+            Some(format!("{} {}{trouble}", paint.bold("bounds"), cards.join(", ")))
+        }
+        Event::CheckFinished { check, verdict, reason, finding, duration_ms, expected, .. } => {
+            let word = match expected {
+                Some(_) => paint.yellow("failed as known"),
+                None => paint.verdict(*verdict),
+            };
+            let mut line = format!("{word} {check} ({duration_ms} ms)");
+            if let Some(known) = expected {
+                let _ = write!(line, ": {}", known.reason);
+            } else if let Some(finding) = finding {
                 let _ = write!(line, "\n      {}", finding.observed);
             } else if let Some(reason) = reason {
                 let _ = write!(line, ": {reason}");
@@ -93,7 +111,7 @@ pub fn progress(record: &Record, colour: bool) -> Option<String> {
 pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
     let paint = Paint(colour);
     let mut text = String::new();
-    for check in report.checks.iter().filter(|check| check.verdict == Verdict::Failed) {
+    for check in report.checks.iter().filter(|check| check.is_broken()) {
         broken(&mut text, check, &paint);
     }
     for check in report.checks.iter().filter(|check| check.verdict == Verdict::Inconclusive) {
@@ -113,6 +131,11 @@ pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
     for check in report.checks.iter().filter(|check| check.verdict == Verdict::Skipped) {
         let reason = check.reason.as_deref().unwrap_or("no reason was given");
         let _ = writeln!(text, "  skipped {}: {reason}", check.id);
+    }
+    for check in &report.checks {
+        if let Some(known) = &check.expected {
+            let _ = writeln!(text, "  known deviation {}: {} <{}>", check.id, known.reason, known.source);
+        }
     }
     if timings {
         times(&mut text, report, &paint);
@@ -253,6 +276,14 @@ fn chapters(text: &mut String, report: &Report, paint: &Paint) {
 
 fn times(text: &mut String, report: &Report, paint: &Paint) {
     let steps = report.cluster.iter().flat_map(|cluster| &cluster.timings).chain(&report.timings);
+    if !report.bounds.is_empty() {
+        let _ =
+            writeln!(text, "\n  {}", paint.bold("bounds of this run, by what was measured when it began"));
+    }
+    for card in &report.bounds {
+        let measured = card.measured_ms.map_or_else(|| "not measured".to_owned(), |ms| format!("{ms} ms"));
+        let _ = writeln!(text, "  {:>9} ms  {}: {} ({measured})", card.ms, card.bound, card.rule);
+    }
     let _ = writeln!(text, "\n  {}", paint.bold("where the time went"));
     for timing in steps {
         let _ = writeln!(text, "  {:>9.1} ms  {}", timing.us as f64 / 1000.0, timing.step);
@@ -269,6 +300,9 @@ fn swapped(card: &ComponentCard) -> String {
 fn last_line(text: &mut String, report: &Report, paint: &Paint) {
     let summary = report.summary;
     let word = match report.verdict() {
+        Verdict::Passed | Verdict::Skipped if summary.expected > 0 => {
+            paint.green("every promise held, known deviations aside")
+        }
         Verdict::Passed | Verdict::Skipped => paint.green("every promise held"),
         Verdict::Failed => paint.red("a promise was broken"),
         Verdict::Inconclusive if report.interrupted => paint.yellow("interrupted"),
@@ -278,9 +312,12 @@ fn last_line(text: &mut String, report: &Report, paint: &Paint) {
     if !report.checks.is_empty() {
         let _ = write!(text, ": {} passed", summary.passed);
     }
-    for (count, name) in
-        [(summary.failed, "failed"), (summary.inconclusive, "inconclusive"), (summary.skipped, "skipped")]
-    {
+    for (count, name) in [
+        (summary.failed, "failed"),
+        (summary.expected, "failed as known"),
+        (summary.inconclusive, "inconclusive"),
+        (summary.skipped, "skipped"),
+    ] {
         if count > 0 {
             let _ = write!(text, ", {count} {name}");
         }
@@ -336,6 +373,7 @@ impl Paint {
         match (check.verdict, check.class) {
             (Verdict::Passed, Class::Promise) => self.green("●"),
             (Verdict::Passed, Class::Observation) => self.green("○"),
+            (Verdict::Failed, _) if check.expected.is_some() => self.yellow("≠"),
             (Verdict::Failed, _) => self.red("✗"),
             (Verdict::Skipped, _) => self.code(2, "–"),
             (Verdict::Inconclusive, _) => self.yellow("?"),
@@ -371,6 +409,7 @@ mod tests {
                 }),
                 duration_ms: 3,
                 evidence: Vec::new(),
+                expected: None,
             },
             Event::RunFinished { duration_ms: 1500, interrupted: false, timings: Vec::new() },
         ]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use stickler::Provider;
+use stickler::providers::KubeconfigProvider;
 #[cfg(target_os = "linux")]
 use stickler::providers::components::{Component, Components};
 
@@ -71,9 +72,34 @@ pub(crate) struct ReachArgs {
     /// The context of the kubeconfig; without it, its current one.
     #[arg(long, value_name = "NAME", help_heading = "Cluster")]
     pub(crate) context: Option<String>,
-    /// The image of the agent and the fixtures, where the cluster can pull it.
-    #[arg(long, value_name = "NAME", default_value = "stickler-pods", help_heading = "Cluster")]
+    /// The image of the agent and the fixtures, where the cluster has it or can pull it; `stickler image`
+    /// makes it.
+    #[arg(long, value_name = "NAME", default_value = crate::image::NAME, help_heading = "Cluster")]
     pub(crate) image: String,
+    /// Any image with a shell and coreutils, where no image of ours can be had: the program is copied into
+    /// each pod.
+    #[arg(long, value_name = "IMAGE", conflicts_with = "image", help_heading = "Cluster")]
+    pub(crate) agent_in: Option<String>,
+    /// The program that is copied; this one, if it is static.
+    #[arg(long, value_name = "FILE", requires = "agent_in", help_heading = "Cluster")]
+    pub(crate) agent_program: Option<PathBuf>,
+    /// Call the nodes' internal addresses from this machine, as a host outside the cluster. Only where they
+    /// are the cluster's from here too: elsewhere they may be anybody's.
+    #[arg(long, help_heading = "Cluster")]
+    pub(crate) outside: bool,
+}
+
+impl ReachArgs {
+    /// The provider of a cluster that exists.
+    pub(crate) fn provider(&self) -> anyhow::Result<KubeconfigProvider> {
+        let image = self.agent_in.as_ref().unwrap_or(&self.image).clone();
+        let provider = KubeconfigProvider::read(self.kubeconfig.as_deref(), self.context.clone(), image)?;
+        let programs = match &self.agent_in {
+            Some(_) => Some(crate::image::program(self.agent_program.as_deref())?.into()),
+            None => None,
+        };
+        Ok(provider.with_programs(programs).calling_nodes(self.outside))
+    }
 }
 
 impl ClusterArgs {
@@ -118,12 +144,7 @@ impl ClusterArgs {
                 if self.load_balancer {
                     bail!("`--load-balancer` is for the testbed; leave it out with `--cluster kubeconfig`");
                 }
-                let provider = stickler::providers::KubeconfigProvider::read(
-                    reach.kubeconfig.as_deref(),
-                    reach.context.clone(),
-                    reach.image.clone(),
-                )?;
-                Ok(Box::new(provider))
+                Ok(Box::new(reach.provider()?))
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Clusters: whatever can be started, or found running, and looked at. Suites know no provider.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::bail;
 use futures::future::BoxFuture;
@@ -40,6 +43,12 @@ pub trait Cluster: Send + Sync {
     /// The image of the agent and of the fixtures' servers.
     fn image(&self) -> &str;
 
+    /// What is copied into each pod before its containers start, where the image has only a shell: the
+    /// program of `fixtures/pods`.
+    fn programs(&self) -> Option<Arc<[u8]>> {
+        None
+    }
+
     /// A place outside the cluster, if this harness has one.
     fn outside(&self) -> Option<&dyn Outside>;
 
@@ -55,6 +64,12 @@ pub trait Cluster: Send + Sync {
     /// Does nothing of the cluster outlive this process? Then namespaces need not be cleaned up.
     fn is_ephemeral(&self) -> bool;
 
+    /// Is it for each run to find out how fast the cluster is? Then its bounds are the most that is
+    /// allowed.
+    fn is_measured(&self) -> bool {
+        false
+    }
+
     /// A kubeconfig for programs on this machine, if it was made by us.
     fn kubeconfig(&self) -> Option<&str>;
 }
@@ -63,6 +78,11 @@ pub trait Cluster: Send + Sync {
 pub trait Outside: Send + Sync {
     /// Starts an agent there and returns its standard input and output.
     fn agent(&self) -> anyhow::Result<AgentStream>;
+
+    /// The only addresses it may call; none if it cannot do any harm.
+    fn may_call(&self) -> Option<BTreeSet<IpAddr>> {
+        None
+    }
 }
 
 /// Stops parts of the control plane as if their processes had died, and starts them again. What is
@@ -120,6 +140,8 @@ pub enum Capability {
     ContainerEngine,
     /// This harness may stop kubelets and the API server.
     Disruption,
+    /// Somebody gives services of type `LoadBalancer` their address.
+    LoadBalancer,
 }
 
 impl Capability {
@@ -130,6 +152,7 @@ impl Capability {
         Self::NodesReachable,
         Self::ContainerEngine,
         Self::Disruption,
+        Self::LoadBalancer,
     ];
 
     /// The name in reports.
@@ -140,6 +163,7 @@ impl Capability {
             Self::NodesReachable => "nodes-reachable",
             Self::ContainerEngine => "container-engine",
             Self::Disruption => "disruption",
+            Self::LoadBalancer => "load-balancer",
         }
     }
 
@@ -151,6 +175,7 @@ impl Capability {
             Self::NodesReachable => "the nodes' addresses cannot be reached from outside the cluster",
             Self::ContainerEngine => "no container engine that this harness drives runs on this machine",
             Self::Disruption => "the cluster's kubelets and API server are not this harness' to stop",
+            Self::LoadBalancer => "nobody is known to give services of type `LoadBalancer` an address here",
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::bounds::Bounds;
 use crate::check::{Broken, Held};
 use crate::cluster::Cluster;
 use crate::controller::InUse;
+use crate::image::Image;
 use crate::invariant::{Invariant, Judgement};
 use crate::journal::Sink;
 use crate::manifest::{Fixture, parse};
@@ -121,7 +122,7 @@ impl Scene {
         let bound = self.bounds().request;
         let performed = async {
             let class = self.ingress.controller().map(|controller| controller.class.as_str());
-            let local = Local { image: self.cluster.image(), class };
+            let local = Local { image: Image::of(self.cluster.as_ref()), class };
             timeout(bound, action.perform(&self.client(), &self.namespace, local))
                 .await
                 .with_context(|| format!("no answer from the API server within {bound:?}"))?
@@ -518,7 +519,7 @@ where
 }
 
 /// The exit code a status tells: 0 for success, else the cause named `ExitCode`.
-fn exit_code(status: &ExecStatus) -> anyhow::Result<i32> {
+pub(crate) fn exit_code(status: &ExecStatus) -> anyhow::Result<i32> {
     if status.status.as_deref() == Some("Success") {
         return Ok(0);
     }

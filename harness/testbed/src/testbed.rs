@@ -398,6 +398,11 @@ impl Testbed {
         self.topology.nodes().iter().map(|node| node.name.clone()).collect()
     }
 
+    /// The machines of the lab and what is between them.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
     /// The range cluster IPs come from.
     pub fn service_cidr(&self) -> Ipv4Net {
         SERVICE_CIDR

@@ -57,7 +57,8 @@ impl Provider for TestbedProvider {
         async move {
             let testbed = Testbed::start(self.spec.clone()).await?;
             let left_out = self.spec.components.left_out();
-            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(testbed, left_out)?);
+            let cluster: Box<dyn Cluster> =
+                Box::new(TestbedCluster::new(testbed, self.spec.load_balancer, left_out)?);
             Ok(cluster)
         }
         .boxed()
@@ -72,11 +73,18 @@ struct TestbedCluster {
 }
 
 impl TestbedCluster {
-    fn new(testbed: Testbed, left_out: impl Iterator<Item = Component>) -> anyhow::Result<Self> {
+    fn new(
+        testbed: Testbed,
+        balanced: bool,
+        left_out: impl Iterator<Item = Component>,
+    ) -> anyhow::Result<Self> {
         let mut capabilities =
             vec![Capability::HostNetwork, Capability::NodesReachable, Capability::Disruption];
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
+        }
+        if balanced {
+            capabilities.push(Capability::LoadBalancer);
         }
         let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let card = ClusterCard {
