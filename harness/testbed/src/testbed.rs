@@ -112,7 +112,7 @@ pub enum StartError {
     Port { port: u16, source: io::Error },
     #[error("the testbed was not up within {bound:?}; it was at: {step}")]
     TooSlow { step: &'static str, bound: Duration },
-    #[error("the testbed did not start, at: {step}: {source:#}")]
+    #[error("the testbed did not start, at: {step}")]
     Failed { step: &'static str, source: anyhow::Error },
 }
 
