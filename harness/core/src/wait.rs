@@ -86,16 +86,24 @@ where
     }
 }
 
-/// Waits until a namespace has its `default` service account: before, pods are refused there.
+/// The first minor version that gives a service account's pods tokens without a Secret of its own
+/// ([KEP-2799](https://github.com/kubernetes/enhancements/tree/master/keps/sig-auth/2799-reduction-of-secret-based-service-account-token)).
+const WITHOUT_SECRETS: u32 = 24;
+
+/// Waits until a namespace has its `default` service account, and in Kubernetes 1.`minor` whatever that needs:
+/// before, pods are refused there.
 pub(crate) async fn for_service_account(
     client: &kube::Client,
     namespace: &str,
+    minor: u32,
     bound: Duration,
 ) -> anyhow::Result<()> {
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let what = format!("the service account `default` of namespace `{namespace}`");
     until(api, Config::default().fields("metadata.name=default"), &what, bound, |accounts| {
-        if accounts.is_empty() { Err("no such service account".to_owned()) } else { Ok(()) }
+        let account = accounts.first().ok_or_else(|| "no such service account".to_owned())?;
+        let has_token = account.secrets.as_ref().is_some_and(|secrets| !secrets.is_empty());
+        if minor < WITHOUT_SECRETS && !has_token { Err("it has no token".to_owned()) } else { Ok(()) }
     })
     .await
 }
@@ -214,5 +222,30 @@ mod tests {
             Ok(pods.iter().map(|pod| pod.metadata.name.clone().unwrap_or_default()).collect::<Vec<_>>())
         });
         assert_eq!(first.await.expect("a list"), ["web"]);
+    }
+
+    /// Where tokens are Secrets, pods are refused until there is one.
+    #[tokio::test]
+    async fn an_account_without_a_token_is_enough_for_new_clusters_only() {
+        let list = json!({
+            "kind": "ServiceAccountList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"},
+            "items": [{"metadata": {"name": "default", "namespace": "n", "uid": "1"}}],
+        });
+        let answer = list.to_string();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let answer = answer.clone().into_bytes();
+            async move {
+                // Nothing ever changes.
+                if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Infallible>(http::Response::new(Body::from(answer)))
+            }
+        });
+        let client = kube::Client::new(service, "default");
+        let within = async |minor| for_service_account(&client, "n", minor, Duration::from_millis(200)).await;
+        within(24).await.expect("it is there");
+        let error = within(23).await.expect_err("it has no token").to_string();
+        assert!(error.ends_with("last seen: it has no token"), "{error}");
     }
 }
