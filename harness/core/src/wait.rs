@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use futures::TryStreamExt as _;
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, ServiceAccount};
 use kube::Api;
 use kube::runtime::watcher::{self, Config, Event};
 use serde::de::DeserializeOwned;
@@ -108,16 +108,19 @@ pub(crate) async fn for_service_account(
     .await
 }
 
-/// Waits until a pod's containers run; the caller bounds it.
-pub(crate) async fn for_running(api: &Api<Pod>, name: &str) -> anyhow::Result<()> {
+/// Waits until a pod's containers run.
+pub(crate) async fn for_running(api: &Api<Pod>, name: &str, bound: Duration) -> anyhow::Result<()> {
     let config = Config::default().fields(&format!("metadata.name={name}"));
     let what = format!("pod `{name}` to run");
-    until(api.clone(), config, &what, Duration::from_secs(3600), |pods| {
+    until(api.clone(), config, &what, bound, |pods| {
         let pod = pods.first().ok_or_else(|| "no such pod".to_owned())?;
         let running = |pod: &Pod| pod.status.as_ref()?.phase.clone();
         match running(pod).as_deref() {
             Some("Running") => Ok(()),
-            phase => Err(format!("its phase is {}", phase.unwrap_or("unknown"))),
+            phase => {
+                let phase = format!("its phase is {}", phase.unwrap_or("unknown"));
+                Err(pod_ready(pod).err().unwrap_or(phase))
+            }
         }
     })
     .await
@@ -149,15 +152,14 @@ pub(crate) fn pod_ready(pod: &Pod) -> Result<(), String> {
     if ready {
         return Ok(());
     }
-    let waiting = status.and_then(|status| status.container_statuses.as_ref()).and_then(|containers| {
-        containers.iter().find_map(|container| {
-            let waiting = container.state.as_ref()?.waiting.as_ref()?;
-            Some(format!(
-                "{}: {}",
-                waiting.reason.as_deref().unwrap_or("waiting"),
-                waiting.message.as_deref().unwrap_or_default()
-            ))
-        })
+    // What comes first is what the others wait for.
+    let lists = |status: &PodStatus| {
+        [status.init_container_statuses.clone(), status.container_statuses.clone()].into_iter().flatten()
+    };
+    let waiting = status.into_iter().flat_map(lists).flatten().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref().unwrap_or("waiting");
+        Some(format!("{reason}: {}", waiting.message.as_deref().unwrap_or_default()))
     });
     let phase = status.and_then(|status| status.phase.clone()).unwrap_or_else(|| "Unknown".to_owned());
     Err(format!("pod `{name}` is {}", waiting.unwrap_or(phase)))
