@@ -2,6 +2,7 @@
 //! provider and no component: it must not know what it talks to.
 
 mod affinity;
+mod confirmation;
 mod dns;
 mod endpoints;
 mod env;
@@ -15,12 +16,16 @@ mod liveness;
 mod load_balancer;
 mod node_port;
 mod ports;
+mod profile;
 mod readiness;
 mod service;
 mod traffic_policy;
 mod vip;
 
 use stickler::Check;
+
+pub use confirmation::confirmed_by;
+pub use profile::Profile;
 
 /// Every chapter: the prefix of its checks' ids, and the checks.
 pub const CHAPTERS: &[(&str, &[Check])] = &[
@@ -51,9 +56,12 @@ pub fn all() -> impl Iterator<Item = &'static Check> {
 
 /// What can be wrong with the catalogue itself, each with what to do about it; none if all is well.
 pub fn mistakes_in_the_catalogue() -> Vec<String> {
-    let mut mistakes = Vec::new();
+    let mut mistakes = confirmation::mistakes();
     let mut ids = std::collections::BTreeSet::new();
     for (chapter, checks) in CHAPTERS {
+        if profile::of_chapter(chapter).is_none() {
+            mistakes.push(format!("chapter `{chapter}` has no profile; add it in suites/src/profile.rs"));
+        }
         for check in *checks {
             if check.chapter() != *chapter {
                 mistakes.push(format!(

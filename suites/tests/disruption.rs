@@ -374,7 +374,7 @@ mod disruption {
             checks: checks.iter().map(|check| check.card()).collect(),
         });
         let count = checks.len();
-        let run = Run { checks, seed: 1, jobs: 12, cancel: CancellationToken::new() };
+        let run = Run { checks, seed: 1, jobs: 12, deviations: Vec::new(), cancel: CancellationToken::new() };
         let cluster = Arc::clone(&bed.cluster);
         let stopping = async {
             bed.until_any(|event| matches!(event, Event::CheckFinished { .. })).await?;

@@ -3,6 +3,8 @@
 
 mod chaos;
 mod cluster;
+mod compare;
+mod deviations;
 mod doctor;
 mod explore;
 mod heal;
@@ -10,6 +12,7 @@ mod image;
 mod interrupt;
 mod list;
 mod replay;
+mod report;
 mod run;
 mod up;
 
@@ -53,6 +56,11 @@ enum Command {
     /// Perform a case that `explore` saved again.
     #[command(after_help = EXIT_STATUS)]
     Replay(replay::Replay),
+    /// Compare the reports of several runs, check by check.
+    Compare(compare::Compare),
+    /// Render a report again, from the journal of its run.
+    #[command(after_help = EXIT_STATUS)]
+    Report(report::Render),
     /// List every check, or every bug that can be planted.
     List(list::List),
     /// Say what this machine, or a cluster, can and cannot do, and why.
@@ -93,6 +101,8 @@ fn main() -> ExitCode {
         Command::Chaos(chaos) => chaos.execute(),
         Command::Explore(explore) => explore.execute(),
         Command::Replay(replay) => replay.execute(),
+        Command::Compare(compare) => compare.execute(),
+        Command::Report(report) => report.execute(),
         Command::List(list) => list.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Up(up) => up.execute(),

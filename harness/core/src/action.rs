@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Secret};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -54,6 +55,7 @@ pub enum Resource {
     ReplicaSet,
     Deployment,
     Endpoints,
+    EndpointSlice,
     Ingress,
 }
 
@@ -66,6 +68,7 @@ impl Resource {
             Self::ReplicaSet => ApiResource::erase::<k8s_openapi::api::apps::v1::ReplicaSet>(&()),
             Self::Deployment => ApiResource::erase::<k8s_openapi::api::apps::v1::Deployment>(&()),
             Self::Endpoints => ApiResource::erase::<Endpoints>(&()),
+            Self::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
             Self::Ingress => ApiResource::erase::<Ingress>(&()),
         }
     }
@@ -79,6 +82,7 @@ impl fmt::Display for Resource {
             Self::ReplicaSet => "replicaset",
             Self::Deployment => "deployment",
             Self::Endpoints => "endpoints",
+            Self::EndpointSlice => "endpointslice",
             Self::Ingress => "ingress",
         })
     }

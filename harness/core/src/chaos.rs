@@ -36,6 +36,7 @@ use crate::chronicle::{Change, Object, Recording, What};
 use crate::clients::{Aim, Client, Clients, Harvests};
 use crate::cluster::Cluster;
 use crate::destination::To;
+use crate::guard::Guard;
 use crate::image::Image;
 use crate::invariant::as_promised;
 use crate::journal::Sink;
@@ -72,14 +73,23 @@ impl Chaos {
     /// Runs on a cluster and tells what happened. The cluster is left running.
     pub async fn on(self, cluster: &Arc<dyn Cluster>, sink: &Sink) {
         let started = Instant::now();
-        match self.perform(cluster, sink).await {
-            Ok(Some(chaos)) => sink.tell(Event::ChaosFinished { chaos: Box::new(chaos) }),
+        let guard = Guard::over(cluster, sink, &self.cancel);
+        let chaos = Self { cancel: guard.token().clone(), ..self };
+        match chaos.perform(cluster, sink).await {
+            Ok(Some(mut found)) => {
+                // Whatever was seen may be due to what is missing.
+                if let Some(lost) = guard.lost() {
+                    found.verdict = Verdict::Inconclusive;
+                    found.reason = joined(found.reason, lost);
+                }
+                sink.tell(Event::ChaosFinished { chaos: Box::new(found) });
+            }
             Ok(None) => {}
             Err(error) => sink.tell(Event::Trouble { message: format!("{error:#}") }),
         }
         sink.tell(Event::RunFinished {
             duration_ms: millis(started.elapsed()),
-            interrupted: self.cancel.is_cancelled(),
+            interrupted: guard.was_asked(),
             timings: Vec::new(),
         });
     }

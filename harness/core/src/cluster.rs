@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use anyhow::bail;
 use futures::future::BoxFuture;
 use stickler_model::Promises;
 use stickler_reports::ClusterCard;
@@ -54,6 +55,12 @@ pub trait Cluster: Send + Sync {
     /// What only whoever owns the cluster's machines can do to it; nothing if they are somebody's.
     fn disruption(&self) -> Option<&dyn Disruption>;
 
+    /// Waits until a part of the cluster has ended though nobody stopped it, and says which, how, and
+    /// what it said last. Where nobody can tell, it waits for ever.
+    fn lost(&self) -> BoxFuture<'_, String> {
+        Box::pin(std::future::pending())
+    }
+
     /// Does nothing of the cluster outlive this process? Then namespaces need not be cleaned up.
     fn is_ephemeral(&self) -> bool;
 
@@ -93,6 +100,22 @@ pub trait Disruption: Send + Sync {
 
     /// Starts it again, with everything it knew.
     fn start_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>>;
+
+    /// The programs that stand in for components and can be stopped one by one: the component's name,
+    /// and the node it runs on.
+    fn programs(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// Kills one of them.
+    fn stop_program<'a>(&'a self, component: &'a str, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async move { bail!("no program is the {component} on `{node}`") })
+    }
+
+    /// Starts it again, with everything it had written.
+    fn start_program<'a>(&'a self, component: &'a str, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async move { bail!("no program is the {component} on `{node}`") })
+    }
 }
 
 /// A two-way stream to an agent.
@@ -117,6 +140,8 @@ pub enum Capability {
     ContainerEngine,
     /// This harness may stop kubelets and the API server.
     Disruption,
+    /// Somebody gives services of type `LoadBalancer` their address.
+    LoadBalancer,
 }
 
 impl Capability {
@@ -127,6 +152,7 @@ impl Capability {
         Self::NodesReachable,
         Self::ContainerEngine,
         Self::Disruption,
+        Self::LoadBalancer,
     ];
 
     /// The name in reports.
@@ -137,6 +163,7 @@ impl Capability {
             Self::NodesReachable => "nodes-reachable",
             Self::ContainerEngine => "container-engine",
             Self::Disruption => "disruption",
+            Self::LoadBalancer => "load-balancer",
         }
     }
 
@@ -148,6 +175,7 @@ impl Capability {
             Self::NodesReachable => "the nodes' addresses cannot be reached from outside the cluster",
             Self::ContainerEngine => "no container engine that this harness drives runs on this machine",
             Self::Disruption => "the cluster's kubelets and API server are not this harness' to stop",
+            Self::LoadBalancer => "nobody is known to give services of type `LoadBalancer` an address here",
         }
     }
 }

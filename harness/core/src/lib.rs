@@ -19,6 +19,7 @@ mod controller;
 mod destination;
 mod evidence;
 pub mod explore;
+mod guard;
 pub mod history;
 mod image;
 mod ingress;

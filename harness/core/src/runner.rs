@@ -11,7 +11,7 @@ use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{Api, DeleteParams, ListParams};
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
-use stickler_reports::{Class, Event, Evidence, Finding, Timing};
+use stickler_reports::{Class, Deviation, Event, Evidence, Finding, Timing};
 use tokio::sync::RwLock;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Scene;
 use crate::check::{Broken, Check, Verdict};
 use crate::cluster::Cluster;
+use crate::guard::Guard;
 use crate::journal::Sink;
 use crate::stay::Stay;
 
@@ -29,6 +30,8 @@ pub struct Run {
     pub seed: u64,
     /// How many checks may run at once.
     pub jobs: usize,
+    /// What the implementation is known to do otherwise: these checks must fail.
+    pub deviations: Vec<Deviation>,
     /// Cancelled when the run is to end early: what runs is given up, the report is still written.
     pub cancel: CancellationToken,
 }
@@ -38,7 +41,7 @@ impl Run {
     pub async fn on(self, cluster: &Arc<dyn Cluster>, sink: &Sink) {
         let started = Instant::now();
         let session = match Session::open(Arc::clone(cluster), sink.clone(), self.cancel.clone()).await {
-            Ok(session) => session,
+            Ok(session) => session.expecting(self.deviations.clone()),
             Err(error) => {
                 if !self.cancel.is_cancelled() {
                     sink.tell(Event::Trouble { message: format!("no vantage could be opened: {error:#}") });
@@ -60,6 +63,8 @@ impl Run {
         futures::stream::iter(alone).for_each(perform).await;
         let alone_in = started.elapsed();
         session.close().await;
+        // One that went unnoticed until now is told here.
+        session.guard.lost();
         let timing = |step: &str, from: Duration, to: Duration| Timing {
             step: step.to_owned(),
             us: u64::try_from((to - from).as_micros()).unwrap_or(u64::MAX),
@@ -86,10 +91,12 @@ impl Run {
 pub struct Session {
     stay: Stay,
     sink: Sink,
-    cancel: CancellationToken,
+    guard: Arc<Guard>,
     /// Held by one check alone if it is exclusive, by all others together.
     cluster_wide: RwLock<()>,
     performed: AtomicUsize,
+    /// What the implementation is known to do otherwise.
+    deviations: Vec<Deviation>,
 }
 
 /// How a check ended.
@@ -111,8 +118,27 @@ impl Session {
         sink: Sink,
         cancel: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let stay = Stay::begin(cluster, &sink, &cancel).await?;
-        Ok(Self { stay, sink, cancel, cluster_wide: RwLock::new(()), performed: AtomicUsize::new(0) })
+        let guard = Arc::new(Guard::over(&cluster, &sink, &cancel));
+        Self::guarded(cluster, sink, guard).await
+    }
+
+    /// The same, for somebody who watches the cluster already.
+    pub(crate) async fn guarded(
+        cluster: Arc<dyn Cluster>,
+        sink: Sink,
+        guard: Arc<Guard>,
+    ) -> anyhow::Result<Self> {
+        let stay = Stay::begin(cluster, &sink, guard.token()).await?;
+        let (cluster_wide, performed) = (RwLock::new(()), AtomicUsize::new(0));
+        Ok(Self { stay, sink, guard, cluster_wide, performed, deviations: Vec::new() })
+    }
+
+    /// Expects these checks to fail. One that passes all the same is told as broken, for then either
+    /// the implementation was mended or the check does not notice any more.
+    #[must_use]
+    pub fn expecting(mut self, deviations: Vec<Deviation>) -> Self {
+        self.deviations = deviations;
+        self
     }
 
     /// Performs one check, in a namespace of its own; several may be performed at once.
@@ -129,7 +155,10 @@ impl Session {
         } else {
             _together = self.cluster_wide.read().await;
         }
-        if self.cancel.is_cancelled() {
+        if let Some(lost) = self.guard.lost() {
+            return self.not_run(check, Verdict::Inconclusive, &lost);
+        }
+        if self.guard.was_asked() {
             return self.not_run(check, Verdict::Inconclusive, "the run was interrupted before it started");
         }
         self.perform_now(check).await
@@ -176,7 +205,15 @@ impl Session {
             finding: ending.finding.clone(),
             duration_ms,
             evidence,
+            expected: self
+                .known(check)
+                .filter(|_| ending.verdict == Verdict::Failed && ending.finding.is_some())
+                .cloned(),
         });
+    }
+
+    fn known(&self, check: &Check) -> Option<&Deviation> {
+        self.deviations.iter().find(|known| known.check == check.id)
     }
 
     async fn perform_now(&self, check: &'static Check) -> Ending {
@@ -206,13 +243,24 @@ impl Session {
                 }
                 Err(panic) => Err(Broken::CouldNotTell(format!("the check panicked: {}", words_of(&*panic)))),
             },
-            () = self.cancel.cancelled() => Err(Broken::CouldNotTell("the run was interrupted".to_owned())),
+            () = self.guard.token().cancelled() => Err(Broken::CouldNotTell(self.guard.why())),
+        };
+        // Whatever was seen may be due to what is missing.
+        let held = match (held, self.guard.lost()) {
+            (Err(Broken::Promise(_)), Some(lost)) => Err(Broken::CouldNotTell(lost)),
+            (held, _) => held,
         };
         let duration_ms = millis(started);
-        let evidence =
-            if held.is_err() && !self.cancel.is_cancelled() { scene.evidence().await } else { Vec::new() };
+        let evidence = if held.is_err() && !self.guard.token().is_cancelled() {
+            scene.evidence().await
+        } else {
+            Vec::new()
+        };
         let (verdict, reason, finding) = match held {
-            Ok(()) => (Verdict::Passed, None, None),
+            Ok(()) => match self.known(check).filter(|known| !known.sometimes) {
+                Some(known) => (Verdict::Failed, Some(passed_although(known)), None),
+                None => (Verdict::Passed, None, None),
+            },
             Err(Broken::CouldNotTell(reason)) => (Verdict::Inconclusive, Some(reason), None),
             // What nobody promised is told, but breaks nothing, except where we built it ourselves.
             Err(Broken::Promise(finding)) if check.class == Class::Observation && !cluster.is_ephemeral() => {
@@ -249,6 +297,15 @@ impl Session {
 
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is said of a check that passed and should not have.
+fn passed_although(known: &Deviation) -> String {
+    format!(
+        "it passed, although this implementation is known to fail it: {} <{}>; if it was mended, take the \
+         entry out of the file of known deviations",
+        known.reason, known.source
+    )
 }
 
 fn words_of(panic: &(dyn std::any::Any + Send)) -> String {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, anyhow};
+use futures::future::BoxFuture;
 use stickler_model::Promises;
 use stickler_reports::{ClusterCard, Event};
 use tokio_util::sync::CancellationToken;
@@ -223,6 +224,10 @@ impl Cluster for Found {
 
     fn disruption(&self) -> Option<&dyn Disruption> {
         self.cluster.disruption()
+    }
+
+    fn lost(&self) -> BoxFuture<'_, String> {
+        self.cluster.lost()
     }
 
     fn is_ephemeral(&self) -> bool {

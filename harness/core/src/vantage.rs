@@ -398,6 +398,7 @@ mod tests {
             capabilities: Vec::new(),
             ready_ms: 0,
             timings: Vec::new(),
+            components: Vec::new(),
         };
         (
             Strict { client: kube::Client::new(service, "default"), promises: Promises::of_minor(37), card },

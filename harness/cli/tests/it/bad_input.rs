@@ -55,6 +55,8 @@ fn arguments_that_make_no_sense() -> Result<(), Impossible> {
         (&["nosuch"], &["unrecognized subcommand 'nosuch'"]),
         (&["run", "--filter", "nosuch/*"], &["`--filter nosuch/*`", "`stickler list`"]),
         (&["run", "--filter", "service/["], &["`--filter service/[` is no glob"]),
+        (&["run", "--profile", "nosuch"], &["'nosuch'", "endpoints, kubelet"]),
+        (&["run", "--profile", "dns", "--filter", "affinity/*"], &["profile `dns`", "`--filter affinity/*`"]),
         (&["run", "--bug", "nosuch"], &["there is no bug `nosuch`", "no-proxy"]),
         (&["up", "--bug", "nosuch"], &["there is no bug `nosuch`", "no-proxy"]),
         (&["run", "--nodes", "0"], &["'0'", "1..=50"]),

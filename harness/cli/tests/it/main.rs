@@ -4,6 +4,7 @@
 mod bad_input;
 mod catalogue;
 mod chaos;
+mod compare;
 mod doctor;
 mod existing;
 mod explore;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         ("catalogue", catalogue::TESTS),
         ("doctor", doctor::TESTS),
         ("chaos", chaos::TESTS),
+        ("compare", compare::TESTS),
         ("existing", existing::TESTS),
         ("explore", explore::TESTS),
         ("image", image::TESTS),

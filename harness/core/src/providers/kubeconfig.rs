@@ -140,6 +140,7 @@ impl KubeconfigProvider {
             capabilities: capabilities.iter().map(ToString::to_string).collect(),
             ready_ms: ready / 1000,
             timings: steps.timings,
+            components: Vec::new(),
         };
         let (image, programs) = (self.image.clone(), self.programs.clone());
         Ok(KubeconfigCluster { client, card, capabilities, promises, image, programs, outside })

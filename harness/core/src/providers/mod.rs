@@ -7,6 +7,6 @@ mod testbed;
 
 pub use kubeconfig::KubeconfigProvider;
 #[cfg(target_os = "linux")]
-pub use stickler_testbed::{bugs, examination};
+pub use stickler_testbed::{bugs, components, examination};
 #[cfg(target_os = "linux")]
 pub use testbed::TestbedProvider;

@@ -1,12 +1,15 @@
 //! The testbed as a provider: a cluster of this process' own.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use stickler_model::Promises;
-use stickler_reports::{ClusterCard, Timing};
+use stickler_reports::{ClusterCard, ComponentCard, Timing};
 use stickler_testbed::bugs::Bugs;
-use stickler_testbed::{Testbed, TestbedSpec};
+use stickler_testbed::components::{Component, Components};
+use stickler_testbed::{ExternalCard, Testbed, TestbedSpec};
 
 use crate::bounds::Bounds;
 use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
@@ -28,6 +31,15 @@ impl TestbedProvider {
         Ok(Self { spec: TestbedSpec { nodes, port, bugs, ..TestbedSpec::default() } })
     }
 
+    /// With components of somebody else's; what they write is kept in files of the folder `logs`, if
+    /// there is one.
+    #[must_use]
+    pub fn with_components(mut self, components: Components, logs: Option<PathBuf>) -> Self {
+        self.spec.components = components;
+        self.spec.logs = logs;
+        self
+    }
+
     /// With a load balancer in front of the nodes, or without.
     #[must_use]
     pub fn with_load_balancer(mut self, load_balancer: bool) -> Self {
@@ -44,7 +56,9 @@ impl Provider for TestbedProvider {
     fn start(&self) -> BoxFuture<'_, anyhow::Result<Box<dyn Cluster>>> {
         async move {
             let testbed = Testbed::start(self.spec.clone()).await?;
-            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(testbed)?);
+            let left_out = self.spec.components.left_out();
+            let cluster: Box<dyn Cluster> =
+                Box::new(TestbedCluster::new(testbed, self.spec.load_balancer, left_out)?);
             Ok(cluster)
         }
         .boxed()
@@ -59,11 +73,18 @@ struct TestbedCluster {
 }
 
 impl TestbedCluster {
-    fn new(testbed: Testbed) -> anyhow::Result<Self> {
+    fn new(
+        testbed: Testbed,
+        balanced: bool,
+        left_out: impl Iterator<Item = Component>,
+    ) -> anyhow::Result<Self> {
         let mut capabilities =
             vec![Capability::HostNetwork, Capability::NodesReachable, Capability::Disruption];
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
+        }
+        if balanced {
+            capabilities.push(Capability::LoadBalancer);
         }
         let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let card = ClusterCard {
@@ -77,12 +98,25 @@ impl TestbedCluster {
                 .iter()
                 .map(|step| Timing { step: format!("start: {}", step.name), us: micros(step.took) })
                 .collect(),
+            components: testbed.externals().iter().map(told).chain(left_out.map(not_there)).collect(),
         };
         let promises = Promises::of_version(testbed.version())?
             .with_service_cidr(testbed.service_cidr().into())
             .with_cluster_cidr(testbed.cluster_cidr().into());
         Ok(Self { testbed, card, capabilities, promises })
     }
+}
+
+fn told(external: &ExternalCard) -> ComponentCard {
+    ComponentCard {
+        component: external.component.to_string(),
+        command: Some(external.command.clone()),
+        version: external.version.clone(),
+    }
+}
+
+fn not_there(component: Component) -> ComponentCard {
+    ComponentCard { component: component.to_string(), command: None, version: None }
 }
 
 impl Cluster for TestbedCluster {
@@ -118,6 +152,10 @@ impl Cluster for TestbedCluster {
         Some(self)
     }
 
+    fn lost(&self) -> BoxFuture<'_, String> {
+        self.testbed.lost().boxed()
+    }
+
     fn is_ephemeral(&self) -> bool {
         true
     }
@@ -142,6 +180,19 @@ impl Disruption for TestbedCluster {
 
     fn start_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>> {
         self.testbed.start_apiserver().boxed()
+    }
+
+    fn programs(&self) -> Vec<(String, String)> {
+        let places = self.testbed.external_places().into_iter();
+        places.map(|(component, node)| (component.to_string(), node)).collect()
+    }
+
+    fn stop_program<'a>(&'a self, component: &'a str, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        async move { self.testbed.stop_external(Component::of_name(component)?, node).await }.boxed()
+    }
+
+    fn start_program<'a>(&'a self, component: &'a str, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        async move { self.testbed.start_external(Component::of_name(component)?, node).await }.boxed()
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct Resource {
     pub(crate) returns_deleted: bool,
     pub(crate) rules: Rules,
     pub(crate) columns: &'static Columns,
+    /// Why to use another kind or version, if that is so; told with every answer.
+    pub(crate) deprecated: Option<&'static str>,
     /// What this kind is kept as, if it is another form of a kind.
     pub(crate) stored: Option<&'static Stored>,
 }
@@ -171,6 +173,7 @@ pub(crate) const CORE: Resource = Resource {
     returns_deleted: false,
     rules: Rules::of::<ConfigMap>(),
     columns: &tables::NAME_AND_AGE,
+    deprecated: None,
     stored: None,
 };
 
@@ -200,6 +203,7 @@ pub(crate) static ENDPOINTS: Resource = Resource {
     short_names: &["ep"],
     rules: Rules::of::<Endpoints>(),
     columns: &tables::ENDPOINTS,
+    deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     ..CORE
 };
 
@@ -468,6 +472,10 @@ pub(crate) static OLD_INGRESSES: Resource = Resource {
     version: "v1beta1",
     subresources: &[OLD_INGRESS_STATUS],
     rules: INGRESS.rules.without_schema(),
+    deprecated: Some(
+        "networking.k8s.io/v1beta1 Ingress is deprecated in v1.19+, unavailable in v1.22+; use networking.k8s.io/v1 \
+         Ingress",
+    ),
     stored: Some(&OLD_INGRESS),
     ..INGRESS
 };
@@ -478,6 +486,9 @@ pub(crate) static OLDEST_INGRESSES: Resource = Resource {
     short_names: &[],
     version: "v1beta1",
     rules: INGRESS.rules.without_schema(),
+    deprecated: Some(
+        "extensions/v1beta1 Ingress is deprecated in v1.14+, unavailable in v1.22+; use networking.k8s.io/v1 Ingress",
+    ),
     subresources: &[Subresource { exchanges: ("extensions", "v1beta1", "Ingress"), ..OLD_INGRESS_STATUS }],
     stored: Some(&OLD_INGRESS),
     ..INGRESS
