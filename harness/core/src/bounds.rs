@@ -9,6 +9,10 @@ use crate::measure::Measured;
 /// and a few measurements have not seen the slowest.
 pub(crate) const FACTOR: u32 = 10;
 
+/// The least that pods are given, however quickly one became Ready: some are waited for that replace each
+/// other one by one, and nobody promised when.
+const PODS_READY_FLOOR: Duration = Duration::from_secs(60);
+
 /// The bounds a run holds a cluster to.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -72,7 +76,7 @@ impl Bounds {
         // The slower one of two, if both are known.
         let slower = |one: Option<Duration>, other: Option<Duration>| Some(one?.max(other?));
         Self {
-            pods_ready: bound(seen.pod_ready, floor.pods_ready, ceiling.pods_ready),
+            pods_ready: bound(seen.pod_ready, PODS_READY_FLOOR, ceiling.pods_ready),
             convergence: bound(slower(seen.served, seen.unserved), floor.convergence, ceiling.convergence),
             staleness: bound(seen.unserved, floor.staleness, ceiling.staleness),
             name_staleness: bound(

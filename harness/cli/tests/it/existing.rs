@@ -166,8 +166,12 @@ fn the_shipped_rights_are_enough() -> Result<(), Impossible> {
     let needs = needs();
     for check in &report.checks {
         let missing = needs[&check.id].iter().find(|need| !cluster.capabilities.contains(need));
-        let expected = if missing.is_some() { Verdict::Skipped } else { Verdict::Passed };
-        assert_eq!(check.verdict, expected, "{} with {missing:?}: {:?}", check.id, check.reason);
+        // What a cluster is by its version is no capability it lists.
+        let expected = match check.verdict {
+            Verdict::Skipped => missing.is_some(),
+            verdict => verdict == Verdict::Passed,
+        };
+        assert!(expected, "{} without {missing:?} is {:?}: {:?}", check.id, check.verdict, check.reason);
     }
     assert!(report.summary.passed > 50, "{:?}", report.summary);
     let bound = |name: &str| {
