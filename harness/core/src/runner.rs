@@ -131,9 +131,10 @@ impl Session {
 
     /// Performs one check, in a namespace of its own; several may be performed at once.
     pub async fn perform(&self, check: &'static Check) -> Ending {
-        let lacking = check.needs.iter().find(|need| !self.cluster.capabilities().contains(need));
+        let (capabilities, promises) = (self.cluster.capabilities(), self.cluster.promises());
+        let lacking = check.needs.iter().find(|need| !need.is_met(capabilities, promises));
         if let Some(lacking) = lacking {
-            return self.not_run(check, Verdict::Skipped, lacking.lacking());
+            return self.not_run(check, Verdict::Skipped, &lacking.lacking());
         }
         let _together;
         let _alone;

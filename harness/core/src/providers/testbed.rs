@@ -1,5 +1,7 @@
 //! The testbed as a provider: a cluster of this process' own.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -25,7 +27,8 @@ impl TestbedProvider {
     /// What the machine does not allow, and what to do about it.
     pub fn enter(nodes: usize, port: u16, bugs: Bugs) -> anyhow::Result<Self> {
         stickler_testbed::enter::enter()?;
-        Ok(Self { spec: TestbedSpec { nodes, port, bugs, ..TestbedSpec::default() } })
+        let node_labels = ZONES.iter().cycle().take(nodes).map(|zone| zone_label(zone)).collect();
+        Ok(Self { spec: TestbedSpec { nodes, port, bugs, node_labels, ..TestbedSpec::default() } })
     }
 
     /// With a load balancer in front of the nodes, or without.
@@ -36,6 +39,13 @@ impl TestbedProvider {
     }
 }
 
+/// The zones nodes are in, one after the other: what a cloud would say of its machines.
+const ZONES: [&str; 2] = ["east", "west"];
+
+fn zone_label(zone: &str) -> BTreeMap<String, String> {
+    [("topology.kubernetes.io/zone".to_owned(), zone.to_owned())].into()
+}
+
 impl Provider for TestbedProvider {
     fn name(&self) -> &'static str {
         "testbed"
@@ -44,7 +54,7 @@ impl Provider for TestbedProvider {
     fn start(&self) -> BoxFuture<'_, anyhow::Result<Box<dyn Cluster>>> {
         async move {
             let testbed = Testbed::start(self.spec.clone()).await?;
-            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(testbed)?);
+            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(testbed, &self.spec)?);
             Ok(cluster)
         }
         .boxed()
@@ -59,11 +69,15 @@ struct TestbedCluster {
 }
 
 impl TestbedCluster {
-    fn new(testbed: Testbed) -> anyhow::Result<Self> {
+    fn new(testbed: Testbed, spec: &TestbedSpec) -> anyhow::Result<Self> {
         let mut capabilities =
             vec![Capability::HostNetwork, Capability::NodesReachable, Capability::Disruption];
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
+            capabilities.push(Capability::Zones);
+        }
+        if spec.load_balancer {
+            capabilities.push(Capability::LoadBalancer);
         }
         let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let card = ClusterCard {
