@@ -7,14 +7,17 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use stickler::action::{Action, Resource, delete, make};
 use stickler::protocol::{Probe, Seen};
-use stickler::{Capability, Check, Class, Held, Scene, Vantage, docs, in_words, that};
+use stickler::{Broken, Capability, Check, Class, Held, Scene, Vantage, docs, in_words, that};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check {
         id: "host-port/leads-to-its-pod",
         title: "a host port leads to its pod; others with the same number on another address or protocol do not clash",
         class: Class::Promise,
-        promised_by: &[docs("reference/kubernetes-api/workload-resources/pod-v1/#ports")],
+        promised_by: &[
+            docs("concepts/configuration/overview/#services"),
+            docs("reference/kubernetes-api/workload-resources/pod-v1/#ports"),
+        ],
         needs: &[Capability::HostNetwork],
         // A node has its ports once.
         exclusive: true,
@@ -42,7 +45,14 @@ async fn leads_to_its_pod(scene: &mut Scene) -> Held {
         let port = json!({ "containerPort": 8000, "hostPort": PORT, "hostIP": ip, "protocol": protocol });
         scene.when(pod(name, &node, &port)).await?;
     }
-    scene.pods_become("app=host-port", ports.len()).await?;
+    // That one of them does not come up is the clash.
+    scene.pods_become("app=host-port", ports.len()).await.map_err(|broken| match broken {
+        Broken::CouldNotTell(why) => {
+            let promised = "three pods run on one node whose host ports differ in address or protocol";
+            Broken::promise(promised, why)
+        }
+        promise @ Broken::Promise(_) => promise,
+    })?;
     let from = Vantage::Node(node);
     scene
         .eventually(that(format!("each host port {PORT} leads to its own pod"), move |scene| {
@@ -80,7 +90,7 @@ async fn answered_by(
     Ok(Ok(()))
 }
 
-/// "When you bind a Pod to a `hostPort`, there are a limited number of places that Pod can be scheduled".
+/// "When you bind a Pod to a `hostPort`, it limits the number of places the Pod can be scheduled".
 async fn one_pod_at_a_time(scene: &mut Scene) -> Held {
     const PORT: u16 = 8092;
     let (node, _) = scene.node_addresses().await?.into_iter().next().context("no node has an address")?;

@@ -139,14 +139,14 @@ async fn added_and_removed(scene: &mut Scene) -> Held {
 }
 
 async fn renumbered(scene: &mut Scene) -> Held {
+    const SAME_TARGET: &[(u16, u16)] = &[(8080, 8000), (443, 8443)];
+    const OTHER_TARGET: &[(u16, u16)] = &[(8080, 8443), (443, 8443)];
     scene.given(fixture!("ports/several.yaml")).await?;
     let from = scene.inside();
     scene.eventually(as_promised(from.clone(), vec![cluster_ip("several")])).await?;
     // The same target at another number, then another target at the same number.
-    for (http, targets) in [
-        (port("http", 8080, 8000), &[(8080, 8000), (443, 8443)] as &'static [(u16, u16)]),
-        (port("http", 8080, 8443), &[(8080, 8443), (443, 8443)]),
-    ] {
+    for (http, targets) in [(port("http", 8080, 8000), SAME_TARGET), (port("http", 8080, 8443), OTHER_TARGET)]
+    {
         let ports = [http, port("https", 443, 8443)];
         scene.when(edit(Resource::Service, "several", json!({ "spec": { "ports": ports } }))).await?;
         scene.eventually(endpoints_mirror_pods("several")).await?;

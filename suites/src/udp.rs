@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use stickler::action::{Resource, delete, delete_pods, edit};
 use stickler::protocol::{Probe, Seen};
 use stickler::{
-    Capability, Check, Class, Held, Scene, To, Vantage, as_promised, cluster_ip, docs, endpoints_mirror_pods,
-    fixture, in_words, node_port, that,
+    Capability, Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture,
+    in_words, node_port, that,
 };
 use stickler_model::{Destination, Protocol};
 
@@ -121,7 +121,7 @@ async fn target_port_changes(scene: &mut Scene) -> Held {
     let address = SocketAddr::new(scene.cluster_ip("flow").await?, 80);
     scene
         .eventually(that("datagrams to `flow` arrive at port 9000 of its pod", |scene| {
-            Box::pin(arrive_at(scene, &from, address, PORT, 9000))
+            Box::pin(arrive_at(scene, address, PORT, 9000))
         }))
         .await?;
     scene.always(flow()).await
@@ -130,12 +130,11 @@ async fn target_port_changes(scene: &mut Scene) -> Held {
 /// Do all datagrams from this port arrive at that port of a pod?
 async fn arrive_at(
     scene: &Scene,
-    from: &[Vantage],
     address: SocketAddr,
     source_port: u16,
     target: u16,
 ) -> anyhow::Result<Result<(), String>> {
-    for vantage in from {
+    for vantage in &scene.inside() {
         let probe = Probe::Udp {
             address,
             payload: "{index}".to_owned(),

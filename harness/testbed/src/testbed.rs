@@ -188,7 +188,7 @@ impl Testbed {
             patience: NodePatience::default(),
             load_balancer,
         });
-        let scheduler = Scheduler::start(as_component("system:kube-scheduler", &[])?);
+        let scheduler = Scheduler::start(as_component("system:kube-scheduler", &[])?, spec.bugs.clone());
 
         clock.next("kubelets and proxies");
         let mut starting = Vec::new();

@@ -102,7 +102,8 @@ impl Controllers {
         let controller = endpointslice::SlicesOfServices::new(client.clone(), &caches, &bugs, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
-        let controller = endpointslice_mirroring::MirroredEndpoints::new(client.clone(), &caches, &queue);
+        let controller =
+            endpointslice_mirroring::MirroredEndpoints::new(client.clone(), &caches, &bugs, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
         let controller = service_account::ServiceAccounts::new(client.clone(), &caches, ca_pem, &queue);
@@ -124,7 +125,7 @@ impl Controllers {
             let (recorder, writing) = Recorder::new("service-controller", client.clone());
             tasks.spawn(writing);
             let controller =
-                load_balancer::LoadBalancers::new(client.clone(), &caches, recorder, balancer, &queue);
+                load_balancer::LoadBalancers::new(client.clone(), &caches, recorder, balancer, &bugs, &queue);
             spawn(&mut tasks, &caches, controller, queue);
         }
         for task in caches.tasks(&client) {

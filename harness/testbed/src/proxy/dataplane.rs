@@ -241,6 +241,10 @@ pub struct Dataplane {
     ///
     /// [`Bug::StaleUdpConntrack`]: crate::bugs::Bug::StaleUdpConntrack
     pub(super) keeps_flows: bool,
+    /// UDP flows to frontends that are gone go on as they were; for [`Bug::UdpDeletedServiceStays`] only.
+    ///
+    /// [`Bug::UdpDeletedServiceStays`]: crate::bugs::Bug::UdpDeletedServiceStays
+    pub(super) keeps_flows_of_deleted: bool,
     /// Nobody's source is kept where only local endpoints answer; for [`Bug::LocalSourceLost`] only.
     ///
     /// [`Bug::LocalSourceLost`]: crate::bugs::Bug::LocalSourceLost
@@ -257,7 +261,14 @@ impl Dataplane {
     /// Callers from `pods` keep their source address at cluster IPs.
     pub fn open(node: &NetNamespace, pods: Ipv4Net) -> anyhow::Result<Self> {
         let (tables, conntrack) = (Tables::open(node, pods)?, Conntrack::open(node)?);
-        Ok(Self { tables, conntrack, applied: None, keeps_flows: false, loses_sources: false })
+        Ok(Self {
+            tables,
+            conntrack,
+            applied: None,
+            keeps_flows: false,
+            keeps_flows_of_deleted: false,
+            loses_sources: false,
+        })
     }
 
     /// Writes the rules of a node without services, unless an earlier proxy left its own: those go
@@ -289,7 +300,11 @@ impl Dataplane {
         elements.extend(hairpins.map(|(element, value)| (element.clone(), *value)));
         self.tables.change(&changes(&before.elements, &elements)).await?;
         // Only now: flows that are forgotten earlier could be learnt again from the old rules.
-        let outdated = outdated_flows(&before.desired, desired);
+        let mut known = before.desired;
+        if self.keeps_flows_of_deleted {
+            known.frontends.retain(|frontend, _| desired.frontends.contains_key(frontend));
+        }
+        let outdated = outdated_flows(&known, desired);
         for flows in outdated.into_iter().filter(|_| !self.keeps_flows) {
             self.conntrack.forget(&flows).await?;
         }
