@@ -173,7 +173,8 @@ impl Elements {
     }
 
     /// With policy Local, callers from outside get local endpoints with their source kept; pods and
-    /// the node itself get any, as at the cluster IP.
+    /// the node itself get any, as at the cluster IP. These call as the node: the answer of a pod
+    /// elsewhere to a pod elsewhere would not come by here.
     fn node_port(&mut self, frontend: &Frontend, backends: &Backends) {
         let (protocol, port) = (frontend.protocol.number(), frontend.port);
         let key = [Field::Protocol(protocol), Field::Port(port)];
@@ -197,7 +198,7 @@ impl Elements {
             self.0.insert((Map::NodePortsOutside, key.to_vec()), any);
             return;
         };
-        let any = balance(NODE_PORT_ROWS, Masquerade::NobodyButSelf, all);
+        let any = balance(NODE_PORT_ROWS, Masquerade::Everybody, all);
         self.0.insert((Map::NodePortsInside, key.to_vec()), any);
         if local.is_empty() {
             self.0.insert((Map::NodePortsDropped, key.to_vec()), Value::Member);
@@ -425,6 +426,12 @@ mod tests {
         assert_eq!(ends(&desired, Map::Services), []);
         assert_eq!(ends(&desired, Map::ExternalInside), [(2, Masquerade::NobodyButSelf)]);
         assert_eq!(ends(&desired, Map::ExternalOutside), [(1, Masquerade::Nobody)]);
+        // At a node port the caller may be a pod of another node, and so may the endpoint.
+        let port = Frontend { at: At::NodePort, ..at };
+        let backends = desired.frontends[&at].clone();
+        let node_port = Desired { frontends: [(port, backends)].into() };
+        assert_eq!(ends(&node_port, Map::NodePortsInside), [(2, Masquerade::Everybody)]);
+        assert_eq!(ends(&node_port, Map::NodePortsOutside), [(1, Masquerade::Nobody)]);
         // The local endpoint is the second of all, and the first of its own rows.
         let first = |protocol| {
             let key = [Field::Address(ip), Field::Protocol(protocol), Field::Port(80), Field::Index(0)];
