@@ -313,12 +313,11 @@ async fn several_by_hand(scene: &mut Scene) -> Held {
     }
     let inside = scene.inside();
     scene.eventually(as_promised(inside.clone(), vec![cluster_ip("made")])).await?;
-    for from in inside.iter().take(2).cloned() {
+    for from in inside.iter().take(1).cloned() {
         scene.eventually(spreads("made", from)).await?;
     }
     scene.when(delete(Resource::EndpointSlice, "made-0")).await?;
     scene.eventually(as_promised(inside.clone(), vec![cluster_ip("made")]).calls(12)).await?;
-    scene.always(as_promised(inside.clone(), vec![cluster_ip("made")]).calls(12)).await?;
     scene.when(delete(Resource::EndpointSlice, "made-1")).await?;
     scene.eventually(as_promised(inside, vec![cluster_ip("made")])).await
 }
@@ -350,9 +349,9 @@ async fn same_address_twice(scene: &mut Scene) -> Held {
         .served_throughout(scene.vantages().pods(), "made", async |scene: &Scene| {
             for (come, gone) in [("made-b", "made-a"), ("made-c", "made-b")] {
                 scene.when(make(Resource::EndpointSlice, slice(come, &all))).await?;
-                scene.always(as_promised(inside.clone(), vec![cluster_ip("made")])).await?;
+                scene.always(as_promised(inside.clone(), vec![cluster_ip("made")]).calls(1)).await?;
                 scene.when(delete(Resource::EndpointSlice, gone)).await?;
-                scene.always(as_promised(inside.clone(), vec![cluster_ip("made")])).await?;
+                scene.always(as_promised(inside.clone(), vec![cluster_ip("made")]).calls(1)).await?;
             }
             Ok(())
         })
@@ -363,8 +362,7 @@ async fn same_address_twice(scene: &mut Scene) -> Held {
     // Once it stands nowhere, it is gone.
     scene.when(make(Resource::EndpointSlice, slice("made-d", &all[..1]))).await?;
     scene.when(delete(Resource::EndpointSlice, "made-c")).await?;
-    scene.eventually(as_promised(inside.clone(), vec![cluster_ip("made")]).calls(12)).await?;
-    scene.always(as_promised(inside, vec![cluster_ip("made")]).calls(12)).await
+    scene.eventually(as_promised(inside, vec![cluster_ip("made")]).calls(12)).await
 }
 
 /// "To ensure that multiple entities can manage EndpointSlices without interfering with each other,
@@ -435,7 +433,6 @@ async fn conditions(scene: &mut Scene) -> Held {
         let endpoints = json!({ "endpoints": said(conditions) });
         scene.when(edit(Resource::EndpointSlice, "made-0", endpoints)).await?;
         scene.eventually(as_promised(inside.clone(), vec![cluster_ip("made")]).calls(12)).await?;
-        scene.always(as_promised(inside.clone(), vec![cluster_ip("made")]).calls(12)).await?;
     }
     Ok(())
 }

@@ -272,12 +272,19 @@ impl Scene {
         let Err(error) = self.perform(&action).await else {
             return Err(Broken::promise(promised, "it was done"));
         };
-        let status = error.chain().find_map(|cause| match cause.downcast_ref::<kube::Error>() {
-            Some(kube::Error::Api(status)) => Some((**status).clone()),
-            _ => None,
-        });
-        let Some(status) = status else { return Err(error.into()) };
+        let Some(status) = refusal(&error) else { return Err(error.into()) };
         is_refusal(&status, promised, code, reason, field)
+    }
+
+    /// An action is not refused.
+    ///
+    /// # Errors
+    /// If it was, or could not be asked for.
+    pub async fn takes(&self, action: Action) -> Held {
+        let Err(error) = self.perform(&action).await else { return Ok(()) };
+        let Some(status) = refusal(&error) else { return Err(error.into()) };
+        let observed = format!("it was refused with {}: {}", status.code, status.message);
+        Err(Broken::promise(format!("`{action}` is done"), observed))
     }
 
     /// What was seen is what was promised, to the letter.
@@ -562,6 +569,14 @@ impl Scene {
         }
         calls.push_back(line.to_owned());
     }
+}
+
+/// What the API server said when it refused something.
+fn refusal(error: &anyhow::Error) -> Option<Status> {
+    error.chain().find_map(|cause| match cause.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => Some((**status).clone()),
+        _ => None,
+    })
 }
 
 /// Is this the refusal that was promised?

@@ -544,9 +544,6 @@ pub const BUGS: &[BugCard] = &[
         caught_by: &[
             "endpoint-slices/several-by-hand",
             "endpoint-slices/a-port-each",
-            "endpoint-slices/few-change",
-            "endpoint-slices/same-address-twice",
-            "endpoint-slices/own-manager",
             "endpoints/several-subsets",
             "ports/renumber-freely",
         ],
@@ -573,13 +570,7 @@ pub const BUGS: &[BugCard] = &[
         component: "proxy",
         title: "a port number that a service has for TCP and for UDP is taken for one and the same",
         seen_in: "https://github.com/kubernetes/kubernetes/issues/39188",
-        caught_by: &[
-            "ports/same-number-tcp-udp",
-            "node-port/same-number-tcp-udp",
-            "affinity/layer-4",
-            "service/udp",
-            "dns/fqdn",
-        ],
+        caught_by: &["ports/same-number-tcp-udp", "node-port/same-number-tcp-udp", "service/udp", "dns/fqdn"],
     },
     BugCard {
         bug: Bug::RemovedPortServed,
@@ -603,7 +594,6 @@ pub const BUGS: &[BugCard] = &[
         caught_by: &[
             "service-type/node-port-and-back",
             "service-type/load-balancer-and-back",
-            "service-type/external-name-to-node-port",
             "udp/node-port-closed",
         ],
     },
