@@ -28,13 +28,14 @@ use tokio::time::{Instant, timeout};
 use crate::action::{Action, Local};
 use crate::bounds::Bounds;
 use crate::check::{Broken, Held};
+use crate::claim::{RUN_LABEL, create_namespace};
 use crate::cluster::{Cluster, Terminal};
 use crate::controller::InUse;
 use crate::image::Image;
 use crate::invariant::{Invariant, Judgement};
 use crate::journal::Sink;
 use crate::manifest::{Fixture, parse};
-use crate::vantage::{RUN_LABEL, Vantage, Vantages, create_namespace};
+use crate::vantage::{Vantage, Vantages};
 use crate::wait;
 
 /// Between two looks of an `eventually`: short beside every bound, long beside one look.
