@@ -260,6 +260,7 @@ pub const BUGS: &[BugCard] = &[
             "ingress/pods-come-and-go",
             "ingress/nobody-without-endpoints",
             "ingress/deleted-is-gone",
+            "kubectl/transcript",
         ],
     },
     BugCard {
