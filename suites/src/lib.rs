@@ -12,6 +12,7 @@ mod external_name;
 mod goweb;
 mod headless;
 mod ingress;
+mod kubectl;
 mod liveness;
 mod load_balancer;
 mod node_port;
@@ -22,10 +23,24 @@ mod service;
 mod traffic_policy;
 mod vip;
 
+use std::process::ExitCode;
+
 use stickler::Check;
 
 pub use confirmation::confirmed_by;
 pub use profile::Profile;
+
+/// The notes at a terminal, chapter by chapter.
+pub mod transcript {
+    pub use crate::kubectl::{Chapter, NAMESPACE, chapters, kubectl_minor, perform};
+}
+
+/// Runs the part of the program that was asked for under another name: the programs of pods, and the
+/// editor that a kubectl of the transcript opens. To be called first in every `main` that may perform
+/// checks; if it returns something, that is how the process ends.
+pub fn reexec() -> Option<ExitCode> {
+    kubectl::editor().or_else(stickler::reexec)
+}
 
 /// Every chapter: the prefix of its checks' ids, and the checks.
 pub const CHAPTERS: &[(&str, &[Check])] = &[
@@ -47,6 +62,7 @@ pub const CHAPTERS: &[(&str, &[Check])] = &[
     ("traffic-policy", traffic_policy::CHECKS),
     ("external-ips", external_ips::CHECKS),
     ("ingress", ingress::CHECKS),
+    ("kubectl", kubectl::CHECKS),
 ];
 
 /// Every check, chapter by chapter.

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if let Some(code) = stickler::reexec() {
+    if let Some(code) = stickler_suites::reexec() {
         return code;
     }
     #[cfg(target_os = "linux")]

@@ -112,7 +112,7 @@ pub enum StartError {
     Port { port: u16, source: io::Error },
     #[error("the testbed was not up within {bound:?}; it was at: {step}")]
     TooSlow { step: &'static str, bound: Duration },
-    #[error("the testbed did not start, at: {step}: {source:#}")]
+    #[error("the testbed did not start, at: {step}")]
     Failed { step: &'static str, source: anyhow::Error },
 }
 
@@ -343,6 +343,15 @@ impl Testbed {
     /// A kubeconfig for programs that this process starts: they live in its network, not the machine's.
     pub fn kubeconfig_inside(&self) -> &str {
         &self.kubeconfig_inside
+    }
+
+    /// A folder in memory, by a path that programs this process starts can use. It has no name on the
+    /// machine and goes with the process, however that ends.
+    ///
+    /// # Errors
+    /// If there is no memory file system to be had.
+    pub fn shared_folder(&self) -> io::Result<PathBuf> {
+        crate::kubelet::shared_folder()
     }
 
     /// What the API server says it is.

@@ -12,7 +12,10 @@ use stickler_testbed::components::{Component, Components};
 use stickler_testbed::{ExternalCard, Testbed, TestbedSpec};
 
 use crate::bounds::Bounds;
-use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
+use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Machine, Outside, Provider, Terminal};
+
+/// How many nodes the notes' lab has; their names and addresses are the same here.
+const NOTES_NODES: usize = 3;
 
 /// Starts a testbed.
 #[derive(Clone, Debug)]
@@ -83,6 +86,11 @@ impl TestbedCluster {
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
         }
+        // Somebody else's components print what is theirs.
+        if testbed.nodes().len() == NOTES_NODES && testbed.externals().is_empty() {
+            capabilities.push(Capability::NotesLab);
+        }
+        capabilities.extend(Capability::of_this_machine());
         if balanced {
             capabilities.push(Capability::LoadBalancer);
         }
@@ -152,6 +160,10 @@ impl Cluster for TestbedCluster {
         Some(self)
     }
 
+    fn terminal(&self) -> Option<&dyn Terminal> {
+        self.capabilities.contains(&Capability::NotesLab).then_some(self)
+    }
+
     fn lost(&self) -> BoxFuture<'_, String> {
         self.testbed.lost().boxed()
     }
@@ -193,6 +205,29 @@ impl Disruption for TestbedCluster {
 
     fn start_program<'a>(&'a self, component: &'a str, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
         async move { self.testbed.start_external(Component::of_name(component)?, node).await }.boxed()
+    }
+}
+
+impl Terminal for TestbedCluster {
+    fn kubeconfig(&self) -> &str {
+        self.testbed.kubeconfig_inside()
+    }
+
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        self.testbed.shared_folder().context("there is no folder in memory")
+    }
+
+    fn command(
+        &self,
+        machine: Machine<'_>,
+        program: &str,
+        arguments: &[String],
+    ) -> anyhow::Result<std::process::Command> {
+        let machine = match machine {
+            Machine::Node(name) => stickler_testbed::Machine::Node(name),
+            Machine::Outside => stickler_testbed::Machine::Outside,
+        };
+        Ok(self.testbed.command(machine, program, arguments)?)
     }
 }
 
