@@ -485,7 +485,8 @@ mod tests {
 
     #[test]
     fn refusals_that_are_not_told_are_excused_by_one_that_is() {
-        let (why, rule) = ("it has no endpoints".to_owned(), Citation::ENDPOINTSLICES);
+        let rule = Citation { title: "a test", url: "https://example.com" };
+        let why = "it has no endpoints".to_owned();
         let refused = Route::Refused { protocol: Protocol::Tcp, why: why.clone(), rule };
         let dropped = Route::Dropped { why, rule };
         let outcome = |seen| Outcome { started_us: 0, finished_us: 1, from: None, seen };
@@ -493,7 +494,10 @@ mod tests {
         let told = [outcome(Seen::Refused), silent(), silent()];
         assert!(refused_as_often_as_may_be(&refused, &told));
         assert!(!refused_as_often_as_may_be(&refused, &[silent(), silent()]));
-        assert!(!refused_as_often_as_may_be(&dropped, &told), "one that is to be dropped must not be refused");
+        assert!(
+            !refused_as_often_as_may_be(&dropped, &told),
+            "one that is to be dropped must not be refused"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stickler_model::{Backend, Protocol, Route};
+use stickler_model::{Backend, Route};
 use stickler_pods::protocol::Seen;
 
 use super::{Allowed, Answer, BackendId};
