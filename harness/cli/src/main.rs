@@ -5,6 +5,7 @@ mod chaos;
 mod cluster;
 mod doctor;
 mod explore;
+mod heal;
 mod interrupt;
 mod list;
 mod replay;
@@ -55,6 +56,8 @@ enum Command {
     List(list::List),
     /// Say what this machine, or a cluster, can and cannot do, and why.
     Doctor(doctor::Doctor),
+    /// Remove what a run that was killed left behind.
+    Heal(heal::Heal),
     /// Start a cluster, say how to use it with kubectl, and keep it until Ctrl-C.
     Up(up::Up),
 }
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::Replay(replay) => replay.execute(),
         Command::List(list) => list.execute(),
         Command::Doctor(doctor) => doctor.execute(),
+        Command::Heal(heal) => heal.execute(),
         Command::Up(up) => up.execute(),
     };
     match ended {

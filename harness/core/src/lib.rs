@@ -16,12 +16,14 @@ mod clock;
 mod cluster;
 mod controller;
 mod destination;
+pub mod engine;
 mod evidence;
 pub mod explore;
 pub mod history;
 mod ingress;
 mod invariant;
 mod journal;
+mod leash;
 pub mod manifest;
 mod names;
 pub mod providers;
@@ -53,7 +55,7 @@ pub use vantage::{Vantage, Vantages};
 /// testbed; if it returns something, that is how the process ends.
 pub fn reexec() -> Option<std::process::ExitCode> {
     #[cfg(target_os = "linux")]
-    return stickler_testbed::reexec();
+    return stickler_testbed::reexec().or_else(leash::main).or_else(providers::tether::main);
     #[cfg(not(target_os = "linux"))]
-    return stickler_pods::dispatch();
+    return stickler_pods::dispatch().or_else(leash::main);
 }

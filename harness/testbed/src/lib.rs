@@ -21,4 +21,5 @@ mod scheduler;
 mod testbed;
 pub mod topology;
 
+pub use kubelet::shared_objects;
 pub use testbed::{Machine, OutsideProcess, StartError, Step, Testbed, TestbedSpec, reexec};

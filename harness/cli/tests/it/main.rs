@@ -4,6 +4,7 @@
 mod bad_input;
 mod catalogue;
 mod chaos;
+mod containers;
 mod doctor;
 mod explore;
 mod kubectl;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         ("catalogue", catalogue::TESTS),
         ("doctor", doctor::TESTS),
         ("chaos", chaos::TESTS),
+        ("containers", containers::TESTS),
         ("explore", explore::TESTS),
         ("kubectl", kubectl::TESTS),
         ("report", report::TESTS),

@@ -44,6 +44,15 @@ impl KubeconfigProvider {
         }
         Ok(Self { kubeconfig, options: KubeConfigOptions { context, ..KubeConfigOptions::default() }, image })
     }
+
+    /// Takes a kubeconfig as it was given out by whoever started the cluster.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub(super) fn of_text(text: &str, image: String) -> anyhow::Result<Self> {
+        let kubeconfig = Kubeconfig::from_yaml(text).context("what should be a kubeconfig is none")?;
+        Ok(Self { kubeconfig, options: KubeConfigOptions::default(), image })
+    }
 }
 
 impl Provider for KubeconfigProvider {

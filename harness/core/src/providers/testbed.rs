@@ -1,15 +1,18 @@
 //! The testbed as a provider: a cluster of this process' own.
 
+use std::net::IpAddr;
+
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use stickler_model::Promises;
 use stickler_reports::{ClusterCard, Timing};
-use stickler_testbed::bugs::Bugs;
+use stickler_testbed::bugs::{BUGS, Bugs};
 use stickler_testbed::{Testbed, TestbedSpec};
 
 use crate::bounds::Bounds;
 use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
+use crate::engine::Engine;
 
 /// Starts a testbed.
 #[derive(Clone, Debug)]
@@ -28,12 +31,34 @@ impl TestbedProvider {
         Ok(Self { spec: TestbedSpec { nodes, port, bugs, ..TestbedSpec::default() } })
     }
 
+    /// With an API server that listens on this address of the machine instead of its loopback one.
+    #[must_use]
+    pub fn listening_on(mut self, address: IpAddr) -> Self {
+        self.spec.address = address;
+        self
+    }
+
     /// With a load balancer in front of the nodes, or without.
     #[must_use]
     pub fn with_load_balancer(mut self, load_balancer: bool) -> Self {
         self.spec.load_balancer = load_balancer;
         self
     }
+}
+
+/// The bugs of these names, as `stickler list --bugs` prints them.
+///
+/// # Errors
+/// Which name there is not, and which ones there are.
+pub fn bugs_named(names: &[String]) -> anyhow::Result<Bugs> {
+    let find = |name: &String| {
+        let card = BUGS.iter().find(|card| card.id == name).with_context(|| {
+            let known: Vec<&str> = BUGS.iter().map(|card| card.id).collect();
+            format!("there is no bug `{name}`; there are: {}", known.join(", "))
+        })?;
+        Ok(card.bug)
+    };
+    names.iter().map(find).collect()
 }
 
 impl Provider for TestbedProvider {
@@ -43,8 +68,11 @@ impl Provider for TestbedProvider {
 
     fn start(&self) -> BoxFuture<'_, anyhow::Result<Box<dyn Cluster>>> {
         async move {
-            let testbed = Testbed::start(self.spec.clone()).await?;
-            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(testbed)?);
+            let (testbed, engine) = tokio::join!(Testbed::start(self.spec.clone()), Engine::find());
+            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(
+                testbed?,
+                engine.is_ok_and(|engine| engine.runs_this_program().is_ok()),
+            )?);
             Ok(cluster)
         }
         .boxed()
@@ -59,9 +87,12 @@ struct TestbedCluster {
 }
 
 impl TestbedCluster {
-    fn new(testbed: Testbed) -> anyhow::Result<Self> {
+    fn new(testbed: Testbed, engine: bool) -> anyhow::Result<Self> {
         let mut capabilities =
             vec![Capability::HostNetwork, Capability::NodesReachable, Capability::Disruption];
+        if engine {
+            capabilities.push(Capability::ContainerEngine);
+        }
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
         }

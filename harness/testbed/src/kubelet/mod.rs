@@ -56,6 +56,7 @@ use services::Services;
 use worker::{Wanted, Worker};
 
 pub use container::{Container, ContainerSpec, ExecSpec, Runtime, Session, Terminal};
+pub use image::shared_objects;
 pub use init::{Mount, StartFailure, init_main};
 pub use log::{Line, Log};
 pub use sandbox::Sandbox;
