@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_util::io::StreamReader;
 
 use super::own::at;
-use super::tether::{Lent, Tether, Wanted};
+use super::tether::{Tether, Wanted};
 use crate::bounds::Bounds;
 use crate::cluster::{Capability, Cluster, Disruption, Outside, Provider};
 use crate::engine::{Belongings, Engine, Program, STARTS, leave_nothing, publish};
