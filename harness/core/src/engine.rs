@@ -301,11 +301,10 @@ async fn remove(docker: &Docker, label: &str) -> anyhow::Result<Vec<String>> {
         let seen = match timeout(ANSWERS, remove_once(docker, label)).await {
             Ok(Ok(left)) if left.is_empty() => return Ok(found),
             Ok(Ok(left)) => {
-                let seen = left.join(", ");
-                found.extend(left);
-                found.sort();
-                found.dedup();
-                seen
+                // What goes away by itself is not for us to boast of.
+                found.extend(left.iter().filter(|left| left.removed).map(|left| left.what.clone()));
+                let left: Vec<String> = left.into_iter().map(|left| left.what).collect();
+                left.join(", ")
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {ANSWERS:?}"),
@@ -323,29 +322,37 @@ async fn look_again() {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-/// What there was, in words.
-async fn remove_once(docker: &Docker, label: &str) -> Result<Vec<String>, EngineError> {
+/// Something the engine had.
+struct Left {
+    what: String,
+    removed: bool,
+}
+
+/// Asks for the removal of all there is, and says what that was.
+async fn remove_once(docker: &Docker, label: &str) -> Result<Vec<Left>, EngineError> {
     let filters = [("label".to_owned(), vec![label.to_owned()])].into();
     let containers = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     let mut found = Vec::new();
     for id in docker.list_containers(Some(containers)).await?.into_iter().filter_map(|one| one.id) {
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        unless_busy(docker.remove_container(&id, Some(options)).await)?;
-        found.push(format!("container {id:.12}"));
+        let removed = unless_busy(docker.remove_container(&id, Some(options)).await)?;
+        found.push(Left { what: format!("container {id:.12}"), removed });
     }
     let images = ListImagesOptionsBuilder::new().all(true).filters(&filters).build();
     for image in docker.list_images(Some(images)).await? {
         let options = RemoveImageOptionsBuilder::new().force(true).build();
-        unless_busy(docker.remove_image(&image.id, Some(options), None).await)?;
-        found.push(format!("image {}", image.repo_tags.first().unwrap_or(&image.id)));
+        let removed = unless_busy(docker.remove_image(&image.id, Some(options), None).await)?;
+        let name = image.repo_tags.first().unwrap_or(&image.id);
+        found.push(Left { what: format!("image {name}"), removed });
     }
     Ok(found)
 }
 
-/// What is gone already, or going, is as well as removed.
-fn unless_busy<T>(removed: Result<T, EngineError>) -> Result<(), EngineError> {
+/// Was it removed? What is gone already, or going, was not, which is as well.
+fn unless_busy<T>(removed: Result<T, EngineError>) -> Result<bool, EngineError> {
     match removed {
-        Err(EngineError::DockerResponseServerError { status_code: 404 | 409, .. }) | Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(EngineError::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -2,9 +2,10 @@
 //! that can be tried without an engine.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -61,6 +62,22 @@ fn left(folder: &Path) -> String {
     healed.stdout
 }
 
+/// The containers of ours, as the engine lists them.
+fn containers() -> Result<String, String> {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
+    let path = host.strip_prefix("unix://").ok_or("the engine is not at a socket of this machine")?;
+    let mut stream = UnixStream::connect(path).map_err(|error| format!("{path}: {error}"))?;
+    let filter = "%7B%22label%22%3A%5B%22stickler.dev%2Frun%22%5D%7D";
+    let request = format!("GET /containers/json?all=true&filters={filter} HTTP/1.0\r\n\r\n");
+    let mut answer = String::new();
+    stream
+        .write_all(request.as_bytes())
+        .and_then(|()| stream.read_to_string(&mut answer))
+        .map_err(|error| error.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP")?;
+    if head.contains(" 200 ") { Ok(body.trim().to_owned()) } else { Err(answer) }
+}
+
 fn a_run_leaves_nothing() -> Result<(), Impossible> {
     let folder = folder();
     needs_engine(folder.path())?;
@@ -91,6 +108,7 @@ fn an_interrupted_run_leaves_nothing() -> Result<(), Impossible> {
 fn a_killed_cluster_ends_by_itself() -> Result<(), Impossible> {
     let folder = folder();
     needs_engine(folder.path())?;
+    containers().map_err(Impossible)?;
     let up = ["up", "--cluster", "container", "--nodes", "1", "--kubeconfig", "config"];
     let up = Running::start(with_engine(folder.path(), &up));
     let address = eventually("the kubeconfig", || {
@@ -102,8 +120,9 @@ fn a_killed_cluster_ends_by_itself() -> Result<(), Impossible> {
     TcpStream::connect(&address).expect("the API server's port is published");
     up.signal(libc::SIGKILL);
     up.end();
-    // Without a word to it: the container ends, and is gone with its port.
-    eventually("the end of the container", || TcpStream::connect(&address).is_err().then_some(()));
+    // Without a word to it: the container ends, and is removed.
+    eventually("the end of the container", || (containers().as_deref() == Ok("[]")).then_some(()));
+    TcpStream::connect(&address).expect_err("its port is closed");
     let left_behind = left(folder.path());
     assert!(left_behind.starts_with("removed image stickler-pods:"), "{left_behind}");
     assert_eq!(left_behind.lines().count(), 1, "only the image stays until it is removed: {left_behind}");

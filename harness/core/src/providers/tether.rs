@@ -335,7 +335,8 @@ async fn lend<R: AsyncBufRead + Unpin>(
             Ok(Order::Open { stream }) => {
                 let (input, lines) = mpsc::unbounded_channel();
                 inputs.insert(stream, input);
-                let agent = cluster.outside().context("there is no outside").and_then(|outside| outside.agent());
+                let agent =
+                    cluster.outside().context("there is no outside").and_then(|outside| outside.agent());
                 tasks.spawn(carry(stream, agent, lines, words.clone()));
             }
             Ok(Order::Say { stream, line }) => {
