@@ -99,6 +99,8 @@ async fn follow_readiness(scene: &mut Scene) -> Held {
     scene.given_running(fixture!("service/readiness-gates.yaml")).await?;
     for (pod, ready) in [("gated-0", true), ("gated-1", true), ("gated-0", false), ("gated-0", true)] {
         scene.set_gate(pod, ready).await?;
+        // Before, what was promised until then may still be so.
+        scene.becomes(pod, ready).await?;
         scene.eventually(endpoints_mirror_pods("gated")).await?;
     }
     Ok(())

@@ -334,6 +334,8 @@ async fn follows_readiness(scene: &mut Scene) -> Held {
         [("gated-0", true), ("gated-1", true), ("gated-0", false), ("gated-0", true), ("gated-1", false)];
     for (pod, ready) in changes {
         scene.set_gate(pod, ready).await?;
+        // Before, what was promised until then may still be so.
+        scene.becomes(pod, ready).await?;
         routed(scene, REQUEST).await?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 //! provider and no component: it must not know what it talks to.
 
 mod affinity;
+mod confirmation;
 mod dns;
 mod endpoints;
 mod env;
@@ -11,16 +12,35 @@ mod external_name;
 mod goweb;
 mod headless;
 mod ingress;
+mod kubectl;
 mod liveness;
 mod load_balancer;
 mod node_port;
 mod ports;
+mod profile;
 mod readiness;
 mod service;
 mod traffic_policy;
 mod vip;
 
+use std::process::ExitCode;
+
 use stickler::Check;
+
+pub use confirmation::confirmed_by;
+pub use profile::Profile;
+
+/// The notes at a terminal, chapter by chapter.
+pub mod transcript {
+    pub use crate::kubectl::{Chapter, NAMESPACE, chapters, kubectl_minor, perform};
+}
+
+/// Runs the part of the program that was asked for under another name: the programs of pods, and the
+/// editor that a kubectl of the transcript opens. To be called first in every `main` that may perform
+/// checks; if it returns something, that is how the process ends.
+pub fn reexec() -> Option<ExitCode> {
+    kubectl::editor().or_else(stickler::reexec)
+}
 
 /// Every chapter: the prefix of its checks' ids, and the checks.
 pub const CHAPTERS: &[(&str, &[Check])] = &[
@@ -42,6 +62,7 @@ pub const CHAPTERS: &[(&str, &[Check])] = &[
     ("traffic-policy", traffic_policy::CHECKS),
     ("external-ips", external_ips::CHECKS),
     ("ingress", ingress::CHECKS),
+    ("kubectl", kubectl::CHECKS),
 ];
 
 /// Every check, chapter by chapter.
@@ -51,9 +72,12 @@ pub fn all() -> impl Iterator<Item = &'static Check> {
 
 /// What can be wrong with the catalogue itself, each with what to do about it; none if all is well.
 pub fn mistakes_in_the_catalogue() -> Vec<String> {
-    let mut mistakes = Vec::new();
+    let mut mistakes = confirmation::mistakes();
     let mut ids = std::collections::BTreeSet::new();
     for (chapter, checks) in CHAPTERS {
+        if profile::of_chapter(chapter).is_none() {
+            mistakes.push(format!("chapter `{chapter}` has no profile; add it in suites/src/profile.rs"));
+        }
         for check in *checks {
             if check.chapter() != *chapter {
                 mistakes.push(format!(

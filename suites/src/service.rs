@@ -276,6 +276,8 @@ async fn only_ready_pods_answer(scene: &mut Scene) -> Held {
     scene.eventually(as_promised(from.clone(), vec![cluster_ip("gated")])).await?;
     for (pod, ready) in [("gated-0", true), ("gated-1", true), ("gated-0", false)] {
         scene.set_gate(pod, ready).await?;
+        // Before, what was promised until then may still be so.
+        scene.becomes(pod, ready).await?;
         scene.eventually(as_promised(from.clone(), vec![cluster_ip("gated")]).calls(12)).await?;
         scene.always(as_promised(from.clone(), vec![cluster_ip("gated")]).calls(12)).await?;
     }

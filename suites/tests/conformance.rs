@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
-    if let Some(code) = stickler::reexec() {
+    if let Some(code) = stickler_suites::reexec() {
         return code;
     }
     let arguments = Arguments::from_args();

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if let Some(code) = stickler::reexec() {
+    if let Some(code) = stickler_suites::reexec() {
         return code;
     }
     #[cfg(target_os = "linux")]
@@ -118,7 +118,7 @@ mod planted {
             jobs: JOBS,
             checks: checks.iter().map(|check| check.card()).collect(),
         });
-        Run { checks, seed: 1, jobs: JOBS, cancel }.on(&cluster, &sink).await;
+        Run { checks, seed: 1, jobs: JOBS, deviations: Vec::new(), cancel }.on(&cluster, &sink).await;
         let report = report.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(report)
     }

@@ -5,10 +5,13 @@ use std::net::IpAddr;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Secret};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
+use stickler_pods::versions::read_old_ingress;
 
+use crate::image::Image;
 use crate::manifest::{Fixture, Manifest, parse};
 
 /// Something done to the objects of a check's namespace.
@@ -39,7 +42,7 @@ pub enum Action {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Local<'a> {
     /// Instead of the image `stickler`, and of the notes'.
-    pub(crate) image: &'a str,
+    pub(crate) image: Image<'a>,
     /// Instead of the IngressClass `stickler`, and of none.
     pub(crate) class: Option<&'a str>,
 }
@@ -52,6 +55,7 @@ pub enum Resource {
     ReplicaSet,
     Deployment,
     Endpoints,
+    EndpointSlice,
     Ingress,
 }
 
@@ -64,6 +68,7 @@ impl Resource {
             Self::ReplicaSet => ApiResource::erase::<k8s_openapi::api::apps::v1::ReplicaSet>(&()),
             Self::Deployment => ApiResource::erase::<k8s_openapi::api::apps::v1::Deployment>(&()),
             Self::Endpoints => ApiResource::erase::<Endpoints>(&()),
+            Self::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
             Self::Ingress => ApiResource::erase::<Ingress>(&()),
         }
     }
@@ -77,6 +82,7 @@ impl fmt::Display for Resource {
             Self::ReplicaSet => "replicaset",
             Self::Deployment => "deployment",
             Self::Endpoints => "endpoints",
+            Self::EndpointSlice => "endpointslice",
             Self::Ingress => "ingress",
         })
     }
@@ -153,7 +159,7 @@ impl Action {
             Self::Create(fixture) => {
                 for manifest in parse(fixture.path, fixture.yaml)? {
                     let mut manifest = manifest;
-                    use_image(&mut manifest.object.data, local.image);
+                    local.image.put_in_object(&mut manifest.object)?;
                     if let Some(class) = local.class.filter(|_| manifest.resource.kind == "Ingress") {
                         use_class(&mut manifest.object, class);
                     }
@@ -234,26 +240,10 @@ async fn create_in(
 /// An Ingress of `v1beta1` as one of `v1`
 /// ([Deprecated API Migration Guide](https://kubernetes.io/docs/reference/using-api/deprecation-guide/#ingress-v122)).
 pub(crate) fn modern_ingress(old: &DynamicObject) -> anyhow::Result<Ingress> {
-    fn backend(old: &Value) -> Value {
-        let port = &old["servicePort"];
-        let port = if port.is_string() { json!({ "name": port }) } else { json!({ "number": port }) };
-        json!({ "service": { "name": old["serviceName"], "port": port } })
-    }
-    let mut spec = old.data["spec"].clone();
-    if let Some(fields) = spec.as_object_mut()
-        && let Some(default) = fields.remove("backend")
-    {
-        fields.insert("defaultBackend".to_owned(), backend(&default));
-    }
-    for rule in spec["rules"].as_array_mut().into_iter().flatten() {
-        for path in rule["http"]["paths"].as_array_mut().into_iter().flatten() {
-            path["backend"] = backend(&path["backend"]);
-            if path["pathType"].is_null() {
-                path["pathType"] = json!("ImplementationSpecific");
-            }
-        }
-    }
-    Ok(Ingress { metadata: old.metadata.clone(), spec: serde_json::from_value(spec)?, status: None })
+    let mut whole = json!({ "spec": old.data["spec"] });
+    read_old_ingress(&mut whole);
+    let spec = serde_json::from_value(whole["spec"].take())?;
+    Ok(Ingress { metadata: old.metadata.clone(), spec, status: None })
 }
 
 /// Names the class in an Ingress that says `stickler`, or nothing.
@@ -263,9 +253,6 @@ fn use_class(ingress: &mut DynamicObject, class: &str) {
         ingress.data["spec"]["ingressClassName"] = json!(class);
     }
 }
-
-/// The image of the notes' manifests, which a cluster need not be able to pull.
-const NOTES_IMAGE: &str = "registry.cn-hangzhou.aliyuncs.com/orzi/goweb";
 
 /// The condition a readiness gate of the fixtures asks for.
 fn gate(ready: bool) -> Value {
@@ -279,27 +266,6 @@ fn endpoints(name: &str, addresses: &[IpAddr], port: u16) -> Value {
         "apiVersion": "v1", "kind": "Endpoints", "metadata": { "name": name },
         "subsets": [{ "addresses": addresses, "ports": [{ "port": port }] }],
     })
-}
-
-/// Puts the cluster's own image in the place of `stickler` and of the notes' image, wherever
-/// containers are described.
-pub(crate) fn use_image(value: &mut Value, image: &str) {
-    match value {
-        Value::Object(fields) => {
-            let asked = fields.get("image").and_then(Value::as_str).unwrap_or_default().to_owned();
-            if asked == NOTES_IMAGE {
-                fields.insert("command".to_owned(), json!(["goweb"]));
-            }
-            if asked == NOTES_IMAGE || asked == "stickler" {
-                fields.insert("image".to_owned(), json!(image));
-            }
-            for value in fields.values_mut() {
-                use_image(value, image);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| use_image(item, image)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
 }
 
 impl fmt::Display for Action {

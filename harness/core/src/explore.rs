@@ -6,6 +6,7 @@
 //! A sequence that breaks a promise is shrunk to the fewest operations and saved as a [`Case`].
 
 mod case;
+mod form;
 mod operation;
 mod reference;
 mod subject;
@@ -25,14 +26,16 @@ use stickler_reports::{Event, Evidence, ExploreFailure, ExploreReport, Finding, 
 use tokio_util::sync::CancellationToken;
 
 pub use case::{CASE_SCHEMA, Case, CaseError};
-pub use operation::{Maker, Operation, Reach, ServiceName, WorkloadName};
+pub use form::{Distribution, Form, Policy, Ports, Ranges, Reach, Selection, ServiceLabel, SliceName};
+pub use operation::{Maker, Operation, ServiceName, WorkloadName};
 
 use crate::check::Broken;
 use crate::clock::now_us;
 use crate::cluster::Cluster;
+use crate::guard::Guard;
 use crate::journal::Sink;
 use crate::runner::Session;
-use reference::{Plan, sequences};
+use reference::{Ground, Plan, sequences};
 use subject::{Patience, Subject};
 
 /// What proptest draws: where a case begins, its operations, and a count of those that were performed.
@@ -73,13 +76,13 @@ impl Exploration {
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
         let config = Config { failure_persistence: None, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(config, rng);
-        let sequences = sequences(expedition.kubelets(), self.steps);
+        let sequences = sequences(expedition.ground(), self.steps);
         for number in 1..=self.cases {
             let tree = sequences.new_tree(&mut runner);
             let mut tree = tree.map_err(|why| anyhow::anyhow!("no operations could be drawn: {why}"))?;
             let (_, operations, seen) = tree.current();
             let ended = expedition.perform(number, &operations, Try::First).await;
-            if self.cancel.is_cancelled() || expedition.gave_up() {
+            if expedition.guard.token().is_cancelled() || expedition.gave_up() {
                 break;
             }
             if ended.verdict == Verdict::Failed {
@@ -150,7 +153,7 @@ impl Exploration {
         failing.sort_by_key(Vec::len);
         let mut confirmed = first;
         for smaller in failing.into_iter().take(CONFIRMED) {
-            if self.cancel.is_cancelled() {
+            if expedition.guard.token().is_cancelled() {
                 break;
             }
             let ended = expedition.perform(number, &smaller, Try::Confirming(runs)).await;
@@ -248,7 +251,9 @@ struct Hunt {
 
 impl Hunt {
     fn goes_on(&self, expedition: &Expedition<'_>) -> bool {
-        self.runs < self.most && self.started.elapsed() < self.longest && !expedition.cancel.is_cancelled()
+        self.runs < self.most
+            && self.started.elapsed() < self.longest
+            && !expedition.guard.token().is_cancelled()
     }
 
     /// Whether operations make sense and still fail; if they do, they are the best so far.
@@ -256,7 +261,7 @@ impl Hunt {
         if operations.is_empty() || !self.goes_on(expedition) {
             return false;
         }
-        let mut plan = Plan::initial(expedition.kubelets());
+        let mut plan = Plan::initial(expedition.ground());
         for operation in operations {
             if plan.permits(operation).is_err() {
                 return false;
@@ -308,6 +313,10 @@ pub const FINDS: &[&str] = &[
     "unready-endpoint-stays",
     "affinity-ignored",
     "headless-includes-unready",
+    "local-policy-ignored",
+    "local-source-lost",
+    "health-check-always-ok",
+    "stale-udp-conntrack",
 ];
 
 /// So many cases in a row that could not be judged: something is wrong that will not go away.
@@ -317,7 +326,7 @@ const PATIENCE: usize = 3;
 struct Expedition<'a> {
     cluster: &'a Arc<dyn Cluster>,
     sink: &'a Sink,
-    cancel: &'a CancellationToken,
+    guard: Arc<Guard>,
     session: Option<Session>,
     cases: usize,
     nodes: usize,
@@ -330,21 +339,21 @@ impl<'a> Expedition<'a> {
     fn new(
         cluster: &'a Arc<dyn Cluster>,
         sink: &'a Sink,
-        cancel: &'a CancellationToken,
+        cancel: &CancellationToken,
         seed: u64,
         cases: usize,
     ) -> Self {
         let report = ExploreReport { seed, planned: cases, ..ExploreReport::default() };
         let (nodes, started) = (cluster.card().nodes.len(), Instant::now());
-        Self { cluster, sink, cancel, session: None, cases, nodes, started, unjudged: 0, report }
+        let guard = Arc::new(Guard::over(cluster, sink, cancel));
+        Self { cluster, sink, guard, session: None, cases, nodes, started, unjudged: 0, report }
     }
 
-    /// How many nodes have a kubelet that may be stopped.
-    fn kubelets(&self) -> u8 {
-        match self.cluster.disruption() {
-            Some(_) => u8::try_from(self.nodes).unwrap_or(u8::MAX),
-            None => 0,
-        }
+    /// What of the cluster decides which operations make sense.
+    fn ground(&self) -> Ground {
+        let nodes = u8::try_from(self.nodes).unwrap_or(u8::MAX);
+        let kubelets = if self.cluster.disruption().is_some() { nodes } else { 0 };
+        Ground { nodes, kubelets, minor: self.cluster.promises().minor }
     }
 
     fn gave_up(&self) -> bool {
@@ -362,7 +371,7 @@ impl<'a> Expedition<'a> {
             Err((Broken::CouldNotTell(reason), evidence)) => {
                 // Before the first operation, its agents are what is lost.
                 if steps == 0
-                    && !self.cancel.is_cancelled()
+                    && !self.guard.token().is_cancelled()
                     && let Some(session) = self.session.take()
                 {
                     session.give_back().await;
@@ -404,24 +413,26 @@ impl<'a> Expedition<'a> {
         steps: &mut usize,
     ) -> Result<(), (Broken, Vec<Evidence>)> {
         let lost = |error: anyhow::Error| (Broken::from(error), Vec::new());
+        let ground = self.ground();
         let session = match self.session.take() {
             Some(session) => session,
-            None => Session::open(Arc::clone(self.cluster), self.sink.clone(), self.cancel.clone())
+            None => Session::guarded(Arc::clone(self.cluster), self.sink.clone(), Arc::clone(&self.guard))
                 .await
                 .map_err(lost)?,
         };
+        let guard = Arc::clone(&self.guard);
+        let given_up = || Broken::CouldNotTell(guard.why());
         let session = self.session.insert(session);
         let bounds = self.cluster.bounds();
         let shrinking = matches!(which, Try::Smaller(_));
         let patience = if shrinking { Patience::short(&bounds) } else { Patience::full(&bounds) };
-        let kubelets = u8::try_from(self.nodes).unwrap_or(u8::MAX);
-        let plan = Plan::initial(if self.cluster.disruption().is_some() { kubelets } else { 0 });
+        let plan = Plan::initial(ground);
         let mut subject = Subject::open(session, plan.clone(), patience).await.map_err(lost)?;
         let mut begun = Vec::new();
         let mut held = tokio::select! {
             held = walk(&mut subject, plan, operations, &mut begun) => held,
             // What was stopped must be started again, also then.
-            () = self.cancel.cancelled() => Err(interrupted()),
+            () = guard.token().cancelled() => Err(given_up()),
         };
         *steps = begun.len();
         // Agents on a node without a kubelet cannot tell what they saw.
@@ -436,11 +447,15 @@ impl<'a> Expedition<'a> {
                     }
                     Err(error) => Err(error.into()),
                 },
-                () = self.cancel.cancelled() => Err(interrupted()),
+                () = guard.token().cancelled() => Err(given_up()),
             };
         }
+        // Whatever was seen may be due to what is missing.
+        if let (Err(Broken::Promise(_)), Some(lost)) = (&held, guard.lost()) {
+            held = Err(Broken::CouldNotTell(lost));
+        }
         let evidence = match &held {
-            Err(_) if !shrinking && !self.cancel.is_cancelled() => subject.scene.evidence().await,
+            Err(_) if !shrinking && !guard.token().is_cancelled() => subject.scene.evidence().await,
             _ => Vec::new(),
         };
         self.report.looks += subject.looks;
@@ -456,19 +471,17 @@ impl<'a> Expedition<'a> {
         if let Some(session) = &self.session {
             session.close().await;
         }
+        // One that went unnoticed until now is told here.
+        self.guard.lost();
         self.report.duration_ms = millis(self.started.elapsed());
         let timing = Timing { step: "exploration".to_owned(), us: self.report.duration_ms * 1000 };
         sink.tell(Event::Explored { explore: Box::new(self.report) });
         sink.tell(Event::RunFinished {
             duration_ms: millis(self.started.elapsed()),
-            interrupted: self.cancel.is_cancelled(),
+            interrupted: self.guard.was_asked(),
             timings: vec![timing],
         });
     }
-}
-
-fn interrupted() -> Broken {
-    Broken::CouldNotTell("it was interrupted".to_owned())
 }
 
 /// Performs operations, and notes when each was begun.

@@ -8,14 +8,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Endpoints, Event as ApiEvent, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Event as ApiEvent, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status as ExecStatus;
-use kube::api::{Api, AttachParams, DynamicObject, ListParams, PostParams};
+use kube::api::{
+    Api, AttachParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Resource as _,
+    ResourceExt as _,
+};
 use kube::core::Status;
 use kube::runtime::watcher::Config;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use stickler_model::{Part, World};
 use stickler_reports::Event;
 use tokio::io::AsyncReadExt as _;
@@ -24,13 +28,14 @@ use tokio::time::{Instant, timeout};
 use crate::action::{Action, Local};
 use crate::bounds::Bounds;
 use crate::check::{Broken, Held};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Terminal};
 use crate::controller::InUse;
 use crate::engine::{Container, Engine};
+use crate::image::Image;
 use crate::invariant::{Invariant, Judgement};
 use crate::journal::Sink;
 use crate::manifest::{Fixture, parse};
-use crate::vantage::{Vantage, Vantages};
+use crate::vantage::{RUN_LABEL, Vantage, Vantages, create_namespace};
 use crate::wait;
 
 /// Between two looks of an `eventually`: short beside every bound, long beside one look.
@@ -83,6 +88,31 @@ impl Scene {
         self.cluster.client()
     }
 
+    /// Where commands can be typed.
+    ///
+    /// # Errors
+    /// If there is nowhere: the check's needs do not say that it is the notes' lab.
+    pub fn terminal(&self) -> anyhow::Result<&dyn Terminal> {
+        self.cluster.terminal().context("nothing can be typed on this cluster")
+    }
+
+    /// A further namespace, which belongs to the check's own and goes with it.
+    ///
+    /// # Errors
+    /// If the API server refuses or does not answer.
+    pub async fn another_namespace(&self, suffix: &str) -> anyhow::Result<String> {
+        let namespace = format!("{}-{suffix}", self.namespace);
+        let (namespaces, bound) = (Api::<Namespace>::all(self.client()), self.bounds().request);
+        let own = wait::within(bound, "read the check's namespace", namespaces.get(&self.namespace)).await?;
+        let run = own.labels().get(RUN_LABEL).cloned().unwrap_or_default();
+        create_namespace(&self.client(), &namespace, &run, bound).await?;
+        let owner = Patch::Merge(json!({"metadata": {"ownerReferences": [own.owner_ref(&())]}}));
+        let parameters = PatchParams::default();
+        let owned = namespaces.patch(&namespace, &parameters, &owner);
+        wait::within(bound, "give the namespace its owner", owned).await?;
+        Ok(namespace)
+    }
+
     /// The objects of one kind in the check's namespace.
     pub fn api<K>(&self) -> Api<K>
     where
@@ -122,7 +152,7 @@ impl Scene {
         let bound = self.bounds().request;
         let performed = async {
             let class = self.ingress.controller().map(|controller| controller.class.as_str());
-            let local = Local { image: self.cluster.image(), class };
+            let local = Local { image: Image::of(self.cluster.as_ref()), class };
             timeout(bound, action.perform(&self.client(), &self.namespace, local))
                 .await
                 .with_context(|| format!("no answer from the API server within {bound:?}"))?
@@ -534,7 +564,7 @@ where
 }
 
 /// The exit code a status tells: 0 for success, else the cause named `ExitCode`.
-fn exit_code(status: &ExecStatus) -> anyhow::Result<i32> {
+pub(crate) fn exit_code(status: &ExecStatus) -> anyhow::Result<i32> {
     if status.status.as_deref() == Some("Success") {
         return Ok(0);
     }

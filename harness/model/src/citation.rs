@@ -119,6 +119,18 @@ pub(crate) const HEADLESS_LABEL: Citation = Citation {
     url: "https://kubernetes.io/docs/reference/labels-annotations-taints/#servicekubernetesioheadless",
 };
 
+/// "manually map the Service to the network address and port where it's running"
+pub(crate) const WITHOUT_SELECTOR: Citation = Citation {
+    title: "Service, \"Services without selectors\"",
+    url: "https://kubernetes.io/docs/concepts/services-networking/service/#services-without-selectors",
+};
+
+/// "deliberately failing health checks"
+pub(crate) const HEALTH_CHECK: Citation = Citation {
+    title: "Using Source IP, \"Source IP for Services with Type=LoadBalancer\"",
+    url: "https://kubernetes.io/docs/tutorials/services/source-ip/#source-ip-for-services-with-type-loadbalancer",
+};
+
 /// Names and answers of the cluster's DNS: one entry for each section that promises something.
 macro_rules! dns_section {
     ($name:ident, $section:literal) => {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
-use crate::citation;
+use crate::citation::{self, Citation};
 use crate::endpoints::cluster_ips;
 use crate::ports::{self, Protocol};
 use crate::route::{Affinity, Route, Scene, Source, Usable};
@@ -54,13 +54,7 @@ pub(crate) fn route(scene: &Scene<'_>) -> Option<Route> {
     }
     let source = source(scene, &usable);
     let rule = if node.is_some() { citation::INTERNAL_POLICY } else { citation::VIRTUAL_IPS };
-    Some(Route::Answered {
-        source,
-        affinity: affinity(service),
-        why: usable.why,
-        rule: usable.rule.unwrap_or(rule),
-        by: usable.backends,
-    })
+    Some(usable.answered(source, affinity(service), rule))
 }
 
 /// The port of the service that a number means, if the destination's protocol matches too.
@@ -84,7 +78,7 @@ pub(crate) fn usable_of_port(
 ) -> Usable {
     let expected = endpoints(scene.world, scene.promises, key);
     let name = port.name.as_deref().unwrap_or_default();
-    scene.usable(key, expected.port(name, scene.destination.protocol), node)
+    scene.usable(key, &expected, expected.port(name, scene.destination.protocol), node)
 }
 
 /// A service without endpoints refuses, so that clients need not wait for a time-out.
@@ -99,14 +93,17 @@ pub(crate) fn no_endpoints(scene: &Scene<'_>, key: &ObjectKey) -> Route {
 /// Services the cluster's own proxy leaves alone: its label names another proxy, or says that
 /// there is nothing to proxy.
 pub(crate) fn given_away(key: &ObjectKey, service: &Service) -> Option<Route> {
+    why_given_away(key, service).map(|(why, rule)| Route::Nobody { why, rule })
+}
+
+/// Why the cluster's own proxy leaves a service alone, and where that is written.
+pub(crate) fn why_given_away(key: &ObjectKey, service: &Service) -> Option<(String, Citation)> {
     let has = |label: &str| service.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(label));
     if has("service.kubernetes.io/service-proxy-name") {
-        let why = format!("`{}` is labelled for another proxy", key.name);
-        return Some(Route::Nobody { why, rule: citation::PROXY_NAME });
+        return Some((format!("`{}` is labelled for another proxy", key.name), citation::PROXY_NAME));
     }
     if has("service.kubernetes.io/headless") {
-        let why = format!("`{}` is labelled as headless", key.name);
-        return Some(Route::Nobody { why, rule: citation::HEADLESS_LABEL });
+        return Some((format!("`{}` is labelled as headless", key.name), citation::HEADLESS_LABEL));
     }
     None
 }

@@ -314,6 +314,18 @@ impl Zone<'_> {
         });
         let Some((port, protocol)) = found else {
             let why = format!("`{}` has no port named `{name}` of protocol `{protocol}`", key.name);
+            // Its endpoints may have one: made by hand, or left from ports it had. Those who read
+            // names off the endpoints answer then.
+            if is_headless(service)
+                && self
+                    .world
+                    .endpoint_slices
+                    .values()
+                    .filter(|slice| slice_is_of(slice, key))
+                    .any(|slice| slice.ports.iter().flatten().any(|port| port.name.as_deref() == Some(name)))
+            {
+                return not_promised(why, citation::DNS_HEADLESS_SRV);
+            }
             return Resolution::Nothing { why, rule: citation::DNS_CLUSTER_IP_SRV };
         };
         let number = ports::number(port.port);

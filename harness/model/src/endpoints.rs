@@ -81,10 +81,20 @@ impl Expected {
         self.ports.iter().find(|port| port.name == name && port.protocol == protocol)
     }
 
+    /// Whether somebody made an endpoint by hand: then it is his to say who is there.
+    pub(crate) fn is_by_hand(&self, port: &ExpectedPort, endpoint: &Endpoint) -> bool {
+        !self.selected || port.sliced.contains(endpoint)
+    }
+
     fn port_mut(&mut self, name: &str, protocol: Protocol) -> &mut ExpectedPort {
         let found = self.ports.iter().position(|port| port.name == name && port.protocol == protocol);
         let index = found.unwrap_or_else(|| {
-            self.ports.push(ExpectedPort { name: name.to_owned(), protocol, endpoints: BTreeSet::new() });
+            self.ports.push(ExpectedPort {
+                name: name.to_owned(),
+                protocol,
+                endpoints: BTreeSet::new(),
+                sliced: BTreeSet::new(),
+            });
             self.ports.len() - 1
         });
         &mut self.ports[index]
@@ -97,6 +107,8 @@ pub struct ExpectedPort {
     pub name: String,
     pub protocol: Protocol,
     pub endpoints: BTreeSet<Endpoint>,
+    /// Where the others are pods that were selected: those that only stand in slices made by hand.
+    pub(crate) sliced: BTreeSet<Endpoint>,
 }
 
 impl ExpectedPort {
@@ -394,7 +406,11 @@ pub(crate) fn slice_is_of(slice: &EndpointSlice, service: &ObjectKey) -> bool {
 
 fn add_made_slice(expected: &mut Expected, slice: &EndpointSlice) {
     for (name, protocol, endpoint) in slice_endpoints(slice) {
-        expected.port_mut(&name, protocol).endpoints.insert(endpoint);
+        let selected = expected.selected;
+        let port = expected.port_mut(&name, protocol);
+        if port.endpoints.insert(endpoint.clone()) && selected {
+            port.sliced.insert(endpoint);
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 //!   [`Resolution::allows`] compares it with a [`Reply`];
 //! - [`environment`]: the service variables a container gets; [`Environment::differences`]
 //!   compares them with what it has;
+//! - [`health`]: what a node answers on a service's health check port;
 //! - [`ingress`]: who may answer an HTTP request that comes to an ingress controller, and
 //!   [`certificates`] which Secret's certificate it must show;
 //! - [`affinity_breaches`]: whether the answers a client got kept it with one backend.
@@ -26,6 +27,7 @@ mod dns;
 mod endpoints;
 mod environment;
 mod externalip;
+mod health;
 mod ingress;
 mod listing;
 mod nodeport;
@@ -44,6 +46,7 @@ pub use citation::Citation;
 pub use dns::{RecordType, Resolution, resolve};
 pub use endpoints::{Conditions, Endpoint, Expected, ExpectedPort, endpoints};
 pub use environment::{Environment, environment, service_variables};
+pub use health::{Health, health};
 pub use ingress::{IngressRequest, certificates, ingress};
 pub use listing::{endpoint_slices_match, endpoints_object_matches};
 pub use ports::{Protocol, UnknownProtocol};

@@ -36,7 +36,9 @@ pub fn endpoints_object_matches(expected: &Expected, actual: Option<&Endpoints>)
     for port in &expected.ports {
         for endpoint in &port.endpoints {
             let listed = !endpoint.conditions.terminating || expected.publish_not_ready;
-            if listed && endpoint.address.is_ipv4() == is_ipv4 {
+            // Who adds a slice to those of the selected pods does not add to the Endpoints.
+            let selected = !expected.selected || !port.sliced.contains(endpoint);
+            if listed && selected && endpoint.address.is_ipv4() == is_ipv4 {
                 promised.add(&port.name, port.protocol, endpoint.clone());
             }
         }

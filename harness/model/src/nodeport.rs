@@ -8,7 +8,7 @@ use crate::citation;
 use crate::clusterip::{affinity, find_port, given_away, no_endpoints, usable_of_port};
 use crate::endpoints::{finished_phase, pod_addresses};
 use crate::ports;
-use crate::route::{Backend, Route, Scene, Source};
+use crate::route::{Backend, Route, Scene, Source, Usable};
 use crate::{Conditions, Endpoint, ObjectKey};
 
 /// A destination that is a node's address; nothing if it is none.
@@ -36,13 +36,7 @@ fn node_port(scene: &Scene<'_>, key: &ObjectKey, service: &Service, port: &Servi
         }
         // By default the source is rewritten to the node's, but a network that returns answers
         // directly may keep it.
-        return Route::Answered {
-            by: all.backends,
-            source: Source::NotPromised,
-            affinity: affinity(service),
-            why: all.why,
-            rule: all.rule.unwrap_or(citation::NODE_PORT),
-        };
+        return all.answered(Source::NotPromised, affinity(service), citation::NODE_PORT);
     }
     let local = usable_of_port(scene, key, port, Some(node));
     if all.backends.is_empty() && local.backends.is_empty() {
@@ -55,13 +49,13 @@ fn node_port(scene: &Scene<'_>, key: &ObjectKey, service: &Service, port: &Servi
     if scene.client.is_outside() {
         local_from_outside(key, service, local, node)
     } else {
-        local_from_inside(key, service, &all.backends, local, node)
+        local_from_inside(key, service, all, local, node)
     }
 }
 
 /// "`Local` to only route to ready node-local endpoints"; "preserves the original source IP
 /// address. If there are no local endpoints, packets sent to the node are dropped".
-fn local_from_outside(key: &ObjectKey, service: &Service, local: crate::route::Usable, node: &str) -> Route {
+pub(crate) fn local_from_outside(key: &ObjectKey, service: &Service, local: Usable, node: &str) -> Route {
     if local.backends.is_empty() {
         return Route::Dropped {
             why: format!(
@@ -71,26 +65,14 @@ fn local_from_outside(key: &ObjectKey, service: &Service, local: crate::route::U
             rule: citation::EXTERNAL_POLICY,
         };
     }
-    Route::Answered {
-        by: local.backends,
-        source: Source::Kept,
-        affinity: affinity(service),
-        why: local.why,
-        rule: local.rule.unwrap_or(citation::SOURCE_NODE_PORT),
-    }
+    local.answered(Source::Kept, affinity(service), citation::SOURCE_NODE_PORT)
 }
 
 /// Clients within the cluster "may need to take traffic policy into account when picking a node":
 /// a node with endpoints of its own answers, from those or (where the proxy takes the client for
 /// internal traffic) from all; of a node without any nothing is promised but that nobody else does.
-fn local_from_inside(
-    key: &ObjectKey,
-    service: &Service,
-    all: &BTreeSet<Backend>,
-    local: crate::route::Usable,
-    node: &str,
-) -> Route {
-    let by: BTreeSet<Backend> = all.union(&local.backends).cloned().collect();
+fn local_from_inside(key: &ObjectKey, service: &Service, all: Usable, local: Usable, node: &str) -> Route {
+    let by: BTreeSet<Backend> = all.backends.union(&local.backends).cloned().collect();
     if local.backends.is_empty() {
         return Route::AtMost {
             by,
@@ -102,13 +84,12 @@ fn local_from_inside(
             rule: citation::EXTERNAL_POLICY_FIELD,
         };
     }
-    Route::Answered {
-        by,
-        source: Source::NotPromised,
-        affinity: affinity(service),
-        why: format!("ready endpoints of `{}`", key.name),
-        rule: citation::EXTERNAL_POLICY_FIELD,
-    }
+    let why = format!("ready endpoints of `{}`", key.name);
+    Usable { backends: by, why, rule: None, doubt: all.doubt.or(local.doubt) }.answered(
+        Source::NotPromised,
+        affinity(service),
+        citation::EXTERNAL_POLICY_FIELD,
+    )
 }
 
 /// What is no node port: a pod in the host network, or a program of the node itself.

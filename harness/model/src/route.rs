@@ -5,9 +5,9 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::citation::{self, Citation};
-use crate::endpoints::{Endpoint, ExpectedPort, pod_addresses};
+use crate::endpoints::{Endpoint, Expected, ExpectedPort, is_ready, pod_addresses};
 use crate::{Destination, ObjectKey, Promises, Protocol, Vantage, World};
-use crate::{clusterip, externalip, nodeport, podip};
+use crate::{clusterip, externalip, nodeport, podip, ports};
 
 /// Says who may answer a connection from `vantage` to `destination`.
 ///
@@ -162,8 +162,12 @@ impl Backend {
 
     pub(crate) fn of(world: &World, endpoint: &Endpoint) -> Option<Self> {
         let address = endpoint.socket()?;
-        // Endpoints made by hand may leave out whose address it is.
-        let pod = endpoint.pod.clone().or_else(|| pod_at(world, address).cloned());
+        // Endpoints made by hand may leave out whose address it is, or go on naming who had it once.
+        let has_it = |key: &&ObjectKey| {
+            world.pods.get(*key).is_some_and(|pod| pod_addresses(pod).contains(&address.ip()))
+        };
+        let named = endpoint.pod.as_ref().filter(has_it).or_else(|| pod_at(world, address));
+        let pod = named.or(endpoint.pod.as_ref()).cloned();
         let object = pod.as_ref().and_then(|pod| world.pods.get(pod));
         let spec = object.and_then(|pod| pod.spec.as_ref());
         let node_of_pod = spec.and_then(|spec| spec.node_name.clone());
@@ -285,32 +289,58 @@ impl Scene<'_> {
     pub(crate) fn usable(
         &self,
         service: &ObjectKey,
+        expected: &Expected,
         port: Option<&ExpectedPort>,
         node: Option<&str>,
     ) -> Usable {
         let within = |endpoint: &&Endpoint| node.is_none_or(|node| endpoint.node.as_deref() == Some(node));
-        let choose = |wanted: fn(&Endpoint) -> bool| -> BTreeSet<Backend> {
-            let endpoints = port.iter().flat_map(|port| &port.endpoints);
-            endpoints
-                .filter(within)
-                .filter(|endpoint| wanted(endpoint))
-                .filter_map(|endpoint| Backend::of(self.world, endpoint))
-                .collect()
+        let choose = |wanted: fn(&Endpoint) -> bool| {
+            let (mut backends, mut doubt) = (BTreeSet::new(), None);
+            for port in port.iter() {
+                for endpoint in port.endpoints.iter().filter(within).filter(|endpoint| wanted(endpoint)) {
+                    backends.extend(Backend::of(self.world, endpoint));
+                    if expected.is_by_hand(port, endpoint) {
+                        doubt = doubt.or_else(|| self.why_nobody_answers(endpoint, port.protocol));
+                    }
+                }
+            }
+            (backends, doubt)
         };
         let place = node.map(|node| format!(" on node `{node}`")).unwrap_or_default();
         let name = &service.name;
-        let ready = choose(|endpoint| endpoint.conditions.ready);
+        let (ready, doubt) = choose(|endpoint| endpoint.conditions.ready);
         if ready.is_empty() && self.promises.terminating_fallback {
-            let terminating =
+            let (terminating, doubt) =
                 choose(|endpoint| endpoint.conditions.serving && endpoint.conditions.terminating);
             if !terminating.is_empty() {
                 let why = format!(
                     "no endpoint of `{name}`{place} is ready, and those serving while they terminate"
                 );
-                return Usable { backends: terminating, why, rule: Some(citation::TERMINATING) };
+                return Usable { backends: terminating, why, rule: Some(citation::TERMINATING), doubt };
             }
         }
-        Usable { backends: ready, why: format!("ready endpoints of `{name}`{place}"), rule: None }
+        Usable { backends: ready, why: format!("ready endpoints of `{name}`{place}"), rule: None, doubt }
+    }
+
+    /// Why an address that somebody wrote down may not answer: it is a pod's no more, or of a pod that
+    /// is not known to listen there. Of addresses beyond the pods' only who wrote them down knows.
+    fn why_nobody_answers(&self, endpoint: &Endpoint, protocol: Protocol) -> Option<String> {
+        let socket = endpoint.socket()?;
+        let Some((key, pod)) = pod_at(self.world, socket).and_then(|key| self.world.pods.get_key_value(key))
+        else {
+            let is_of_pods = self.promises.cluster_cidr.is_some_and(|cidr| cidr.contains(&socket.ip()));
+            return is_of_pods.then(|| format!("no pod has the address `{}`", socket.ip()));
+        };
+        let why = if pod.metadata.deletion_timestamp.is_some() {
+            "is being deleted".to_owned()
+        } else if !is_ready(pod) {
+            "is not ready".to_owned()
+        } else if !ports::declares(pod, socket.port(), protocol) {
+            format!("names no port {}/{protocol}", socket.port())
+        } else {
+            return None;
+        };
+        Some(format!("pod `{}` {why}", key.name))
     }
 }
 
@@ -320,6 +350,26 @@ pub(crate) struct Usable {
     pub(crate) why: String,
     /// Set where another promise than the frontend's decided.
     pub(crate) rule: Option<Citation>,
+    /// Why one of them, written down by hand, may not answer.
+    pub(crate) doubt: Option<String>,
+}
+
+impl Usable {
+    /// One of them answers, by this rule unless another one decided; at most, where one of them may
+    /// not be there. There must be some.
+    ///
+    /// [Services without selectors](https://kubernetes.io/docs/concepts/services-networking/service/#services-without-selectors):
+    /// "you can manually map the Service to the network address and port where it's running"; who
+    /// does that sees to it that something runs there.
+    pub(crate) fn answered(self, source: Source, affinity: Option<Affinity>, rule: Citation) -> Route {
+        let Self { backends: by, why, rule: decided, doubt } = self;
+        match doubt {
+            Some(doubt) => {
+                Route::AtMost { by, why: format!("{why}, and {doubt}"), rule: citation::WITHOUT_SELECTOR }
+            }
+            None => Route::Answered { by, source, affinity, why, rule: decided.unwrap_or(rule) },
+        }
+    }
 }
 
 /// Who connects, as the rules see it.

@@ -88,7 +88,7 @@ fn a_run_leaves_nothing() -> Result<(), Impossible> {
     let report: Value = serde_json::from_str(&ran.stdout).expect("it prints JSON");
     assert_eq!(report["cluster"]["provider"], "container", "{report:#}");
     assert_eq!(report["summary"]["skipped"], 0, "a testbed can all of it, wherever it is: {report:#}");
-    assert_eq!(left(folder.path()), "nothing was left\n");
+    assert_eq!(left(folder.path()), "nothing was left behind\n");
     assert_eq!(names(folder.path()).into_iter().collect::<Vec<_>>(), ["report"]);
     Ok(())
 }
@@ -101,7 +101,7 @@ fn an_interrupted_run_leaves_nothing() -> Result<(), Impossible> {
     run.signal(libc::SIGINT);
     let ended = run.end();
     assert_eq!(ended.code(), Some(3), "{ended:#?}");
-    assert_eq!(left(folder.path()), "nothing was left\n");
+    assert_eq!(left(folder.path()), "nothing was left behind\n");
     Ok(())
 }
 
@@ -126,7 +126,7 @@ fn a_killed_cluster_ends_by_itself() -> Result<(), Impossible> {
     let left_behind = left(folder.path());
     assert!(left_behind.starts_with("removed image stickler-pods:"), "{left_behind}");
     assert_eq!(left_behind.lines().count(), 1, "only the image stays until it is removed: {left_behind}");
-    assert_eq!(left(folder.path()), "nothing was left\n");
+    assert_eq!(left(folder.path()), "nothing was left behind\n");
     Ok(())
 }
 
@@ -160,7 +160,7 @@ fn an_image_that_is_nowhere() -> Result<(), Impossible> {
     assert_eq!(ran.code(), Some(2), "{ran:#?}");
     assert!(ran.stderr.starts_with("error: cluster `k3s` did not start: "), "{ran:#?}");
     assert!(ran.stderr.contains(&format!("pull the image '{image}'")), "{ran:#?}");
-    assert_eq!(left(folder.path()), "nothing was left\n");
+    assert_eq!(left(folder.path()), "nothing was left behind\n");
     Ok(())
 }
 

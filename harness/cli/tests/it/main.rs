@@ -4,9 +4,12 @@
 mod bad_input;
 mod catalogue;
 mod chaos;
+mod compare;
 mod containers;
 mod doctor;
+mod existing;
 mod explore;
+mod image;
 mod kubectl;
 mod leftovers;
 mod program;
@@ -28,7 +31,10 @@ fn main() -> ExitCode {
         ("doctor", doctor::TESTS),
         ("chaos", chaos::TESTS),
         ("containers", containers::TESTS),
+        ("compare", compare::TESTS),
+        ("existing", existing::TESTS),
         ("explore", explore::TESTS),
+        ("image", image::TESTS),
         ("kubectl", kubectl::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),

@@ -3,11 +3,14 @@
 use serde::{Deserialize, Serialize};
 use stickler_reports::Finding;
 
-use super::operation::{Operation, POD_FUNCTION, apply, workload};
-use super::reference::Plan;
+use super::operation::{Operation, create, functions, workload};
+use super::reference::{Ground, Plan};
 
 /// The version of the file's shape.
-pub const CASE_SCHEMA: &str = "stickler.case/v1";
+pub const CASE_SCHEMA: &str = "stickler.case/v2";
+
+/// Earlier ones that are read too: what is in such a file means the same today.
+const EARLIER: &[&str] = &["stickler.case/v1"];
 
 /// A case as it is saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +33,7 @@ pub struct Case {
 pub enum CaseError {
     #[error("it is no case file: {0}")]
     Unreadable(String),
-    #[error("field `schema` is `{0}`; this version reads `{CASE_SCHEMA}`")]
+    #[error("field `schema` is `{0}`; this version reads `{CASE_SCHEMA}` and earlier {earlier}", earlier = EARLIER.join(", "))]
     Schema(String),
     #[error("field `operations` is empty, so there is nothing to replay")]
     Empty,
@@ -62,7 +65,7 @@ impl Case {
             CaseError::Unreadable(first.trim_start_matches("error: ").to_owned())
         };
         let schema: Schema = serde_saphyr::from_str(text).map_err(unreadable)?;
-        if schema.schema != CASE_SCHEMA {
+        if schema.schema != CASE_SCHEMA && !EARLIER.contains(&schema.schema.as_str()) {
             return Err(CaseError::Schema(schema.schema));
         }
         let case: Self = serde_saphyr::from_str(text).map_err(unreadable)?;
@@ -70,7 +73,7 @@ impl Case {
             return Err(CaseError::Empty);
         }
         // Whether kubelets can be stopped, the cluster knows; here it only matters that nodes exist.
-        let mut plan = Plan::initial(case.nodes);
+        let mut plan = case.beginning();
         for (index, operation) in case.operations.iter().enumerate() {
             if let Err(why) = plan.permits(operation) {
                 return Err(CaseError::Impossible { line: line_of(text, index), index, why });
@@ -96,18 +99,23 @@ impl Case {
 
     /// What a person would type, one command after the other.
     pub fn script(&self) -> String {
-        let plan = Plan::initial(self.nodes);
-        let mut text = format!("{POD_FUNCTION}\n");
-        for (name, plan) in &plan.workloads {
+        let mut text = String::new();
+        for (name, plan) in &self.beginning().workloads {
             let replicas = u8::try_from(plan.pods.len()).unwrap_or(u8::MAX);
-            text.push_str(&apply(&workload(*name, plan.maker, plan.gated, replicas)));
+            text.push_str(&create(&workload(*name, plan.maker, plan.gated, replicas)));
             text.push('\n');
         }
         for operation in &self.operations {
             text.push_str(&operation.to_string());
             text.push('\n');
         }
-        text
+        format!("{}{text}", functions(&text))
+    }
+
+    /// The world before the first operation. What the cluster's version and kubelets allow, the cluster
+    /// that it is performed on knows.
+    fn beginning(&self) -> Plan {
+        Plan::initial(Ground { nodes: self.nodes, kubelets: self.nodes, minor: u32::MAX })
     }
 }
 
@@ -135,18 +143,19 @@ fn line_of(text: &str, index: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::explore::operation::{Maker, Reach, ServiceName, WorkloadName};
+    use crate::explore::form::{Form, Policy, Ports, Reach, Selection, SliceName};
+    use crate::explore::operation::{Maker, ServiceName, WorkloadName};
 
     fn case() -> Case {
         let (service, workload) = (ServiceName::Two, WorkloadName::Web);
+        let plain = Form::plain(service, Selection::Web, Reach::NodePort);
         let operations = vec![
-            Operation::CreateService {
-                service,
-                of: workload,
-                reach: Reach::NodePort,
+            Operation::CreateService(Form {
                 sticky: true,
-                publish: false,
-            },
+                ports: Ports::Both,
+                external: Policy::Local,
+                ..plain
+            }),
             Operation::CreateWorkload {
                 workload: WorkloadName::Api,
                 maker: Maker::Deployment,
@@ -154,7 +163,18 @@ mod tests {
                 replicas: 2,
             },
             Operation::Gate { workload: WorkloadName::Api, pod: 2, ready: true },
-            Operation::SetPort { service, port: 8080 },
+            Operation::SetPort { service, port: 8080, ports: Ports::Http },
+            Operation::SetIps { service, ips: 2 },
+            Operation::SetTarget { service, of: Selection::Nobody },
+            Operation::MakeEndpoints { service, of: workload, pods: 1, ports: Ports::Http },
+            Operation::MakeSlice {
+                service,
+                slice: SliceName::B,
+                of: workload,
+                pods: 2,
+                ports: Ports::Http,
+                ready: false,
+            },
             Operation::Kill { workload, pod: 1 },
             Operation::StopKubelet { node: 3 },
             Operation::DeletePod { workload, pod: 2 },
@@ -170,9 +190,58 @@ mod tests {
     fn a_case_survives_its_file() {
         let text = case().to_yaml();
         assert_eq!(Case::parse(&text).expect(&text), case(), "{text}");
-        for command in ["kubectl create -f -", "kubectl delete service two", "$(pod web 1)", "--replicas"] {
-            assert!(text.contains(command) || command == "--replicas", "`{command}` is missing: {text}");
+        for command in [
+            "kubectl create -f -",
+            "kubectl delete service two",
+            "$(pod web 1)",
+            "$(address web 2)",
+            "address() {",
+            "$(node 2)",
+            "node() {",
+        ] {
+            assert!(text.contains(command), "`{command}` is missing: {text}");
         }
+    }
+
+    /// What the program before this one wrote.
+    #[test]
+    fn a_file_of_the_first_version_is_still_read() {
+        let text = "
+schema: stickler.case/v1
+nodes: 3
+seed: 1
+case: 4
+operations:
+- create-service:
+    service: one
+    of: web
+    reach: NodePort
+    sticky: false
+    publish: false
+- set-port:
+    service: one
+    port: 8080
+- set-target:
+    service: one
+    of: web
+- set-reach:
+    service: one
+    reach: ClusterIP
+- delete-pod:
+    workload: web
+    pod: 1
+promised: a
+observed: b
+";
+        let case = Case::parse(text).expect("it is read");
+        let service = ServiceName::One;
+        let plain = Form::plain(service, Selection::Web, Reach::NodePort);
+        assert_eq!(case.operations[0], Operation::CreateService(plain));
+        assert_eq!(case.operations[1], Operation::SetPort { service, port: 8080, ports: Ports::Http });
+        assert_eq!(case.operations.len(), 5);
+        let error =
+            Case::parse(&text.replace("case/v1", "case/v3")).expect_err("nobody knows it").to_string();
+        assert!(error.contains("`stickler.case/v3`") && error.contains("stickler.case/v1"), "{error}");
     }
 
     #[test]
@@ -180,7 +249,7 @@ mod tests {
         let text = case().to_yaml();
         let line = |words: &str| text.lines().position(|line| line.contains(words)).expect(words) + 1;
         for (from, to, told) in [
-            ("stickler.case/v1", "stickler.case/v9", vec!["field `schema` is `stickler.case/v9`".to_owned()]),
+            ("stickler.case/v2", "stickler.case/v9", vec!["field `schema` is `stickler.case/v9`".to_owned()]),
             ("seed:", "sead:", vec!["sead".to_owned(), format!("line {}", line("seed:"))]),
             ("nodes: 3", "nodes: three", vec![format!("line {}", line("nodes: 3"))]),
             ("NodePort", "NodePart", vec!["NodePart".to_owned(), format!("line {}", line("NodePort"))]),

@@ -1,33 +1,39 @@
 //! The reference machine: an abstract plan of the world, and which operations make sense in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::{Strategy, Union};
 use proptest_state_machine::{ReferenceStateMachine, Sequential};
 
-use super::operation::{Maker, Operation, Reach, ServiceName, WorkloadName};
+use super::form::{
+    Distribution, Form, PORTS, Policy, Ports, Ranges, Reach, Selection, ServiceLabel, SliceName,
+};
+use super::operation::{Maker, Operation, ServiceName, WorkloadName, edited};
 
 /// What a world of an exploration is meant to look like. Pods stand for themselves by their place,
 /// the oldest first; which of several that were made at once is the older one is left to the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// How many nodes have a kubelet that may be stopped.
-    pub(crate) kubelets: u8,
-    pub(crate) services: BTreeMap<ServiceName, ServicePlan>,
+    pub(crate) ground: Ground,
+    pub(crate) services: BTreeMap<ServiceName, Form>,
     pub(crate) workloads: BTreeMap<WorkloadName, WorkloadPlan>,
+    /// The services somebody made Endpoints for.
+    pub(crate) endpoints: BTreeSet<ServiceName>,
+    pub(crate) slices: BTreeSet<(ServiceName, SliceName)>,
     /// The node whose kubelet is stopped.
     pub(crate) stopped: Option<u8>,
 }
 
+/// What of a cluster decides which operations make sense there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ServicePlan {
-    pub(crate) of: WorkloadName,
-    pub(crate) reach: Reach,
-    pub(crate) sticky: bool,
-    pub(crate) publish: bool,
-    pub(crate) port: u16,
+pub(crate) struct Ground {
+    pub(crate) nodes: u8,
+    /// How many nodes have a kubelet that may be stopped.
+    pub(crate) kubelets: u8,
+    /// The minor version of its Kubernetes.
+    pub(crate) minor: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,17 +56,20 @@ pub(crate) struct PodPlan {
 /// The most pods of one workload.
 const MOST_PODS: u8 = 3;
 
-/// The ports a service may have.
-const PORTS: [u16; 2] = [80, 8080];
+/// From this minor version on, `trafficDistribution` knows more than `PreferClose`
+/// ([KEP-3015](https://github.com/kubernetes/enhancements/tree/master/keps/sig-network/3015-prefer-same-node)).
+const PREFER_SAME: u32 = 34;
 
 impl Plan {
     /// What every case begins with: two pods that are ready, and no service.
-    pub(crate) fn initial(kubelets: u8) -> Self {
+    pub(crate) fn initial(ground: Ground) -> Self {
         let web = WorkloadPlan { maker: Maker::ReplicaSet, gated: false, pods: vec![PodPlan::default(); 2] };
         Self {
-            kubelets,
+            ground,
             services: BTreeMap::new(),
             workloads: BTreeMap::from([(WorkloadName::Web, web)]),
+            endpoints: BTreeSet::new(),
+            slices: BTreeSet::new(),
             stopped: None,
         }
     }
@@ -87,38 +96,63 @@ impl Plan {
         };
         let changes = |is: bool, what: &str| if is { Err(format!("{what} already")) } else { Ok(()) };
         match operation {
-            Operation::CreateService { service: name, of, reach, sticky, .. } => {
-                workload(of)?;
-                if *sticky && *reach == Reach::Headless {
-                    return Err(format!("`{name}` is headless, so there is nothing that could be sticky"));
-                }
-                changes(self.services.contains_key(name), &format!("there is a service `{name}`"))
+            Operation::CreateService(form) => {
+                let name = form.service;
+                changes(self.services.contains_key(&name), &format!("there is a service `{name}`"))?;
+                self.fits(form)
             }
             Operation::DeleteService { service: name } => service(name).map(drop),
-            Operation::SetSticky { service: name, .. } => {
-                let plan = service(name)?;
-                if plan.reach == Reach::Headless {
-                    return Err(format!("`{name}` is headless, so there is nothing that could be sticky"));
-                }
-                Ok(())
-            }
-            Operation::SetPublish { service: name, .. } => service(name).map(drop),
             Operation::SetTarget { service: name, of } => {
-                workload(of)?;
-                service(name).map(drop)
+                let form = service(name)?;
+                if form.reach == Reach::Headless && form.of == Selection::Nobody && form.of != *of {
+                    return Err(format!(
+                        "`{name}` was made without a selector, so its address families may be any"
+                    ));
+                }
+                self.fits(&Form { of: *of, ..*form })
             }
             Operation::SetReach { service: name, reach } => {
-                let plan = service(name)?;
-                if plan.reach == Reach::Headless || *reach == Reach::Headless {
+                let form = service(name)?;
+                let ends = [form.reach, *reach];
+                let headless = ends.iter().filter(|reach| **reach == Reach::Headless).count();
+                if headless == 1 && !ends.contains(&Reach::ExternalName) {
                     return Err(format!("`{name}` cannot become headless, or cease to be"));
                 }
-                Ok(())
+                self.fits(&Form { reach: *reach, ..*form }.settled())
             }
-            Operation::SetPort { service: name, port } => {
-                if *port == 0 {
-                    return Err("0 is no port".to_owned());
+            Operation::SetSticky { service: name, .. }
+            | Operation::SetPublish { service: name, .. }
+            | Operation::SetPort { service: name, .. }
+            | Operation::SetExternal { service: name, .. }
+            | Operation::SetInternal { service: name, .. }
+            | Operation::SetIps { service: name, .. }
+            | Operation::SetRanges { service: name, .. }
+            | Operation::SetDistribution { service: name, .. }
+            | Operation::SetLabel { service: name, .. } => {
+                let form = *service(name)?;
+                self.fits(&edited(form, operation).unwrap_or(form))
+            }
+            Operation::MakeEndpoints { service: name, of, pods, .. } => {
+                if service(name)?.of != Selection::Nobody {
+                    return Err(format!("`{name}` has a selector, so its Endpoints are made for it"));
                 }
-                service(name).map(drop)
+                in_reach()?;
+                pod(of, pods).map(drop)
+            }
+            Operation::RemoveEndpoints { service: name } => {
+                let by_hand = service(name)?.of == Selection::Nobody && self.endpoints.contains(name);
+                if by_hand { Ok(()) } else { Err(format!("nobody made Endpoints for `{name}`")) }
+            }
+            Operation::MakeSlice { service: name, of, pods, .. } => {
+                if service(name)?.of != Selection::Nobody {
+                    return Err(format!("`{name}` has a selector, so its slices are made for it"));
+                }
+                in_reach()?;
+                pod(of, pods).map(drop)
+            }
+            Operation::RemoveSlice { service: name, slice } => {
+                let by_hand = self.slices.contains(&(*name, *slice));
+                if by_hand { Ok(()) } else { Err(format!("nobody made a slice `{slice}` for `{name}`")) }
             }
             Operation::CreateWorkload { workload: name, replicas, .. } => {
                 within(*replicas)?;
@@ -149,7 +183,7 @@ impl Plan {
                 changes(pod(name, number)?.killed, &format!("pod {number} of `{name}` was killed"))
             }
             Operation::StopKubelet { node } => {
-                if *node == 0 || *node > self.kubelets {
+                if *node == 0 || *node > self.ground.kubelets {
                     return Err(format!("there is no node {node} whose kubelet can be stopped"));
                 }
                 changes(self.stopped.is_some(), "a kubelet is stopped")
@@ -159,29 +193,88 @@ impl Plan {
         }
     }
 
+    /// Whether a service may be so, beside the others there are.
+    fn fits(&self, form: &Form) -> Result<(), String> {
+        if let Some(why) = form.contradiction() {
+            return Err(why);
+        }
+        let missing = form.of.workload().filter(|workload| !self.workloads.contains_key(workload));
+        if let Some(workload) = missing {
+            return Err(format!("there is no workload `{workload}`"));
+        }
+        if form.ips > self.ground.nodes {
+            return Err(format!("there are no {} nodes", form.ips));
+        }
+        // Who is to be answered where two have the same address and port, nobody promises.
+        let other = self.services.values().find(|other| other.service != form.service && other.ips > 0);
+        if let (true, Some(other)) = (form.ips > 0, other) {
+            return Err(format!("the nodes' addresses are external IPs of `{}`", other.service));
+        }
+        match form.distribution {
+            Some(Distribution::PreferSameZone | Distribution::PreferSameNode)
+                if self.ground.minor < PREFER_SAME =>
+            {
+                Err(format!("Kubernetes 1.{} knows no such traffic distribution", self.ground.minor))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A form that fits, as much like this one as can be.
+    fn fitting(&self, mut form: Form) -> Form {
+        form.sticky &= form.reach != Reach::Headless;
+        form = form.settled();
+        if self.fits(&form).is_err() {
+            form = Form { ips: 0, ..form }.settled();
+        }
+        if self.fits(&form).is_err() {
+            form.distribution = None;
+        }
+        form
+    }
+
     /// The plan after an operation it permits.
     pub(crate) fn after(mut self, operation: &Operation) -> Self {
         match operation {
-            Operation::CreateService { service, of, reach, sticky, publish } => {
-                let plan = ServicePlan {
-                    of: *of,
-                    reach: *reach,
-                    sticky: *sticky,
-                    publish: *publish,
-                    port: PORTS[0],
-                };
-                self.services.insert(*service, plan);
+            Operation::CreateService(form) => {
+                self.services.insert(form.service, *form);
             }
             Operation::DeleteService { service } => {
                 self.services.remove(service);
+                // Its Endpoints go with it, whoever made them; slices do not.
+                self.endpoints.remove(service);
             }
-            Operation::SetSticky { service, sticky } => self.service(*service, |plan| plan.sticky = *sticky),
-            Operation::SetPublish { service, publish } => {
-                self.service(*service, |plan| plan.publish = *publish);
+            Operation::SetSticky { service, .. }
+            | Operation::SetPublish { service, .. }
+            | Operation::SetTarget { service, .. }
+            | Operation::SetReach { service, .. }
+            | Operation::SetPort { service, .. }
+            | Operation::SetExternal { service, .. }
+            | Operation::SetInternal { service, .. }
+            | Operation::SetIps { service, .. }
+            | Operation::SetRanges { service, .. }
+            | Operation::SetDistribution { service, .. }
+            | Operation::SetLabel { service, .. } => {
+                if let Some(form) = self.services.get_mut(service) {
+                    *form = edited(*form, operation).unwrap_or(*form);
+                    if form.of != Selection::Nobody {
+                        // They are the controller's from now on.
+                        self.endpoints.remove(service);
+                    }
+                }
             }
-            Operation::SetTarget { service, of } => self.service(*service, |plan| plan.of = *of),
-            Operation::SetReach { service, reach } => self.service(*service, |plan| plan.reach = *reach),
-            Operation::SetPort { service, port } => self.service(*service, |plan| plan.port = *port),
+            Operation::MakeEndpoints { service, .. } => {
+                self.endpoints.insert(*service);
+            }
+            Operation::RemoveEndpoints { service } => {
+                self.endpoints.remove(service);
+            }
+            Operation::MakeSlice { service, slice, .. } => {
+                self.slices.insert((*service, *slice));
+            }
+            Operation::RemoveSlice { service, slice } => {
+                self.slices.remove(&(*service, *slice));
+            }
             Operation::CreateWorkload { workload, maker, gated, replicas } => {
                 let pods = vec![PodPlan::default(); usize::from(*replicas)];
                 self.workloads.insert(*workload, WorkloadPlan { maker: *maker, gated: *gated, pods });
@@ -218,12 +311,6 @@ impl Plan {
         self
     }
 
-    fn service(&mut self, name: ServiceName, change: impl FnOnce(&mut ServicePlan)) {
-        if let Some(plan) = self.services.get_mut(&name) {
-            change(plan);
-        }
-    }
-
     fn pod(&mut self, workload: WorkloadName, number: u8, change: impl FnOnce(&mut PodPlan)) {
         let index = usize::from(number).wrapping_sub(1);
         if let Some(plan) = self.workloads.get_mut(&workload).and_then(|plan| plan.pods.get_mut(index)) {
@@ -244,13 +331,14 @@ impl ReferenceStateMachine for Reference {
     type Transition = Operation;
 
     fn init_state() -> BoxedStrategy<Plan> {
-        Just(Plan::initial(3)).boxed()
+        Just(Plan::initial(Ground { nodes: 3, kubelets: 3, minor: u32::MAX })).boxed()
     }
 
     fn transitions(plan: &Plan) -> BoxedStrategy<Operation> {
         // Every one that changes something, those first that a failure is better shown by.
         let mut kinds: Vec<(u32, BoxedStrategy<Operation>)> = Vec::new();
         services(plan, &mut kinds);
+        made_by_hand(plan, &mut kinds);
         workloads(plan, &mut kinds);
         kubelets(plan, &mut kinds);
         Union::new_weighted(kinds).boxed()
@@ -265,59 +353,169 @@ impl ReferenceStateMachine for Reference {
     }
 }
 
-/// Sequences of operations for a cluster with this many kubelets that can be stopped.
+/// Sequences of operations for such a cluster.
 pub(crate) fn sequences(
-    kubelets: u8,
+    ground: Ground,
     steps: usize,
 ) -> Sequential<Plan, Operation, BoxedStrategy<Plan>, BoxedStrategy<Operation>> {
     Sequential::new(
         (steps..=steps).into(),
-        move || Just(Plan::initial(kubelets)).boxed(),
+        move || Just(Plan::initial(ground)).boxed(),
         Reference::preconditions,
         Reference::transitions,
         Reference::apply,
     )
 }
 
-fn services(plan: &Plan, kinds: &mut Vec<(u32, BoxedStrategy<Operation>)>) {
-    let of: Vec<WorkloadName> = plan.workloads.keys().copied().collect();
-    let free: Vec<ServiceName> =
-        ServiceName::ALL.into_iter().filter(|name| !plan.services.contains_key(name)).collect();
-    if let Some(service) = free.first().copied() {
-        let reach = select(vec![Reach::ClusterIp, Reach::NodePort, Reach::Headless]);
-        let create = (select(of.clone()), reach, any::<bool>(), prop::bool::weighted(0.2));
-        let create = create.prop_map(move |(of, reach, sticky, publish)| {
-            let sticky = sticky && reach != Reach::Headless;
-            Operation::CreateService { service, of, reach, sticky, publish }
-        });
-        // A world without services has nothing to look at.
-        kinds.push((if plan.services.is_empty() { 40 } else { 4 }, create.boxed()));
+/// One of these, each as often as its weight says; the first one is the simplest.
+fn one_of<T: Clone + std::fmt::Debug + 'static>(values: Vec<(u32, T)>) -> BoxedStrategy<T> {
+    Union::new_weighted(values.into_iter().map(|(weight, value)| (weight, Just(value).boxed())).collect())
+        .boxed()
+}
+
+/// A new service. Most of what may be special about it is not, so that what is can be told apart.
+fn creation(plan: &Plan, service: ServiceName) -> BoxedStrategy<Operation> {
+    let mut of: Vec<(u32, Selection)> = plan.workloads.keys().map(|name| (4, (*name).into())).collect();
+    if plan.workloads.len() > 1 {
+        of.push((2, Selection::Both));
     }
-    let edits: Vec<Operation> = plan
-        .services
-        .iter()
-        .flat_map(|(name, plan)| {
-            let service = *name;
-            let mut edits = vec![Operation::SetPublish { service, publish: !plan.publish }];
-            edits.extend(
-                of.iter()
-                    .filter(|other| **other != plan.of)
-                    .map(|other| Operation::SetTarget { service, of: *other }),
-            );
-            if plan.reach != Reach::Headless {
-                edits.push(Operation::SetSticky { service, sticky: !plan.sticky });
-                let reach = if plan.reach == Reach::NodePort { Reach::ClusterIp } else { Reach::NodePort };
-                edits.push(Operation::SetReach { service, reach });
-            }
-            let port = if plan.port == PORTS[0] { PORTS[1] } else { PORTS[0] };
-            edits.push(Operation::SetPort { service, port });
-            edits
+    of.push((1, Selection::Nobody));
+    let reach = one_of(vec![
+        (3, Reach::ClusterIp),
+        (3, Reach::NodePort),
+        (3, Reach::LoadBalancer),
+        (3, Reach::Headless),
+        (1, Reach::ExternalName),
+    ]);
+    let basics = (one_of(of), reach, prop::bool::weighted(0.4), prop::bool::weighted(0.2));
+    let ports = one_of(vec![
+        (5, Ports::Http),
+        (2, Ports::Named),
+        (2, Ports::Udp),
+        (2, Ports::Both),
+        (2, Ports::Several),
+    ]);
+    let policy = |weight| one_of(vec![(10 - weight, Policy::Cluster), (weight, Policy::Local)]);
+    let policies = (policy(4), policy(2));
+    let addresses = (
+        one_of(vec![(6, 0), (1, 1), (1, 2)]),
+        one_of(vec![(4, None), (1, Some(Ranges::Everybody)), (1, Some(Ranges::Nobody))]),
+    );
+    let distribution = one_of(vec![
+        (9, None),
+        (1, Some(Distribution::PreferClose)),
+        (1, Some(Distribution::PreferSameZone)),
+        (1, Some(Distribution::PreferSameNode)),
+    ]);
+    let label =
+        one_of(vec![(18, None), (1, Some(ServiceLabel::ProxyName)), (1, Some(ServiceLabel::Headless))]);
+    let plan = plan.clone();
+    (basics, (ports, select(PORTS.to_vec())), policies, addresses, distribution, label)
+        .prop_map(move |(basics, (ports, port), (external, internal), (ips, ranges), distribution, label)| {
+            let (of, reach, sticky, publish) = basics;
+            let form = Form {
+                service,
+                of,
+                reach,
+                sticky,
+                publish,
+                ports,
+                port,
+                external,
+                internal,
+                ips,
+                ranges,
+                distribution,
+                label,
+            };
+            Operation::CreateService(plan.fitting(form))
         })
-        .collect();
-    if !edits.is_empty() {
-        kinds.push((4, select(edits).boxed()));
+        .boxed()
+}
+
+fn services(plan: &Plan, kinds: &mut Vec<(u32, BoxedStrategy<Operation>)>) {
+    let free = ServiceName::ALL.into_iter().find(|name| !plan.services.contains_key(name));
+    if let Some(service) = free {
+        // A world without services has nothing to look at.
+        kinds.push((if plan.services.is_empty() { 40 } else { 4 }, creation(plan, service)));
+    }
+    let mut edits: BTreeMap<&str, Vec<Operation>> = BTreeMap::new();
+    for form in plan.services.values() {
+        for edit in edits_of(form) {
+            if edited(*form, &edit).is_some_and(|after| after != *form) && plan.permits(&edit).is_ok() {
+                edits.entry(edit.kind()).or_default().push(edit);
+            }
+        }
+    }
+    for (kind, edits) in edits {
+        let weight = match kind {
+            "change type" | "switch external traffic policy" | "change ports" => 2,
+            _ => 1,
+        };
+        kinds.push((weight, select(edits).boxed()));
+    }
+    if !plan.services.is_empty() {
         let names: Vec<ServiceName> = plan.services.keys().copied().collect();
         kinds.push((2, select(names).prop_map(|service| Operation::DeleteService { service }).boxed()));
+    }
+}
+
+/// Every edit of a service there may be, whether it makes sense or not.
+fn edits_of(form: &Form) -> Vec<Operation> {
+    let service = form.service;
+    let other = |policy| if policy == Policy::Local { Policy::Cluster } else { Policy::Local };
+    let mut edits = vec![
+        Operation::SetPublish { service, publish: !form.publish },
+        Operation::SetSticky { service, sticky: !form.sticky },
+        Operation::SetExternal { service, policy: other(form.external) },
+        Operation::SetInternal { service, policy: other(form.internal) },
+    ];
+    let all = [Selection::Web, Selection::Api, Selection::Both, Selection::Nobody];
+    edits.extend(all.map(|of| Operation::SetTarget { service, of }));
+    let all = [Reach::ClusterIp, Reach::NodePort, Reach::LoadBalancer, Reach::Headless, Reach::ExternalName];
+    edits.extend(all.map(|reach| Operation::SetReach { service, reach }));
+    for ports in [Ports::Http, Ports::Named, Ports::Udp, Ports::Both, Ports::Several] {
+        edits.extend(PORTS.map(|port| Operation::SetPort { service, port, ports }));
+    }
+    edits.extend([0, 1, 2].map(|ips| Operation::SetIps { service, ips }));
+    let all = [None, Some(Ranges::Everybody), Some(Ranges::Nobody)];
+    edits.extend(all.map(|ranges| Operation::SetRanges { service, ranges }));
+    let all = [
+        None,
+        Some(Distribution::PreferClose),
+        Some(Distribution::PreferSameZone),
+        Some(Distribution::PreferSameNode),
+    ];
+    edits.extend(all.map(|distribution| Operation::SetDistribution { service, distribution }));
+    let all = [None, Some(ServiceLabel::ProxyName), Some(ServiceLabel::Headless)];
+    edits.extend(all.map(|label| Operation::SetLabel { service, label }));
+    edits
+}
+
+/// Endpoints for those who have no selector.
+fn made_by_hand(plan: &Plan, kinds: &mut Vec<(u32, BoxedStrategy<Operation>)>) {
+    let mut by_kind: BTreeMap<&str, Vec<Operation>> = BTreeMap::new();
+    for form in plan.services.values() {
+        let service = form.service;
+        let mut all = vec![Operation::RemoveEndpoints { service }];
+        for slice in [SliceName::A, SliceName::B] {
+            all.push(Operation::RemoveSlice { service, slice });
+        }
+        for (of, pods) in plan.workloads.keys().flat_map(|of| (1..=MOST_PODS).map(move |pods| (*of, pods))) {
+            let ports = form.ports;
+            all.push(Operation::MakeEndpoints { service, of, pods, ports });
+            for (slice, ready) in
+                [(SliceName::A, true), (SliceName::A, true), (SliceName::B, true), (SliceName::A, false)]
+            {
+                all.push(Operation::MakeSlice { service, slice, of, pods, ports, ready });
+            }
+        }
+        for operation in all.into_iter().filter(|operation| plan.permits(operation).is_ok()) {
+            by_kind.entry(operation.kind()).or_default().push(operation);
+        }
+    }
+    for (kind, all) in by_kind {
+        kinds.push((if kind.starts_with("make") { 5 } else { 2 }, select(all).boxed()));
     }
 }
 
@@ -406,8 +604,11 @@ fn workloads(plan: &Plan, kinds: &mut Vec<(u32, BoxedStrategy<Operation>)>) {
 fn kubelets(plan: &Plan, kinds: &mut Vec<(u32, BoxedStrategy<Operation>)>) {
     match plan.stopped {
         Some(node) => kinds.push((4, Just(Operation::StartKubelet { node }).boxed())),
-        None if plan.kubelets > 0 => {
-            kinds.push((1, (1..=plan.kubelets).prop_map(|node| Operation::StopKubelet { node }).boxed()));
+        None if plan.ground.kubelets > 0 => {
+            kinds.push((
+                1,
+                (1..=plan.ground.kubelets).prop_map(|node| Operation::StopKubelet { node }).boxed(),
+            ));
         }
         None => {}
     }
@@ -425,6 +626,10 @@ mod tests {
         TestRunner::new_with_rng(Config::default(), rng)
     }
 
+    fn ground(kubelets: u8) -> Ground {
+        Ground { nodes: 3, kubelets, minor: 37 }
+    }
+
     fn permitted(mut plan: Plan, operations: &[Operation]) -> Plan {
         for operation in operations {
             assert_eq!(plan.permits(operation), Ok(()), "{operation:?} in {operations:?}");
@@ -436,20 +641,20 @@ mod tests {
     #[test]
     fn every_operation_of_a_sequence_is_permitted_when_its_turn_comes() {
         let mut seen = std::collections::BTreeSet::new();
-        for seed in 0..60 {
-            let tree = sequences(3, 12).new_tree(&mut runner(seed)).expect("a sequence");
+        for seed in 0..250 {
+            let tree = sequences(ground(3), 12).new_tree(&mut runner(seed)).expect("a sequence");
             let (plan, operations, _) = tree.current();
             assert_eq!(operations.len(), 12);
             seen.extend(operations.iter().map(Operation::kind));
             permitted(plan, &operations);
         }
-        assert_eq!(seen.len(), 18, "some kinds of operations never come: {seen:?}");
+        assert_eq!(seen.len(), 30, "some kinds of operations never come: {seen:?}");
     }
 
     #[test]
     fn what_a_sequence_shrinks_to_is_permitted_too() {
         for seed in 0..20 {
-            let mut tree = sequences(3, 8).new_tree(&mut runner(seed)).expect("a sequence");
+            let mut tree = sequences(ground(3), 8).new_tree(&mut runner(seed)).expect("a sequence");
             let (_, drawn, seen) = tree.current();
             // All of them were performed.
             seen.expect("a count").store(drawn.len(), std::sync::atomic::Ordering::SeqCst);
@@ -476,7 +681,8 @@ mod tests {
 
     #[test]
     fn one_seed_draws_one_sequence() {
-        let draw = |seed| sequences(3, 8).new_tree(&mut runner(seed)).expect("a sequence").current().1;
+        let draw =
+            |seed| sequences(ground(3), 8).new_tree(&mut runner(seed)).expect("a sequence").current().1;
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
     }
@@ -485,15 +691,76 @@ mod tests {
     fn without_disruption_no_kubelet_is_stopped() {
         for seed in 0..20 {
             let (_, operations, _) =
-                sequences(0, 20).new_tree(&mut runner(seed)).expect("a sequence").current();
+                sequences(ground(0), 20).new_tree(&mut runner(seed)).expect("a sequence").current();
             assert!(!operations.iter().any(|operation| matches!(operation, Operation::StopKubelet { .. })));
         }
     }
 
     #[test]
     fn what_makes_no_sense_is_refused_with_the_reason() {
-        let plan = Plan::initial(1);
+        let (one, two) = (ServiceName::One, ServiceName::Two);
+        let plain = |service, of, reach| Form::plain(service, of, reach);
+        let plan = Plan::initial(Ground { nodes: 1, kubelets: 1, minor: 33 })
+            .after(&Operation::CreateService(Form {
+                ips: 1,
+                port: 8085,
+                ..plain(two, Selection::Web, Reach::ClusterIp)
+            }))
+            .after(&Operation::CreateService(plain(ServiceName::Three, Selection::Nobody, Reach::Headless)));
+        let three = ServiceName::Three;
+        let made = Operation::MakeEndpoints {
+            service: three,
+            of: WorkloadName::Web,
+            pods: 3,
+            ports: Ports::default(),
+        };
         for (operation, told) in [
+            (
+                Operation::CreateService(plain(one, Selection::Api, Reach::NodePort)),
+                "there is no workload `api`",
+            ),
+            (
+                Operation::CreateService(Form {
+                    ips: 1,
+                    port: 8085,
+                    ..plain(one, Selection::Web, Reach::NodePort)
+                }),
+                "the nodes' addresses are external IPs of `two`",
+            ),
+            (Operation::SetIps { service: two, ips: 2 }, "there are no 2 nodes"),
+            (
+                Operation::SetPort { service: two, port: 80, ports: Ports::default() },
+                "port 80 of nodes is for their own programs",
+            ),
+            (
+                Operation::SetDistribution { service: two, distribution: Some(Distribution::PreferSameNode) },
+                "Kubernetes 1.33 knows no such traffic distribution",
+            ),
+            (
+                Operation::SetReach { service: two, reach: Reach::Headless },
+                "`two` cannot become headless, or cease to be",
+            ),
+            (
+                Operation::SetTarget { service: three, of: Selection::Web },
+                "`three` was made without a selector, so its address families may be any",
+            ),
+            (made, "`web` has no pod 3, it has 2"),
+            (Operation::RemoveEndpoints { service: three }, "nobody made Endpoints for `three`"),
+            (
+                Operation::RemoveSlice { service: three, slice: SliceName::A },
+                "nobody made a slice `a` for `three`",
+            ),
+            (
+                Operation::MakeSlice {
+                    service: two,
+                    slice: SliceName::A,
+                    of: WorkloadName::Web,
+                    pods: 1,
+                    ports: Ports::default(),
+                    ready: true,
+                },
+                "`two` has a selector, so its slices are made for it",
+            ),
             (Operation::DeleteService { service: ServiceName::One }, "there is no service `one`"),
             (Operation::DeletePod { workload: WorkloadName::Web, pod: 3 }, "`web` has no pod 3, it has 2"),
             (Operation::DeletePod { workload: WorkloadName::Web, pod: 0 }, "`web` has no pod 0, it has 2"),

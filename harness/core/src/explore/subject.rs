@@ -6,21 +6,24 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, DynamicObject, ListParams, PostParams};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::Config;
 use serde_json::Value;
 use stickler_model::World;
 use stickler_reports::{Event, Finding};
 use tokio::time::{Instant, timeout};
 
+use super::form;
 use super::operation::{self, Operation, TRAFFIC, UNREADY, WorkloadName};
 use super::reference::{Plan, PodPlan};
 use super::table::{Table, hairpins};
 use super::witness::{Testimony, Witnesses};
 use crate::Scene;
-use crate::action::{Action, Resource, delete, edit, scale, use_image};
+use crate::action::{Action, Resource, delete, edit, scale};
 use crate::bounds::Bounds;
 use crate::check::{Broken, Held};
+use crate::cluster::Capability;
+use crate::image::Image;
 use crate::manifest;
 use crate::runner::Session;
 use crate::scene::look_again;
@@ -145,11 +148,20 @@ impl Subject {
 
     async fn perform(&mut self, operation: &Operation) -> Held {
         if let Some((service, patch)) = operation::service_patch(operation) {
+            let patch = self.filled_in(patch).await?;
             return self.scene.when(edit(Resource::Service, &service.to_string(), patch)).await;
         }
+        if let Some(manifest) = operation::made_by_hand(operation) {
+            return self.apply(manifest).await;
+        }
         match operation {
-            Operation::CreateService { service, of, reach, sticky, publish } => {
-                self.create(operation::service(*service, *of, *reach, *sticky, *publish)).await?;
+            Operation::CreateService(form) => self.create(form.manifest()).await?,
+            Operation::RemoveEndpoints { service } => {
+                self.scene.when(delete(Resource::Endpoints, &service.to_string())).await?;
+            }
+            Operation::RemoveSlice { service, slice } => {
+                let name = form::slice_name(*service, *slice);
+                self.scene.when(delete(Resource::EndpointSlice, &name)).await?;
             }
             Operation::DeleteService { service } => {
                 self.scene.when(delete(Resource::Service, &service.to_string())).await?;
@@ -190,25 +202,101 @@ impl Subject {
             Operation::StopKubelet { node } | Operation::StartKubelet { node } => {
                 self.kubelet(*node, matches!(operation, Operation::StartKubelet { .. })).await?;
             }
+            // Performed above.
             Operation::SetSticky { .. }
             | Operation::SetPublish { .. }
             | Operation::SetTarget { .. }
             | Operation::SetReach { .. }
-            | Operation::SetPort { .. } => {}
+            | Operation::SetPort { .. }
+            | Operation::SetExternal { .. }
+            | Operation::SetInternal { .. }
+            | Operation::SetIps { .. }
+            | Operation::SetRanges { .. }
+            | Operation::SetDistribution { .. }
+            | Operation::SetLabel { .. }
+            | Operation::MakeEndpoints { .. }
+            | Operation::MakeSlice { .. } => {}
         }
         Ok(())
     }
 
     async fn create(&self, manifest: Value) -> Held {
-        let words = operation::apply(&manifest);
+        let words = operation::create(&manifest);
         self.tell(&words);
-        let mut manifest = manifest::object(manifest)?;
-        use_image(&mut manifest.object.data, self.scene.cluster.image());
+        let mut manifest = manifest::object(self.filled_in(manifest).await?)?;
+        Image::of(self.scene.cluster.as_ref()).put_in_object(&mut manifest.object)?;
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.scene.client(), self.scene.namespace(), &manifest.resource);
         let (params, bound) = (PostParams::default(), self.scene.bounds().request);
         wait::within(bound, &format!("do `{words}`"), api.create(&params, &manifest.object)).await?;
         Ok(())
+    }
+
+    /// Creates what a manifest describes, or changes what there is to be so.
+    async fn apply(&self, manifest: Value) -> Held {
+        let words = operation::apply(&manifest);
+        self.tell(&words);
+        let manifest = manifest::object(self.filled_in(manifest).await?)?;
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.scene.client(), self.scene.namespace(), &manifest.resource);
+        let name = manifest.object.metadata.name.clone().context("a manifest without a name")?;
+        let bound = self.scene.bounds().request;
+        let applied = async {
+            match api.create(&PostParams::default(), &manifest.object).await {
+                Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
+                    api.patch(&name, &PatchParams::default(), &Patch::Merge(&manifest.object)).await
+                }
+                created => created,
+            }
+        };
+        wait::within(bound, &format!("do `{words}`"), applied).await?;
+        Ok(())
+    }
+
+    /// With the addresses that a shell would fill in.
+    async fn filled_in(&self, mut value: Value) -> anyhow::Result<Value> {
+        self.fill_in(&mut value).await?;
+        Ok(value)
+    }
+
+    async fn fill_in(&self, value: &mut Value) -> anyhow::Result<()> {
+        let mut open = vec![value];
+        while let Some(value) = open.pop() {
+            match value {
+                Value::Object(fields) => open.extend(fields.values_mut()),
+                Value::Array(items) => open.extend(items),
+                Value::String(text) => {
+                    if let Some(call) = text.strip_prefix("$(").and_then(|rest| rest.strip_suffix(')')) {
+                        *text = self.call(call).await?;
+                    }
+                }
+                Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What one of the shell functions says.
+    async fn call(&self, call: &str) -> anyhow::Result<String> {
+        let words: Vec<&str> = call.split(' ').collect();
+        match words[..] {
+            ["address", workload, number] => {
+                let workload = WorkloadName::ALL.into_iter().find(|name| name.to_string() == workload);
+                let workload = workload.with_context(|| format!("`{call}` names no workload"))?;
+                let name = self.pod(workload, number.parse()?).await?;
+                let pod = self.scene.api::<Pod>().get(&name).await?;
+                let ip = pod.status.and_then(|status| status.pod_ip);
+                ip.with_context(|| format!("pod `{name}` has no address"))
+            }
+            ["node", number] => {
+                let name =
+                    self.node(number.parse()?).with_context(|| format!("there is no node {number}"))?;
+                let addresses = self.scene.node_addresses().await?;
+                let ip = addresses.into_iter().find(|(node, _)| node == name).map(|(_, ip)| ip.to_string());
+                ip.with_context(|| format!("node `{name}` has no address"))
+            }
+            _ => bail!("nobody knows what `{call}` is"),
+        }
     }
 
     async fn exec(&self, pod: &str, command: &[&str]) -> Held {
@@ -391,7 +479,10 @@ impl Subject {
             let mut from = self.standing();
             from.extend(hairpins(&world, self.scene.namespace(), self.stopped()));
             self.looks += self.table.cells(from.len());
-            let looked = self.table.look(&self.scene, &world, &from).await;
+            let looked = match self.unbalanced(&world) {
+                Some(finding) => Ok(Some(finding)),
+                None => self.table.look(&self.scene, &world, &from).await,
+            };
             match looked {
                 Ok(None) => {
                     let standing = self.standing();
@@ -410,6 +501,28 @@ impl Subject {
                 Ok(Some(_)) | Err(_) => look_again().await,
             }
         }
+    }
+
+    /// A load balancer that has no address yet, where somebody gives them theirs
+    /// ([Service, "type: LoadBalancer"](https://kubernetes.io/docs/concepts/services-networking/service/#loadbalancer)).
+    fn unbalanced(&self, world: &World) -> Option<Finding> {
+        if !self.scene.cluster.capabilities().contains(&Capability::LoadBalancer) {
+            return None;
+        }
+        let waits = |service: &Service| {
+            let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+            let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+            let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref());
+            kind == Some("LoadBalancer")
+                && service.metadata.deletion_timestamp.is_none()
+                && ingress.is_none_or(Vec::is_empty)
+        };
+        let mut own = world.services.iter().filter(|(key, _)| key.namespace == self.scene.namespace());
+        let (key, _) = own.find(|(_, service)| waits(service))?;
+        Some(Finding {
+            promised: format!("the provider of load balancers gives `{}` an address", key.name),
+            observed: format!("`{}` has none", key.name),
+        })
     }
 
     /// The objects of the whole cluster that decide what is promised: an address that was given back

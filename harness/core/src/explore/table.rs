@@ -2,60 +2,87 @@
 //! with the model.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use anyhow::bail;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 use stickler_model::{
-    AFFINITY_RULE, Affinity, Destination, ObjectKey, Protocol, RecordType, Route, Turn, World,
-    affinity_breaches, endpoint_slices_match, endpoints, endpoints_object_matches, route,
+    AFFINITY_RULE, Affinity, Destination, Health, ObjectKey, Protocol, RecordType, Route, Turn, World,
+    affinity_breaches, endpoint_slices_match, endpoints, endpoints_object_matches, health, route,
 };
-use stickler_pods::protocol::{Outcome, Seen};
+use stickler_pods::protocol::{Outcome, Probe, Seen};
 use stickler_reports::Finding;
 
-use super::operation::CONTAINER_PORT;
+use super::form::CONTAINER_PORT;
 use crate::Scene;
+use crate::calls::in_words;
 use crate::destination::{Target, nodes};
 use crate::invariant::{judge, probe};
-use crate::names::resolve_as_promised;
+use crate::names::{ResolveAsPromised, resolve_as_promised};
 use crate::vantage::Vantage;
 
 /// How many calls are made where several may answer: every one of them from each place is a new
 /// chance to meet somebody who must not.
-const CALLS: u64 = 4;
+const CALLS: u64 = 3;
 
-/// How long to listen where nobody may answer: what comes later is missed, what comes is proof.
+/// How long to listen where nobody may answer, or nobody need: what comes later is missed, what comes
+/// is proof.
 const LISTEN: Duration = Duration::from_millis(250);
+
+/// The ports flows of datagrams are sent from that a proxy may know from before: no node port, and
+/// none that a kernel picks.
+const FLOW_PORTS: std::ops::Range<u16> = 20_000..29_000;
+
+/// The next of them; what one case has used, the next ones do not use again so soon.
+static NEXT_FLOW: AtomicU16 = AtomicU16::new(FLOW_PORTS.start);
 
 /// The destinations of a case, those included that are gone by now.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
-    services: BTreeMap<Destination, String>,
+    services: BTreeMap<Destination, Known>,
     pods: BTreeMap<Destination, String>,
     names: BTreeSet<String>,
+    /// The names of services' ports: `_http._tcp.one...`.
+    ports: BTreeSet<String>,
+    /// Every health check port there ever was, at every node.
+    checks: BTreeMap<SocketAddr, (ObjectKey, String)>,
+    /// For each address for datagrams how its service is, and the port its flow comes from as long as
+    /// it is so.
+    flows: BTreeMap<Destination, (String, u16)>,
+    /// How often it was looked at.
+    turn: usize,
+}
+
+/// An address of a service.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) label: String,
+    pub(crate) at: At,
+    service: ObjectKey,
+}
+
+/// Where a service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    ClusterIp,
+    /// The port of a node, which is the so manyth of all.
+    Node(usize),
+    /// An external IP, or the address of a load balancer.
+    External,
 }
 
 impl Table {
     /// Adds what is there now.
     pub(crate) fn learn(&mut self, world: &World, namespace: &str, domain: &str) {
+        self.turn += 1;
         for (key, service) in world.services.iter().filter(|(key, _)| key.namespace == namespace) {
-            self.names.insert(format!("{}.{namespace}.svc.{domain}", key.name));
-            let spec = service.spec.as_ref();
-            let ip = spec.and_then(|spec| spec.cluster_ip.as_deref()).and_then(|ip| ip.parse().ok());
-            for port in spec.iter().flat_map(|spec| spec.ports.iter().flatten()) {
-                let protocol: Protocol =
-                    port.protocol.as_deref().and_then(|name| name.parse().ok()).unwrap_or(Protocol::Tcp);
-                let number = u16::try_from(port.port).ok();
-                if let Some((ip, number)) = ip.zip(number) {
-                    let label = format!("`{}`", key.name);
-                    self.services.insert(Destination::new(ip, number, protocol), label);
-                }
-                let Some(number) = port.node_port.and_then(|port| u16::try_from(port).ok()) else { continue };
-                for (node, ip) in nodes(world) {
-                    let label = format!("`{}` at {node}", key.name);
-                    self.services.insert(Destination::new(ip, number, protocol), label);
-                }
-            }
+            let name = format!("{}.{namespace}.svc.{domain}", key.name);
+            self.learn_service(world, key, service, &name);
+            self.names.insert(name);
         }
         for (key, pod) in world.pods.iter().filter(|(key, _)| key.namespace == namespace) {
             let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
@@ -66,9 +93,59 @@ impl Table {
         }
     }
 
-    /// Every address of a service there ever was, with its label, and whether it is a node's.
-    pub(crate) fn services(&self) -> impl Iterator<Item = (Destination, &str, bool)> {
-        self.services.iter().map(|(to, label)| (*to, label.as_str(), label.contains(" at ")))
+    fn learn_service(&mut self, world: &World, key: &ObjectKey, service: &Service, name: &str) {
+        let Some(spec) = &service.spec else { return };
+        let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let ingress = balancer.map(|balancer| &balancer.ingress);
+        let form = format!("{:?} {spec:?} {ingress:?}", service.metadata.labels);
+        let mut known = |ip: IpAddr, number: u16, protocol: Protocol, label: String, at: At| {
+            let destination = Destination::new(ip, number, protocol);
+            self.services.insert(destination, Known { label, at, service: key.clone() });
+            if protocol == Protocol::Udp {
+                let flow = self.flows.entry(destination).or_default();
+                if flow.0 != form {
+                    *flow = (form.clone(), next_flow());
+                }
+            }
+        };
+        let number = |port: Option<i32>| port.and_then(|port| u16::try_from(port).ok());
+        let cluster_ip: Option<IpAddr> = spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok());
+        let external = spec.external_ips.iter().flatten().map(|ip| (ip, "the external IP"));
+        let balanced = balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+        let balanced = balanced.filter_map(|ingress| Some((ingress.ip.as_ref()?, "the load balancer")));
+        let others: Vec<(IpAddr, &str)> =
+            external.chain(balanced).filter_map(|(ip, what)| Some((ip.parse().ok()?, what))).collect();
+        for port in spec.ports.iter().flatten() {
+            let protocol = protocol(port);
+            if let Some(number) = number(Some(port.port)) {
+                if let Some(ip) = cluster_ip {
+                    known(ip, number, protocol, format!("`{}`", key.name), At::ClusterIp);
+                }
+                for (ip, what) in &others {
+                    known(*ip, number, protocol, format!("{what} of `{}`", key.name), At::External);
+                }
+            }
+            let Some(number) = number(port.node_port) else { continue };
+            for (index, (node, ip)) in nodes(world).enumerate() {
+                known(ip, number, protocol, format!("`{}` at {node}", key.name), At::Node(index));
+            }
+        }
+        for port in spec.ports.iter().flatten() {
+            let protocol = protocol(port).to_string().to_lowercase();
+            let port = port.name.as_deref().unwrap_or_default();
+            self.ports.insert(format!("_{port}._{protocol}.{name}"));
+        }
+        if let Some(port) = number(spec.health_check_node_port).filter(|port| *port != 0) {
+            for (node, ip) in nodes(world) {
+                let label = format!("the health check port of `{}` at {node}", key.name);
+                self.checks.insert(SocketAddr::new(ip, port), (key.clone(), label));
+            }
+        }
+    }
+
+    /// Every address of a service there ever was.
+    pub(crate) fn services(&self) -> impl Iterator<Item = (Destination, &Known)> {
+        self.services.iter().map(|(to, known)| (*to, known))
     }
 
     /// The names of all services there ever were.
@@ -78,7 +155,7 @@ impl Table {
 
     /// How many cells a look from so many places has, at most.
     pub(crate) fn cells(&self, places: usize) -> usize {
-        (self.services.len() + self.pods.len()) * places
+        (self.services.len() + self.pods.len()) * places + self.checks.len()
     }
 
     /// Looks at the whole table, and returns what differs from the promises of this world first.
@@ -94,21 +171,22 @@ impl Table {
         if let Some(finding) = mirrors(scene, world) {
             return Ok(Some(finding));
         }
-        let ask = resolve_as_promised(Vec::new(), RecordType::A, Vec::new());
+        let asks = Asks::default();
         let mut looks: Vec<BoxFuture<'_, anyhow::Result<Option<Finding>>>> = Vec::new();
-        let targets = self.services.iter().map(|target| (CALLS, target));
-        for (calls, (destination, label)) in targets.chain(self.pods.iter().map(|target| (1, target))) {
-            for from in from {
+        let services = self
+            .services
+            .iter()
+            .map(|(to, known)| (CALLS, to, &known.label, self.places(known, world, from)));
+        let pods = self.pods.iter().map(|(to, label)| (1, to, label, from.iter().collect()));
+        for (calls, destination, label, places) in services.chain(pods) {
+            for from in places {
                 let target = Target { label: format!("{label} ({destination})"), destination: *destination };
                 looks.push(cell(scene, world, from, target, calls).boxed());
             }
         }
-        for from in from.iter().filter(|from| matches!(from, Vantage::PodOn(_))) {
-            for name in &self.names {
-                let ask = &ask;
-                looks.push(async move { ask.ask(scene, world, from, name).await }.boxed());
-            }
-        }
+        self.look_at_flows(scene, world, from, &mut looks);
+        self.look_at_names(scene, world, from, &asks, &mut looks);
+        self.look_at_checks(scene, world, from, &mut looks);
         let seen = try_join_all(looks).await?;
         let cells = seen.len();
         let mut differing = seen.into_iter().flatten();
@@ -119,22 +197,237 @@ impl Table {
         }
         Ok(Some(first))
     }
+
+    /// Where an address is called from this time: a cluster IP from everywhere, others from every pod of
+    /// the harness and from outside, and from one place after the other of the rest, and what belongs
+    /// to no service any more from three of all. Else every service would be called a hundred times at
+    /// each look, most of them the same way.
+    fn places<'a>(&self, known: &Known, world: &World, from: &'a [Vantage]) -> Vec<&'a Vantage> {
+        let turns = |from: Vec<&'a Vantage>, count: usize| {
+            let first = self.turn * count;
+            (0..count.min(from.len())).map(|number| from[(first + number) % from.len()]).collect::<Vec<_>>()
+        };
+        if !world.services.contains_key(&known.service) {
+            return turns(from.iter().collect(), 3);
+        }
+        if known.at == At::ClusterIp {
+            return from.iter().collect();
+        }
+        let (mut places, others): (Vec<_>, Vec<_>) =
+            from.iter().partition(|from| matches!(from, Vantage::PodOn(_) | Vantage::Outside));
+        places.extend(turns(others, 1));
+        places
+    }
+
+    /// Datagrams of a flow that was there before, as long as nothing but the endpoints of its service
+    /// changed: those that leave are to be forgotten, and those that come to be found
+    /// (upstream e2e, "Conntrack should be able to preserve UDP traffic when server pod cycles"). A
+    /// service that is another one by now may find its old flows as they were: nobody promises
+    /// otherwise, nor that a flow leaves an endpoint that serves while it terminates. From pods and from
+    /// outside: a flow of a node meets the same proxy as that of its pod.
+    fn look_at_flows<'a>(
+        &'a self,
+        scene: &'a Scene,
+        world: &'a World,
+        from: &'a [Vantage],
+        looks: &mut Vec<BoxFuture<'a, anyhow::Result<Option<Finding>>>>,
+    ) {
+        let terminating = world.pods.iter().any(|(key, pod)| {
+            key.namespace == scene.namespace() && pod.metadata.deletion_timestamp.is_some()
+        });
+        if terminating {
+            return;
+        }
+        for (destination, (_, port)) in &self.flows {
+            let known = self.services.get(destination);
+            let Some(known) = known.filter(|known| world.services.contains_key(&known.service)) else {
+                continue;
+            };
+            for from in from.iter().filter(|from| matches!(from, Vantage::PodOn(_) | Vantage::Outside)) {
+                let label = format!("{} ({destination}) with a flow known before", known.label);
+                let target = Target { label, destination: *destination };
+                looks.push(flow(scene, world, from, target, *port).boxed());
+            }
+        }
+    }
+
+    /// Whole names from every pod; the other forms from one each time.
+    fn look_at_names<'a>(
+        &'a self,
+        scene: &'a Scene,
+        world: &'a World,
+        from: &'a [Vantage],
+        asks: &'a Asks,
+        looks: &mut Vec<BoxFuture<'a, anyhow::Result<Option<Finding>>>>,
+    ) {
+        let pods: Vec<&Vantage> = from.iter().filter(|from| matches!(from, Vantage::PodOn(_))).collect();
+        let mut ask = |asking: &'a ResolveAsPromised, from: &'a Vantage, name: String| {
+            looks.push(async move { asking.ask(scene, world, from, &name).await }.boxed());
+        };
+        for name in &self.names {
+            for from in &pods {
+                ask(&asks.address, from, name.clone());
+            }
+        }
+        let Some(one) = self.turn.checked_rem(pods.len()).and_then(|turn| pods.get(turn)) else { return };
+        for name in &self.ports {
+            ask(&asks.port, one, name.clone());
+        }
+        let back_end = from.iter().find(|from| matches!(from, Vantage::Backend(_)));
+        for name in &self.names {
+            ask(&asks.alias, one, name.clone());
+            let mut labels = name.split('.');
+            let (Some(service), Some(namespace)) = (labels.next(), labels.next()) else { continue };
+            ask(&asks.searched, one, format!("{service}.{namespace}"));
+            ask(&asks.searched, one, format!("{service}.{namespace}.svc"));
+            if let Some(back_end) = back_end {
+                ask(&asks.searched, back_end, service.to_owned());
+            }
+        }
+    }
+
+    /// Health check ports are for those outside; a cluster without any is looked at from a node.
+    fn look_at_checks<'a>(
+        &'a self,
+        scene: &'a Scene,
+        world: &'a World,
+        from: &'a [Vantage],
+        looks: &mut Vec<BoxFuture<'a, anyhow::Result<Option<Finding>>>>,
+    ) {
+        let outside = from.iter().find(|from| matches!(from, Vantage::Outside));
+        let Some(from) = outside.or_else(|| from.iter().find(|from| matches!(from, Vantage::Node(_)))) else {
+            return;
+        };
+        for (address, (service, label)) in &self.checks {
+            looks.push(check(scene, world, from, *address, service, label).boxed());
+        }
+    }
 }
 
-/// Endpoints and EndpointSlices show what the pods make of them.
+fn next_flow() -> u16 {
+    let next = |port: u16| Some(if port + 1 < FLOW_PORTS.end { port + 1 } else { FLOW_PORTS.start });
+    NEXT_FLOW.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(FLOW_PORTS.start)
+}
+
+fn protocol(port: &ServicePort) -> Protocol {
+    port.protocol.as_deref().and_then(|name| name.parse().ok()).unwrap_or(Protocol::Tcp)
+}
+
+/// The questions there are about a name.
+struct Asks {
+    address: ResolveAsPromised,
+    alias: ResolveAsPromised,
+    port: ResolveAsPromised,
+    /// The address, along the search path.
+    searched: ResolveAsPromised,
+}
+
+impl Default for Asks {
+    fn default() -> Self {
+        let ask = |kind| resolve_as_promised(Vec::new(), kind, Vec::new());
+        Self {
+            address: ask(RecordType::A),
+            alias: ask(RecordType::Cname),
+            port: ask(RecordType::Srv),
+            searched: ask(RecordType::A).searching(),
+        }
+    }
+}
+
+/// Endpoints and EndpointSlices show what the pods make of them, and slices what was made by hand.
+/// What an ExternalName, which has no endpoints, had before, may stay, and so may what a service has
+/// that is being deleted: nobody promises otherwise.
 fn mirrors(scene: &Scene, world: &World) -> Option<Finding> {
-    let own = world.services.keys().filter(|key| key.namespace == scene.namespace());
-    for key in own {
+    let own = world.services.iter().filter(|(key, _)| key.namespace == scene.namespace());
+    for (key, service) in own {
+        let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+        if kind == Some("ExternalName") || service.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
         let expected = endpoints(world, scene.cluster.promises(), key);
-        let mut differences = endpoints_object_matches(&expected, world.endpoints.get(key));
-        differences.extend(endpoint_slices_match(&expected, world.endpoint_slices.values()));
+        let mut differences = endpoint_slices_match(&expected, world.endpoint_slices.values());
+        if expected.selected {
+            differences.extend(endpoints_object_matches(&expected, world.endpoints.get(key)));
+        }
         if !differences.is_empty() {
-            let promised =
-                format!("Endpoints and EndpointSlices of `{}` list what its pods make of it", key.name);
+            let promised = format!(
+                "Endpoints and EndpointSlices of `{}` list what its pods, or those who made them, make of it",
+                key.name
+            );
             return Some(Finding { promised, observed: differences.join("; ") });
         }
     }
     None
+}
+
+/// One datagram from a port that the next look uses again.
+async fn flow(
+    scene: &Scene,
+    world: &World,
+    from: &Vantage,
+    target: Target,
+    port: u16,
+) -> anyhow::Result<Option<Finding>> {
+    let client = scene.vantages().to_model(from);
+    let route = route(world, scene.cluster.promises(), &client, &target.destination);
+    let mut workload = scene.workload(probe(&target), 1);
+    if let Probe::Udp { source_port, .. } = &mut workload.probe {
+        *source_port = Some(port);
+    }
+    match &route {
+        Route::NotPromised { .. } => return Ok(None),
+        Route::Answered { .. } => {}
+        _ => workload.timeout_ms = listen(workload.timeout_ms),
+    }
+    let outcomes = scene.call(from, &target.label, workload).await?;
+    judge(scene, from, &target, &route, &outcomes)
+}
+
+/// What a node says of its endpoints.
+async fn check(
+    scene: &Scene,
+    world: &World,
+    from: &Vantage,
+    address: SocketAddr,
+    service: &ObjectKey,
+    label: &str,
+) -> anyhow::Result<Option<Finding>> {
+    let health = health(world, scene.cluster.promises(), service, address.ip());
+    if matches!(health, Health::NotPromised { .. }) {
+        return Ok(None);
+    }
+    // Another service may have the port by now.
+    let spec = world.services.get(service).and_then(|service| service.spec.as_ref());
+    if spec.and_then(|spec| spec.health_check_node_port) != Some(i32::from(address.port())) {
+        return Ok(None);
+    }
+    let probe = Probe::Http {
+        address,
+        host: None,
+        path: "/healthz".to_owned(),
+        method: None,
+        source_port: None,
+        reuse_connection: false,
+        server_name: None,
+    };
+    for outcome in scene.call(from, label, scene.workload(probe, 1)).await? {
+        let status = match &outcome.seen {
+            Seen::Answered(answer) => answer.status,
+            Seen::CouldNotLook { error } => bail!("the agent could not look: {error}"),
+            _ => None,
+        };
+        if let Err(why) = health.allows(status) {
+            return Ok(Some(Finding {
+                promised: format!("{label} ({address}) answers {health}, promised by {}", health.rule()),
+                observed: format!("{from} asking it {why} ({})", in_words(&outcome.seen)),
+            }));
+        }
+    }
+    Ok(None)
+}
+
+fn listen(timeout_ms: u64) -> u64 {
+    timeout_ms.min(u64::try_from(LISTEN.as_millis()).unwrap_or(u64::MAX))
 }
 
 async fn cell(
@@ -151,13 +444,15 @@ async fn cell(
     workload.concurrency = 1;
     match &route {
         Route::NotPromised { .. } => return Ok(None),
-        Route::Nobody { .. } | Route::AtMost { .. } => {
+        Route::Nobody { .. }
+        | Route::AtMost { .. }
+        | Route::Dropped { .. }
+        | Route::Refused { protocol: Protocol::Udp, .. } => {
             workload.count = Some(1);
-            let listen = u64::try_from(LISTEN.as_millis()).unwrap_or(u64::MAX);
-            workload.timeout_ms = workload.timeout_ms.min(listen);
+            workload.timeout_ms = listen(workload.timeout_ms);
         }
         Route::Refused { .. } => workload.count = Some(1),
-        Route::Answered { .. } | Route::Dropped { .. } => {}
+        Route::Answered { .. } => {}
     }
     let outcomes = scene.call(from, &target.label, workload).await?;
     if let Some(finding) = judge(scene, from, &target, &route, &outcomes)? {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::bail;
-use stickler_model::{Destination, ObjectKey, RecordType};
+use stickler_model::{Destination, ObjectKey, Protocol, RecordType};
 use stickler_reports::Finding;
 
-use super::table::Table;
+use super::table::{At, Table};
 use crate::Scene;
 use crate::chronicle::{Change, Chronicle, Object, Place, Question, Recording, What};
 use crate::clients::{Aim, Client, Clients, Harvest};
@@ -56,18 +56,26 @@ impl Witnesses {
     pub(crate) fn attend(&mut self, scene: &Scene, table: &Table, from: &[Vantage]) -> anyhow::Result<()> {
         let pods: Vec<&Vantage> = from.iter().filter(|from| matches!(from, Vantage::PodOn(_))).collect();
         let outside = from.iter().find(|from| matches!(from, Vantage::Outside));
+        let nodes = scene.vantages().nodes().len().max(1);
         let mut clients = Vec::new();
-        for (destination, label, is_of_node) in table.services() {
-            if !self.called.insert(destination) {
+        for (destination, known) in table.services() {
+            // A client that keeps its flow of datagrams may keep where it led before its service
+            // changed; the table has an eye on flows.
+            if destination.protocol == Protocol::Udp || !self.called.insert(destination) {
                 continue;
             }
-            // One client for each: pods of one node after the other for cluster IPs, for a node's port
-            // from outside if there is an outside.
+            // One client for each: pods of one node after the other for cluster IPs, for others from
+            // outside if there is an outside. One node of all is enough for a port: the others are in
+            // the table.
             let turn = self.called.len().checked_rem(pods.len()).and_then(|turn| pods.get(turn).copied());
-            let caller = if is_of_node { outside.or(turn) } else { turn };
+            let caller = match known.at {
+                At::ClusterIp => turn,
+                At::Node(index) if index != usize::from(destination.port) % nodes => continue,
+                At::Node(_) | At::External => outside.or(turn),
+            };
             clients.extend(caller.map(|from| Client {
                 from: from.clone(),
-                label: format!("{label} ({destination})"),
+                label: format!("{} ({destination})", known.label),
                 to: Aim::Address(destination),
             }));
         }

@@ -123,6 +123,7 @@ impl ContainerProvider {
         timings.extend(lent.card.timings.iter().cloned());
         let mut capabilities = lent.capabilities();
         capabilities.push(Capability::ContainerEngine);
+        capabilities.extend(Capability::of_this_machine());
         let card = ClusterCard {
             provider: "container".to_owned(),
             capabilities: capabilities.iter().map(ToString::to_string).collect(),

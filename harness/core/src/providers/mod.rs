@@ -5,7 +5,7 @@ mod k3s;
 mod kind;
 mod kubeconfig;
 mod own;
-mod ranges;
+pub(crate) mod ranges;
 #[cfg(target_os = "linux")]
 mod testbed;
 pub(crate) mod tether;
@@ -15,6 +15,6 @@ pub use k3s::K3sProvider;
 pub use kind::KindProvider;
 pub use kubeconfig::KubeconfigProvider;
 #[cfg(target_os = "linux")]
-pub use stickler_testbed::{bugs, examination};
+pub use stickler_testbed::{bugs, components, examination};
 #[cfg(target_os = "linux")]
 pub use testbed::{TestbedProvider, bugs_named};

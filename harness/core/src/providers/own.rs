@@ -1,8 +1,10 @@
 //! A real cluster that was started for this run alone: used through its kubeconfig, and ended with it.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use futures::future::BoxFuture;
 use kube::config::Kubeconfig;
 use stickler_model::Promises;
 use stickler_reports::ClusterCard;
@@ -68,6 +70,18 @@ impl Cluster for Own {
 
     fn image(&self) -> &str {
         self.cluster.image()
+    }
+
+    fn programs(&self) -> Option<Arc<[u8]>> {
+        self.cluster.programs()
+    }
+
+    fn is_measured(&self) -> bool {
+        self.cluster.is_measured()
+    }
+
+    fn lost(&self) -> BoxFuture<'_, String> {
+        self.cluster.lost()
     }
 
     fn outside(&self) -> Option<&dyn Outside> {

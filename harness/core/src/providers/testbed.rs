@@ -1,18 +1,23 @@
 //! The testbed as a provider: a cluster of this process' own.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use stickler_model::Promises;
-use stickler_reports::{ClusterCard, Timing};
+use stickler_reports::{ClusterCard, ComponentCard, Timing};
 use stickler_testbed::bugs::{BUGS, Bugs};
-use stickler_testbed::{Testbed, TestbedSpec};
+use stickler_testbed::components::{Component, Components};
+use stickler_testbed::{ExternalCard, Testbed, TestbedSpec};
 
 use crate::bounds::Bounds;
-use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
+use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Machine, Outside, Provider, Terminal};
 use crate::engine::Engine;
+
+/// How many nodes the notes' lab has; their names and addresses are the same here.
+const NOTES_NODES: usize = 3;
 
 /// Starts a testbed.
 #[derive(Clone, Debug)]
@@ -35,6 +40,15 @@ impl TestbedProvider {
     #[must_use]
     pub fn listening_on(mut self, address: IpAddr) -> Self {
         self.spec.address = address;
+        self
+    }
+
+    /// With components of somebody else's; what they write is kept in files of the folder `logs`, if
+    /// there is one.
+    #[must_use]
+    pub fn with_components(mut self, components: Components, logs: Option<PathBuf>) -> Self {
+        self.spec.components = components;
+        self.spec.logs = logs;
         self
     }
 
@@ -69,10 +83,10 @@ impl Provider for TestbedProvider {
     fn start(&self) -> BoxFuture<'_, anyhow::Result<Box<dyn Cluster>>> {
         async move {
             let (testbed, engine) = tokio::join!(Testbed::start(self.spec.clone()), Engine::find());
-            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(
-                testbed?,
-                engine.is_ok_and(|engine| engine.runs_this_program().is_ok()),
-            )?);
+            let engine = engine.is_ok_and(|engine| engine.runs_this_program().is_ok());
+            let left_out = self.spec.components.left_out();
+            let cluster: Box<dyn Cluster> =
+                Box::new(TestbedCluster::new(testbed?, self.spec.load_balancer, engine, left_out)?);
             Ok(cluster)
         }
         .boxed()
@@ -87,7 +101,12 @@ struct TestbedCluster {
 }
 
 impl TestbedCluster {
-    fn new(testbed: Testbed, engine: bool) -> anyhow::Result<Self> {
+    fn new(
+        testbed: Testbed,
+        balanced: bool,
+        engine: bool,
+        left_out: impl Iterator<Item = Component>,
+    ) -> anyhow::Result<Self> {
         let mut capabilities =
             vec![Capability::HostNetwork, Capability::NodesReachable, Capability::Disruption];
         if engine {
@@ -95,6 +114,14 @@ impl TestbedCluster {
         }
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
+        }
+        // Somebody else's components print what is theirs.
+        if testbed.nodes().len() == NOTES_NODES && testbed.externals().is_empty() {
+            capabilities.push(Capability::NotesLab);
+        }
+        capabilities.extend(Capability::of_this_machine());
+        if balanced {
+            capabilities.push(Capability::LoadBalancer);
         }
         let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let card = ClusterCard {
@@ -108,12 +135,25 @@ impl TestbedCluster {
                 .iter()
                 .map(|step| Timing { step: format!("start: {}", step.name), us: micros(step.took) })
                 .collect(),
+            components: testbed.externals().iter().map(told).chain(left_out.map(not_there)).collect(),
         };
         let promises = Promises::of_version(testbed.version())?
             .with_service_cidr(testbed.service_cidr().into())
             .with_cluster_cidr(testbed.cluster_cidr().into());
         Ok(Self { testbed, card, capabilities, promises })
     }
+}
+
+fn told(external: &ExternalCard) -> ComponentCard {
+    ComponentCard {
+        component: external.component.to_string(),
+        command: Some(external.command.clone()),
+        version: external.version.clone(),
+    }
+}
+
+fn not_there(component: Component) -> ComponentCard {
+    ComponentCard { component: component.to_string(), command: None, version: None }
 }
 
 impl Cluster for TestbedCluster {
@@ -149,6 +189,14 @@ impl Cluster for TestbedCluster {
         Some(self)
     }
 
+    fn terminal(&self) -> Option<&dyn Terminal> {
+        self.capabilities.contains(&Capability::NotesLab).then_some(self)
+    }
+
+    fn lost(&self) -> BoxFuture<'_, String> {
+        self.testbed.lost().boxed()
+    }
+
     fn is_ephemeral(&self) -> bool {
         true
     }
@@ -173,6 +221,42 @@ impl Disruption for TestbedCluster {
 
     fn start_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>> {
         self.testbed.start_apiserver().boxed()
+    }
+
+    fn programs(&self) -> Vec<(String, String)> {
+        let places = self.testbed.external_places().into_iter();
+        places.map(|(component, node)| (component.to_string(), node)).collect()
+    }
+
+    fn stop_program<'a>(&'a self, component: &'a str, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        async move { self.testbed.stop_external(Component::of_name(component)?, node).await }.boxed()
+    }
+
+    fn start_program<'a>(&'a self, component: &'a str, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        async move { self.testbed.start_external(Component::of_name(component)?, node).await }.boxed()
+    }
+}
+
+impl Terminal for TestbedCluster {
+    fn kubeconfig(&self) -> &str {
+        self.testbed.kubeconfig_inside()
+    }
+
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        self.testbed.shared_folder().context("there is no folder in memory")
+    }
+
+    fn command(
+        &self,
+        machine: Machine<'_>,
+        program: &str,
+        arguments: &[String],
+    ) -> anyhow::Result<std::process::Command> {
+        let machine = match machine {
+            Machine::Node(name) => stickler_testbed::Machine::Node(name),
+            Machine::Outside => stickler_testbed::Machine::Outside,
+        };
+        Ok(self.testbed.command(machine, program, arguments)?)
     }
 }
 

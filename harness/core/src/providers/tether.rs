@@ -117,10 +117,13 @@ impl Lent {
         Ok(promises)
     }
 
-    /// What it can do when it is used from here.
+    /// What it can do when it is used from here: nobody sits in front of its machines.
     pub(super) fn capabilities(&self) -> Vec<Capability> {
         let can = |capability: &Capability| self.card.capabilities.iter().any(|can| can == capability.name());
-        Capability::ALL.iter().copied().filter(can).collect()
+        let of_the_cluster = |capability: &Capability| {
+            !matches!(capability, Capability::NotesLab | Capability::Kubectl | Capability::ContainerEngine)
+        };
+        Capability::ALL.iter().copied().filter(can).filter(of_the_cluster).collect()
     }
 }
 
@@ -623,9 +626,10 @@ mod tests {
                 provider: "testbed".to_owned(),
                 version: "v1.37.0".to_owned(),
                 nodes: vec!["kube0.vm".to_owned()],
-                capabilities: vec!["host-network".to_owned(), "disruption".to_owned()],
+                capabilities: ["host-network", "disruption", "notes-lab"].map(str::to_owned).into(),
                 ready_ms: 1,
                 timings: Vec::new(),
+                components: Vec::new(),
             },
             capabilities: Vec::new(),
             promises: Promises::of_minor(37).with_service_cidr("10.96.0.0/12".parse().unwrap()),

@@ -54,6 +54,33 @@ fn expected(spec: &str) -> Expected {
     endpoints(&world(spec), &Promises::of_minor(37), &web())
 }
 
+/// A slice beside those of the selected pods is served, and no part of the Endpoints.
+#[test]
+fn a_slice_made_by_hand_beside_selected_pods_is_in_no_endpoints_object() {
+    let made = "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: more, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: '', port: 8000}]
+endpoints: [{addresses: [10.244.2.6]}]
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: web}
+subsets:
+- addresses: [{ip: 10.244.1.2}]
+  ports: [{port: 8000}]
+";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: \
+                   [{port: 80, targetPort: 8000}]}\n";
+    let pod = PODS.split("- apiVersion").take(2).collect::<Vec<_>>().join("- apiVersion");
+    let world = World::from_yaml(&format!("{pod}\n---\n{service}---\n{made}")).unwrap();
+    let expected = endpoints(&world, &Promises::of_minor(37), &web());
+    assert_eq!(expected.ports[0].ready().len(), 2);
+    assert_eq!(endpoints_object_matches(&expected, world.endpoints.get(&web())), Vec::<String>::new());
+}
+
 fn web() -> ObjectKey {
     ObjectKey::new("default", "web")
 }

@@ -2,6 +2,7 @@
 
 mod affinities;
 mod environments;
+mod healths;
 mod ingresses;
 mod laws;
 mod listings;

@@ -57,6 +57,34 @@ metadata: {name: away, namespace: shop}
 spec: {type: ExternalName, externalName: www.Example.com.}
 ";
 
+/// Who reads names off the endpoints answers with the ports those have.
+#[test]
+fn a_port_that_only_the_endpoints_of_a_headless_service_have_is_not_promised() {
+    let world = World::from_yaml(
+        "
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: None, ports: [{name: sql, port: 5432}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{name: admin, port: 8000}]
+endpoints: [{addresses: [10.244.1.2]}]
+",
+    )
+    .unwrap();
+    let srv = |name: &str| {
+        let name = format!("{name}.db.shop.svc.cluster.local");
+        resolve(&world, &promises(), &name, RecordType::Srv)
+    };
+    assert!(matches!(srv("_admin._tcp"), Resolution::NotPromised { .. }));
+    assert!(matches!(srv("_other._tcp"), Resolution::Nothing { .. }));
+    assert!(matches!(srv("_sql._tcp"), Resolution::Nothing { .. }));
+}
+
 fn world() -> World {
     World::from_yaml(&format!("{}\n---\n{SHOP}", include_str!("lab.yaml"))).unwrap()
 }

@@ -468,6 +468,156 @@ spec: {type: ExternalName, externalName: www.baidu.com}
 }
 
 #[test]
+fn who_is_at_an_address_made_by_hand_is_for_him_to_know_who_made_it() {
+    check_routes(
+        &with_pods(
+            "
+apiVersion: v1
+kind: Service
+metadata: {name: good}
+spec: {clusterIP: 10.96.0.40, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: good}
+subsets: [{addresses: [{ip: 10.244.1.2}], ports: [{port: 8000}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: gone}
+spec: {clusterIP: 10.96.0.41, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: gone}
+subsets: [{addresses: [{ip: 10.244.1.2}, {ip: 10.244.1.99}], ports: [{port: 8000}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: unready}
+spec: {type: NodePort, clusterIP: 10.96.0.42, ports: [{port: 80, nodePort: 30042}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: unready}
+subsets: [{addresses: [{ip: 10.244.2.3}], ports: [{port: 8000}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: deaf}
+spec: {clusterIP: 10.96.0.43, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: deaf}
+subsets: [{addresses: [{ip: 10.244.1.2}], ports: [{port: 9999}]}]
+---
+# It names a pod that had the address once.
+apiVersion: v1
+kind: Service
+metadata: {name: renamed}
+spec: {clusterIP: 10.96.0.44, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: renamed}
+subsets: [{addresses: [{ip: 10.244.1.2, targetRef: {kind: Pod, name: before}}], ports: [{port: 8000}]}]
+",
+        ),
+        "
+        from         to                answers                      source
+        pod client   good:80           web-0                        kept
+        pod client   gone:80           at most 10.244.1.99 web-0    not promised
+        pod client   unready:80        at most web-2                not promised
+        outside      kube0.vm:30042    at most web-2                not promised
+        pod client   deaf:80           at most web-0                not promised
+        pod client   renamed:80        web-0                        kept
+        ",
+    );
+}
+
+#[test]
+fn external_ips_with_policy_local_and_of_services_nobody_proxies() {
+    check_routes(
+        &with_pods(
+            "
+apiVersion: v1
+kind: Service
+metadata: {name: local}
+spec: {externalTrafficPolicy: Local, clusterIP: 10.96.0.20, externalIPs: [192.168.199.117, 192.168.199.231, 203.0.113.7], selector: {app: web}, ports: [{port: 80, targetPort: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, externalIPs: [192.168.199.117], selector: {app: web}, ports: [{port: 81, targetPort: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: away}
+spec: {type: ExternalName, externalName: elsewhere.invalid, externalIPs: [192.168.199.117], selector: {app: web}, ports: [{port: 82, targetPort: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: theirs, labels: {service.kubernetes.io/service-proxy-name: other}}
+spec: {clusterIP: 10.96.0.21, externalIPs: [192.168.199.117, 203.0.113.7], selector: {app: web}, ports: [{port: 83, targetPort: http}]}
+",
+        ),
+        "
+        from            to                answers                source
+        # The node that gets it sends to its own, and keeps the source.
+        outside         kube1.vm:80       web-0                  kept
+        outside         kube0.vm:80       -                      dropped
+        pod client      kube0.vm:80       at most web-0 web-1    not promised
+        outside         203.0.113.7:80    at most web-0 web-1    not promised
+        # Services without a cluster IP no proxy knows.
+        outside         kube0.vm:81       -                      not promised
+        outside         kube0.vm:82       -                      not promised
+        # At a node's address the node itself may answer instead.
+        pod client      theirs:83         -                      nobody
+        outside         kube0.vm:83       -                      not promised
+        pod client      203.0.113.7:83    at most web-0 web-1    not promised
+        ",
+    );
+}
+
+#[test]
+fn a_load_balancer_admits_whom_it_is_told_to_and_goes_first() {
+    let deleting = "deletionTimestamp: \"2026-01-01T00:00:00Z\", finalizers: [a/b]";
+    check_routes(
+        &with_pods(&format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: all}}
+spec: {{type: LoadBalancer, loadBalancerSourceRanges: [0.0.0.0/0], clusterIP: 10.96.0.30, selector: {{app: web}}, ports: [{{port: 80, targetPort: http, nodePort: 31235}}]}}
+status: {{loadBalancer: {{ingress: [{{ip: 192.168.199.250}}]}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: none}}
+spec: {{type: LoadBalancer, loadBalancerSourceRanges: [\"::/0\"], clusterIP: 10.96.0.31, selector: {{app: web}}, ports: [{{port: 80, targetPort: http, nodePort: 31236}}]}}
+status: {{loadBalancer: {{ingress: [{{ip: 192.168.199.251}}]}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: leaving, {deleting}}}
+spec: {{type: LoadBalancer, clusterIP: 10.96.0.32, selector: {{app: web}}, ports: [{{port: 80, targetPort: http, nodePort: 31237}}]}}
+status: {{loadBalancer: {{ingress: [{{ip: 192.168.199.252}}]}}}}
+"
+        )),
+        "
+        from            to                    answers                source
+        outside         192.168.199.250:80    web-0 web-1            not promised
+        outside         192.168.199.251:80    at most web-0 web-1    not promised
+        # Its provider takes the balancer away before the object goes; the nodes go on until then.
+        outside         192.168.199.252:80    at most web-0 web-1    not promised
+        outside         kube0.vm:31237        web-0 web-1            not promised
+        pod client      leaving:80            web-0 web-1            kept
+        ",
+    );
+}
+
+#[test]
 fn external_ips_and_other_proxies() {
     check_routes(
         &with_pods(

@@ -4,6 +4,7 @@ mod admission;
 mod allocation;
 mod authn;
 mod bootstrap;
+mod compression;
 mod discovery;
 mod endpoints;
 mod exec;
@@ -34,6 +35,7 @@ mod tls;
 mod token;
 mod versions;
 mod view;
+mod warnings;
 mod watch;
 mod workloads;
 

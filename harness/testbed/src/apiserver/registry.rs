@@ -207,7 +207,8 @@ impl Registry {
             Part::Main | Part::Inside => {}
         }
         let compare = (part == Part::Main || part == Part::Status).then_some(&old.value);
-        let (mut object, warnings) = self.admit(resource, &new, compare, options, Verb::Update)?;
+        let verb = if part == Part::Main { Verb::Update } else { Verb::UpdatePart };
+        let (mut object, warnings) = self.admit(resource, &new, compare, options, verb)?;
         if resource.kind == "Service" && part == Part::Main {
             let errors = allocation::allocate(&transaction, &self.ranges, &mut object, Some(&old.value));
             refuse(resource, &key.name, &errors)?;
@@ -332,20 +333,23 @@ impl Registry {
                 format!("{kind} in version {:?} cannot be handled as a {kind}: {what}", resource.version);
             Status::bad_request(article)
         };
-        let Admitted { object, mut errors, unknown } =
+        let Admitted { object, mut errors, unknown, warnings: advice } =
             (resource.rules.admit)(input, old).map_err(|what| cannot(&what))?;
         let unknown: Vec<_> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
-        let warnings = match options.field_validation {
+        let mut warnings = match options.field_validation {
             FieldValidation::Strict if !unknown.is_empty() => {
                 let what = format!("strict decoding error: {}", unknown.join(", "));
                 return Err(match verb {
                     Verb::Create => cannot(&what),
-                    Verb::Update => Status::bad_request(what),
+                    Verb::Update | Verb::UpdatePart => Status::bad_request(what),
                 });
             }
             FieldValidation::Warn => unknown,
             _ => Vec::new(),
         };
+        if verb != Verb::UpdatePart {
+            warnings.extend(advice);
+        }
         let mut all = admission::check_metadata(resource, &object);
         all.append(&mut errors);
         all.retain(|error| !(self.bugs.has(Bug::PortNamesOptional) && error.is_missing_port_name()));
@@ -358,6 +362,8 @@ impl Registry {
 enum Verb {
     Create,
     Update,
+    /// Who reports a status is not told what the specification says.
+    UpdatePart,
 }
 
 const WRONG_NAMESPACE: &str =

@@ -120,18 +120,33 @@ impl Controllers {
         tasks.spawn(heart.beat(controller.clock()));
         spawn(&mut tasks, &caches, controller, queue);
         if let Some(balancer) = load_balancer {
-            let queue = Queue::new();
-            let (recorder, writing) = Recorder::new("service-controller", client.clone());
-            tasks.spawn(writing);
-            let controller =
-                load_balancer::LoadBalancers::new(client.clone(), &caches, recorder, balancer, &queue);
-            spawn(&mut tasks, &caches, controller, queue);
+            balance(&mut tasks, &caches, &client, balancer);
         }
         for task in caches.tasks(&client) {
             tasks.spawn(task);
         }
         Self { _tasks: tasks }
     }
+
+    /// Only what the provider of the machines brings along: a load balancer's controller. Other
+    /// controllers are somebody else's.
+    pub(crate) fn start_providers(client: &Client, balancer: LoadBalancer) -> Self {
+        let caches = Caches::new();
+        let mut tasks = JoinSet::new();
+        balance(&mut tasks, &caches, client, balancer);
+        for task in caches.tasks(client) {
+            tasks.spawn(task);
+        }
+        Self { _tasks: tasks }
+    }
+}
+
+fn balance(tasks: &mut JoinSet<()>, caches: &Caches, client: &Client, balancer: LoadBalancer) {
+    let queue = Queue::new();
+    let (recorder, writing) = Recorder::new("service-controller", client.clone());
+    tasks.spawn(writing);
+    let controller = load_balancer::LoadBalancers::new(client.clone(), caches, recorder, balancer, &queue);
+    spawn(tasks, caches, controller, queue);
 }
 
 fn spawn<R: Reconcile>(tasks: &mut JoinSet<()>, caches: &Caches, controller: R, queue: Arc<Queue<R::Key>>) {

@@ -78,7 +78,8 @@ pub(crate) async fn container_spec(
     let services =
         services.context("services have not yet been read at least once, cannot construct envvars")?;
     let environment = environment::environment(&node.client, pod, container, place, services).await?;
-    let mounts = volumes.mounts(pod, container, &environment)?;
+    let mut mounts = image.mounts;
+    mounts.extend(volumes.mounts(pod, container, &environment)?);
     let expand = |words: &[String]| -> Vec<String> {
         words.iter().map(|word| environment::expand(word, &environment)).collect()
     };
@@ -86,11 +87,11 @@ pub(crate) async fn container_spec(
     // Arguments alone replace the image's own arguments, not its program.
     let default = match container.args {
         Some(_) => image.command.get(..1).unwrap_or_default(),
-        None => image.command,
+        None => &image.command,
     };
     let mut command = match container.command.as_deref() {
         Some(command) if !command.is_empty() => expand(command),
-        _ => default.iter().map(|word| (*word).to_owned()).collect(),
+        _ => default.to_vec(),
     };
     command.extend(arguments);
     command.extend(node.bugs.arguments(command.first().map_or("", String::as_str)));
