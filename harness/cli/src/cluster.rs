@@ -26,6 +26,10 @@ pub(crate) struct ClusterArgs {
     /// Kubernetes, such as `rancher/k3s:v1.33.1-k3s1`.
     #[arg(long, value_name = "NAME", help_heading = "Cluster")]
     pub(crate) node_image: Option<String>,
+    /// An archive that `stickler image` made, to be loaded into the nodes of `--cluster k3s` and
+    /// `--cluster kind`; without it they fetch `--image`.
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) image_archive: Option<PathBuf>,
     /// Plant a bug in the testbed; `stickler list --bugs` names them. May be given several times.
     #[arg(long = "bug", value_name = "NAME", help_heading = "Cluster")]
     pub(crate) bugs: Vec<String>,
@@ -138,8 +142,19 @@ impl ClusterArgs {
         if self.binary.is_some() && self.provider != ProviderName::Container {
             bail!("`--binary` is what `--cluster container` runs; leave it out otherwise");
         }
-        if self.node_image.is_some() && !matches!(self.provider, ProviderName::K3s | ProviderName::Kind) {
-            bail!("`--node-image` is for `--cluster k3s` and `--cluster kind`; leave it out otherwise");
+        if !matches!(self.provider, ProviderName::K3s | ProviderName::Kind) {
+            for (given, flag) in [
+                (self.node_image.is_some(), "--node-image"),
+                (self.image_archive.is_some(), "--image-archive"),
+            ] {
+                if given {
+                    bail!("`{flag}` is for `--cluster k3s` and `--cluster kind`; leave it out otherwise");
+                }
+            }
+        }
+        if let Some(archive) = &self.image_archive {
+            std::fs::metadata(archive)
+                .with_context(|| format!("the archive `{}` cannot be read", archive.display()))?;
         }
         let image = reach.map_or(crate::image::NAME, |reach| &reach.image);
         match self.provider {
@@ -156,12 +171,14 @@ impl ClusterArgs {
             }
             ProviderName::K3s => {
                 self.testbed_only("k3s")?;
-                Ok(Box::new(K3sProvider::new(self.node_image.as_deref(), image, port)))
+                let provider = K3sProvider::new(self.node_image.as_deref(), image, port);
+                Ok(Box::new(provider.with_archive(self.image_archive.clone())))
             }
             ProviderName::Kind => {
                 self.testbed_only("kind")?;
                 let nodes = usize::from(self.nodes);
-                Ok(Box::new(KindProvider::new(nodes, self.node_image.as_deref(), image, port)?))
+                let provider = KindProvider::new(nodes, self.node_image.as_deref(), image, port)?;
+                Ok(Box::new(provider.with_archive(self.image_archive.clone())))
             }
             ProviderName::Kubeconfig => {
                 let Some(reach) = reach else { bail!("a cluster that exists is up already") };

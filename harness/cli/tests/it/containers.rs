@@ -204,7 +204,9 @@ fn kind_is_asked_and_told_to_clean_up() -> Result<(), Impossible> {
         (ended, asked_for)
     };
     let arguments = ["run", "--cluster", "kind", "--nodes", "2", "--node-image", "kindest/node:v1.35.0"];
-    let rest = ["--filter", "service/listed", "--format", "json"];
+    let archive = folder.path().join("image.tar");
+    fs::write(&archive, "as if it were one").expect("it can be written");
+    let rest = ["--image-archive", "image.tar", "--filter", "service/listed", "--format", "json"];
     let (ran, asked_for) = kind(&[arguments.as_slice(), &rest].concat());
     let report: Value = serde_json::from_str(&ran.stdout).expect("it prints JSON");
     assert_eq!(report["cluster"]["provider"], "kind", "{report:#}");
@@ -215,6 +217,8 @@ fn kind_is_asked_and_told_to_clean_up() -> Result<(), Impossible> {
     assert!(name.starts_with("stickler-"), "{asked_for}");
     assert!(lines[0].ends_with("--config - --image kindest/node:v1.35.0"), "{asked_for}");
     assert_eq!(lines.iter().filter(|line| **line == "- role: worker").count(), 1, "{asked_for}");
+    let loaded = format!("load image-archive --name {name} image.tar");
+    assert!(lines.contains(&loaded.as_str()), "{asked_for}");
     assert_eq!(lines.last(), Some(&format!("delete cluster --name {name}").as_str()), "{asked_for}");
 
     let (healed, asked_for) = kind(&["heal", "--cluster", "kind"]);

@@ -1,12 +1,14 @@
 //! K3s in a container of this machine's engine: a real Kubernetes of one node. Its image comes from a
 //! registry.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use testcontainers_modules::k3s::{K3s, KUBE_SECURE_PORT};
 use testcontainers_modules::testcontainers::ImageExt as _;
-use testcontainers_modules::testcontainers::core::ExecCommand;
+use testcontainers_modules::testcontainers::core::{CmdWaitFor, ExecCommand};
 
 use super::own::{Own, at};
 use crate::cluster::{Cluster, Provider};
@@ -15,12 +17,16 @@ use crate::engine::{Engine, publish};
 /// Where k3s writes the kubeconfig of its administrator.
 const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 
+/// Where the archive of the image of the agent is put.
+const ARCHIVE: &str = "/stickler-image.tar";
+
 /// Starts k3s.
 #[derive(Clone, Debug)]
 pub struct K3sProvider {
     /// Name and tag of the image of k3s; testcontainers' own if there is none.
     node_image: Option<(String, String)>,
     image: String,
+    archive: Option<PathBuf>,
     published: u16,
 }
 
@@ -34,7 +40,13 @@ impl K3sProvider {
             let (name, tag) = tagged.unwrap_or((image, "latest"));
             (name.to_owned(), tag.to_owned())
         });
-        Self { node_image, image: image.to_owned(), published }
+        Self { node_image, image: image.to_owned(), archive: None, published }
+    }
+
+    /// With an archive that has the image of the agent, to be loaded into the node.
+    #[must_use]
+    pub fn with_archive(self, archive: Option<PathBuf>) -> Self {
+        Self { archive, ..self }
     }
 
     async fn start_now(&self) -> anyhow::Result<Box<dyn Cluster>> {
@@ -48,7 +60,15 @@ impl K3sProvider {
         if let Some((name, tag)) = &self.node_image {
             request = request.with_name(name).with_tag(tag);
         }
+        if let Some(archive) = &self.archive {
+            request = request.with_copy_to(ARCHIVE, archive.as_path());
+        }
         let container = belongings.start(request).await?;
+        if self.archive.is_some() {
+            let import = ExecCommand::new(["ctr", "--namespace", "k8s.io", "images", "import", ARCHIVE]);
+            let import = import.with_cmd_ready_condition(CmdWaitFor::exit_code(0));
+            container.exec(import).await.context("k3s does not take the archive of the image")?;
+        }
         let mut read = container.exec(ExecCommand::new(["cat", KUBECONFIG])).await?;
         let kubeconfig =
             String::from_utf8(read.stdout_to_vec().await?).context("its kubeconfig is no text")?;

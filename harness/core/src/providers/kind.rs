@@ -31,6 +31,7 @@ pub struct KindProvider {
     nodes: usize,
     node_image: Option<String>,
     image: String,
+    archive: Option<PathBuf>,
     port: u16,
 }
 
@@ -42,7 +43,13 @@ impl KindProvider {
     /// If there is no program `kind`, and where to get it.
     pub fn new(nodes: usize, node_image: Option<&str>, image: &str, port: u16) -> anyhow::Result<Self> {
         let (node_image, image) = (node_image.map(str::to_owned), image.to_owned());
-        Ok(Self { program: program()?, nodes, node_image, image, port })
+        Ok(Self { program: program()?, nodes, node_image, image, archive: None, port })
+    }
+
+    /// With an archive that has the image of the agent, to be loaded into every node.
+    #[must_use]
+    pub fn with_archive(self, archive: Option<PathBuf>) -> Self {
+        Self { archive, ..self }
     }
 
     /// Deletes the clusters of every run that kind knows of, and says which there were.
@@ -72,6 +79,11 @@ impl KindProvider {
             command.args(["--image", image]);
         }
         said(Command::from(command), &self.config(), CREATED).await?;
+        if let Some(archive) = &self.archive {
+            let mut command = machines.kind("load", "image-archive");
+            command.arg(archive);
+            said(Command::from(command), "", CREATED).await?;
+        }
         let command = machines.kind("get", "kubeconfig");
         let kubeconfig = said(Command::from(command), "", DELETED).await?;
         let kubeconfig = String::from_utf8(kubeconfig.stdout).context("kind's kubeconfig is no text")?;
