@@ -141,6 +141,11 @@ impl Table {
                 self.checks.insert(SocketAddr::new(ip, port), (key.clone(), label));
             }
         }
+        // What a flow to a port or address comes to that the service has no more, nobody promises.
+        let services = &self.services;
+        let is_of_service =
+            |destination| services.get(destination).is_some_and(|known| known.service == *key);
+        self.flows.retain(|destination, (was, _)| *was == form || !is_of_service(destination));
     }
 
     /// Every address of a service there ever was.
