@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::Deviation;
 use crate::chaos::{ChaosReport, PlannedFault};
 
 /// An event and when it happened, by the clock of the harness.
@@ -22,6 +23,11 @@ pub enum Event {
     RunStarted { tool: String, suite: String, seed: u64, jobs: usize, checks: Vec<CheckCard> },
     /// A cluster is up.
     ClusterReady { cluster: ClusterCard },
+    /// The cluster lacks something that such clusters mostly can, as was found when it was tried.
+    Lacks { capability: String, reason: String },
+    /// How fast the cluster is, and the bounds that follow from it; `trouble` says what could not be
+    /// measured.
+    BoundsMeasured { bounds: Vec<BoundCard>, trouble: Option<String> },
     /// A check began, in a namespace of its own.
     CheckStarted { check: String, namespace: String },
     /// A check changed the cluster: what a person would have typed.
@@ -36,6 +42,9 @@ pub enum Event {
         finding: Option<Finding>,
         duration_ms: u64,
         evidence: Vec<Evidence>,
+        /// It failed, and is known to do so on this implementation.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expected: Option<Deviation>,
     },
     /// Which faults will strike when; all of it comes from the seed.
     ChaosPlanned { seed: u64, plan: Vec<PlannedFault> },
@@ -99,6 +108,48 @@ pub struct ClusterCard {
     /// Milliseconds from the start to all nodes Ready and a first answer by a cluster IP.
     pub ready_ms: u64,
     pub timings: Vec<Timing>,
+    /// What is not the provider's own: components that external commands stand in for, or nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<ComponentCard>,
+}
+
+/// A component that is somebody else's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentCard {
+    pub component: String,
+    /// Its command line; none if it was left out.
+    pub command: Option<String>,
+    /// What the program says its version is, if it does.
+    pub version: Option<String>,
+}
+
+impl ComponentCard {
+    /// What stands in for ours: its version, else its command line.
+    pub fn in_words(&self) -> &str {
+        self.version.as_deref().or(self.command.as_deref()).unwrap_or("left out")
+    }
+}
+
+impl ClusterCard {
+    /// What it is, in one line: provider and version, and the components that are somebody else's.
+    pub fn in_words(&self) -> String {
+        let mut words = format!("{} {}", self.provider, self.version);
+        for component in &self.components {
+            words += &format!(", {}: {}", component.component, component.in_words());
+        }
+        words
+    }
+}
+
+/// How long something may take in this run, and what that follows from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoundCard {
+    pub bound: String,
+    pub ms: u64,
+    /// What was measured, if it could be.
+    pub measured_ms: Option<u64>,
+    /// How the bound follows from that, within a floor and a ceiling.
+    pub rule: String,
 }
 
 /// How long one step took.

@@ -3,18 +3,28 @@
 //! sinks of [`Event`]s.
 
 mod chaos;
+mod deviation;
 mod event;
+#[cfg(test)]
+mod example;
 mod explore;
+mod files;
 mod journal;
-mod json;
+mod junit;
+mod page;
 mod report;
+
 mod terminal;
 
 pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
-pub use event::{Call, CheckCard, Class, ClusterCard, Event, Evidence, Finding, Record, Timing, Verdict};
+pub use deviation::Deviation;
+pub use event::{
+    BoundCard, Call, CheckCard, Class, ClusterCard, ComponentCard, Event, Evidence, Finding, Record, Timing,
+    Verdict,
+};
 pub use explore::{ExploreFailure, ExploreReport};
+pub use files::{ReportError, write_report};
 pub use journal::{Journal, JournalError, read_journal};
-pub use json::{ReportError, write_report};
 pub use report::{CheckReport, ClusterReport, Report, SCHEMA, Summary};
 pub use terminal::{progress, summary};
 

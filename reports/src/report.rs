@@ -4,7 +4,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{ChaosReport, Class, ClusterCard, Event, Evidence, Finding, Record, Reporter, Timing, Verdict};
+use crate::{
+    BoundCard, ChaosReport, Class, ClusterCard, Deviation, Event, Evidence, Finding, Record, Reporter,
+    Timing, Verdict,
+};
 
 /// The version of the report's shape; it grows when a field changes its meaning or goes away.
 pub const SCHEMA: &str = "stickler.report/v1";
@@ -16,6 +19,9 @@ pub struct Report {
     pub tool: String,
     pub suite: String,
     pub cluster: Option<ClusterReport>,
+    /// The bounds that were measured when the run began; none if they were known beforehand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bounds: Vec<BoundCard>,
     pub seed: u64,
     pub started: Timestamp,
     pub duration_ms: u64,
@@ -50,6 +56,16 @@ pub struct CheckReport {
     pub promised: Option<String>,
     pub observed: Option<String>,
     pub evidence: Vec<Evidence>,
+    /// It failed as this implementation is known to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Deviation>,
+}
+
+impl CheckReport {
+    /// Did it fail, and was that not expected?
+    pub fn is_broken(&self) -> bool {
+        self.verdict == Verdict::Failed && self.expected.is_none()
+    }
 }
 
 /// How many checks ended how.
@@ -57,6 +73,9 @@ pub struct CheckReport {
 pub struct Summary {
     pub passed: usize,
     pub failed: usize,
+    /// Those that failed as the implementation is known to; they are not among `failed`.
+    #[serde(default)]
+    pub expected: usize,
     pub skipped: usize,
     pub inconclusive: usize,
 }
@@ -69,6 +88,7 @@ impl Report {
             tool: String::new(),
             suite: String::new(),
             cluster: None,
+            bounds: Vec::new(),
             seed: 0,
             started: Timestamp::UNIX_EPOCH,
             duration_ms: 0,
@@ -92,8 +112,8 @@ impl Report {
         report
     }
 
-    /// The worst verdict of all checks; an interrupted run and one with trouble is never better
-    /// than inconclusive.
+    /// The worst verdict of all checks, known deviations aside; an interrupted run and one with
+    /// trouble is never better than inconclusive.
     pub fn verdict(&self) -> Verdict {
         // Who asked for one of these and has nothing to show for it cannot tell.
         let missing = match self.suite.as_str() {
@@ -108,6 +128,7 @@ impl Report {
         };
         self.checks
             .iter()
+            .filter(|check| check.expected.is_none())
             .map(|check| check.verdict)
             .chain(self.chaos.iter().map(|chaos| chaos.verdict))
             // A skipped check has its reason in the report and is no stain on the run.
@@ -119,6 +140,7 @@ impl Report {
     fn check_finished(&mut self, finished: CheckReport) {
         let count = match finished.verdict {
             Verdict::Passed => &mut self.summary.passed,
+            Verdict::Failed if finished.expected.is_some() => &mut self.summary.expected,
             Verdict::Failed => &mut self.summary.failed,
             Verdict::Skipped => &mut self.summary.skipped,
             Verdict::Inconclusive => &mut self.summary.inconclusive,
@@ -159,12 +181,19 @@ impl Reporter for Report {
                         promised: None,
                         observed: None,
                         evidence: Vec::new(),
+                        expected: None,
                     })
                     .collect();
                 self.summary = Summary { inconclusive: checks.len(), ..Summary::default() };
             }
             Event::ClusterReady { cluster } => self.cluster = Some(cluster.clone()),
-            Event::CheckFinished { check, verdict, reason, finding, duration_ms, evidence } => {
+            Event::Lacks { capability, .. } => {
+                if let Some(cluster) = &mut self.cluster {
+                    cluster.capabilities.retain(|has| has != capability);
+                }
+            }
+            Event::BoundsMeasured { bounds, .. } => self.bounds.clone_from(bounds),
+            Event::CheckFinished { check, verdict, reason, finding, duration_ms, evidence, expected } => {
                 let Some(known) = self.checks.iter().find(|known| known.id == *check) else { return };
                 let (promised, observed) = match finding {
                     Some(Finding { promised, observed }) => (Some(promised.clone()), Some(observed.clone())),
@@ -177,6 +206,7 @@ impl Reporter for Report {
                     promised,
                     observed,
                     evidence: evidence.clone(),
+                    expected: expected.clone(),
                     ..known.clone()
                 };
                 self.summary.inconclusive -= 1;
@@ -235,11 +265,33 @@ mod tests {
             finding: None,
             duration_ms: 1,
             evidence: Vec::new(),
+            expected: None,
         })
     }
 
     fn ended(interrupted: bool) -> Record {
         record(Event::RunFinished { duration_ms: 5, interrupted, timings: Vec::new() })
+    }
+
+    #[test]
+    fn a_known_deviation_does_not_stain_the_run() {
+        let known = Deviation {
+            check: "a/one".to_owned(),
+            reason: "it is slow".to_owned(),
+            source: "https://example.org/1".to_owned(),
+            sometimes: false,
+        };
+        let mut failed = finished("a/one", Verdict::Failed);
+        if let Event::CheckFinished { expected, .. } = &mut failed.event {
+            *expected = Some(known);
+        }
+        let both = [started(&["a/one", "a/two"]), failed, finished("a/two", Verdict::Passed), ended(false)];
+        let report = Report::of(&both);
+        assert_eq!(report.summary, Summary { passed: 1, expected: 1, ..Summary::default() });
+        assert_eq!(report.verdict(), Verdict::Passed);
+        let [first, _, _, last] = both;
+        let other = finished("a/two", Verdict::Failed);
+        assert_eq!(Report::of(&[first, other, last]).verdict(), Verdict::Failed);
     }
 
     #[test]

@@ -5,23 +5,47 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::chaos::{ChaosReport, DistributionReport, ViolationReport};
-use crate::{CheckReport, Class, Event, Record, Report, Verdict};
+use crate::{BoundCard, CheckReport, Class, ComponentCard, Event, Record, Report, Verdict};
 
 /// One line for an event worth watching while a run goes on; `None` for the others.
 pub fn progress(record: &Record, colour: bool) -> Option<String> {
     let paint = Paint(colour);
     match &record.event {
-        Event::ClusterReady { cluster } => Some(format!(
-            "{} {} {}, {} nodes, ready in {} ms",
-            paint.bold("cluster"),
-            cluster.provider,
-            cluster.version,
-            cluster.nodes.len(),
-            cluster.ready_ms
-        )),
-        Event::CheckFinished { check, verdict, reason, finding, duration_ms, .. } => {
-            let mut line = format!("{} {check} ({duration_ms} ms)", paint.verdict(*verdict));
-            if let Some(finding) = finding {
+        Event::ClusterReady { cluster } => {
+            let mut line = format!(
+                "{} {} {}, {} nodes, ready in {} ms",
+                paint.bold("cluster"),
+                cluster.provider,
+                cluster.version,
+                cluster.nodes.len(),
+                cluster.ready_ms
+            );
+            for component in &cluster.components {
+                let _ = write!(line, "\n  {}", swapped(component));
+            }
+            Some(line)
+        }
+        Event::Lacks { capability, reason } => {
+            Some(format!("{} {capability}: {reason}", paint.yellow("lacking")))
+        }
+        Event::BoundsMeasured { bounds, trouble } => {
+            let words = |card: &BoundCard| match card.measured_ms {
+                Some(measured) => format!("{} {} ms (measured {measured})", card.bound, card.ms),
+                None => format!("{} {} ms (not measured)", card.bound, card.ms),
+            };
+            let cards: Vec<String> = bounds.iter().map(words).collect();
+            let trouble = trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
+            Some(format!("{} {}{trouble}", paint.bold("bounds"), cards.join(", ")))
+        }
+        Event::CheckFinished { check, verdict, reason, finding, duration_ms, expected, .. } => {
+            let word = match expected {
+                Some(_) => paint.yellow("failed as known"),
+                None => paint.verdict(*verdict),
+            };
+            let mut line = format!("{word} {check} ({duration_ms} ms)");
+            if let Some(known) = expected {
+                let _ = write!(line, ": {}", known.reason);
+            } else if let Some(finding) = finding {
                 let _ = write!(line, "\n      {}", finding.observed);
             } else if let Some(reason) = reason {
                 let _ = write!(line, ": {reason}");
@@ -87,7 +111,7 @@ pub fn progress(record: &Record, colour: bool) -> Option<String> {
 pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
     let paint = Paint(colour);
     let mut text = String::new();
-    for check in report.checks.iter().filter(|check| check.verdict == Verdict::Failed) {
+    for check in report.checks.iter().filter(|check| check.is_broken()) {
         broken(&mut text, check, &paint);
     }
     for check in report.checks.iter().filter(|check| check.verdict == Verdict::Inconclusive) {
@@ -108,8 +132,16 @@ pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
         let reason = check.reason.as_deref().unwrap_or("no reason was given");
         let _ = writeln!(text, "  skipped {}: {reason}", check.id);
     }
+    for check in &report.checks {
+        if let Some(known) = &check.expected {
+            let _ = writeln!(text, "  known deviation {}: {} <{}>", check.id, known.reason, known.source);
+        }
+    }
     if timings {
         times(&mut text, report, &paint);
+    }
+    for component in report.cluster.iter().flat_map(|cluster| &cluster.components) {
+        let _ = writeln!(text, "  {}", swapped(component));
     }
     last_line(&mut text, report, &paint);
     text
@@ -244,15 +276,33 @@ fn chapters(text: &mut String, report: &Report, paint: &Paint) {
 
 fn times(text: &mut String, report: &Report, paint: &Paint) {
     let steps = report.cluster.iter().flat_map(|cluster| &cluster.timings).chain(&report.timings);
+    if !report.bounds.is_empty() {
+        let _ =
+            writeln!(text, "\n  {}", paint.bold("bounds of this run, by what was measured when it began"));
+    }
+    for card in &report.bounds {
+        let measured = card.measured_ms.map_or_else(|| "not measured".to_owned(), |ms| format!("{ms} ms"));
+        let _ = writeln!(text, "  {:>9} ms  {}: {} ({measured})", card.ms, card.bound, card.rule);
+    }
     let _ = writeln!(text, "\n  {}", paint.bold("where the time went"));
     for timing in steps {
         let _ = writeln!(text, "  {:>9.1} ms  {}", timing.us as f64 / 1000.0, timing.step);
     }
 }
 
+/// A component that is not the provider's own, with all that is known of it.
+fn swapped(card: &ComponentCard) -> String {
+    let Some(command) = &card.command else { return format!("{} is left out", card.component) };
+    let version = card.version.as_deref().unwrap_or("of a version it does not say");
+    format!("{} is an external command, {version}: {command}", card.component)
+}
+
 fn last_line(text: &mut String, report: &Report, paint: &Paint) {
     let summary = report.summary;
     let word = match report.verdict() {
+        Verdict::Passed | Verdict::Skipped if summary.expected > 0 => {
+            paint.green("every promise held, known deviations aside")
+        }
         Verdict::Passed | Verdict::Skipped => paint.green("every promise held"),
         Verdict::Failed => paint.red("a promise was broken"),
         Verdict::Inconclusive if report.interrupted => paint.yellow("interrupted"),
@@ -262,9 +312,12 @@ fn last_line(text: &mut String, report: &Report, paint: &Paint) {
     if !report.checks.is_empty() {
         let _ = write!(text, ": {} passed", summary.passed);
     }
-    for (count, name) in
-        [(summary.failed, "failed"), (summary.inconclusive, "inconclusive"), (summary.skipped, "skipped")]
-    {
+    for (count, name) in [
+        (summary.failed, "failed"),
+        (summary.expected, "failed as known"),
+        (summary.inconclusive, "inconclusive"),
+        (summary.skipped, "skipped"),
+    ] {
         if count > 0 {
             let _ = write!(text, ", {count} {name}");
         }
@@ -320,6 +373,7 @@ impl Paint {
         match (check.verdict, check.class) {
             (Verdict::Passed, Class::Promise) => self.green("●"),
             (Verdict::Passed, Class::Observation) => self.green("○"),
+            (Verdict::Failed, _) if check.expected.is_some() => self.yellow("≠"),
             (Verdict::Failed, _) => self.red("✗"),
             (Verdict::Skipped, _) => self.code(2, "–"),
             (Verdict::Inconclusive, _) => self.yellow("?"),
@@ -330,7 +384,7 @@ impl Paint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CheckCard, Finding};
+    use crate::{CheckCard, ClusterCard, Finding};
     use jiff::Timestamp;
 
     #[test]
@@ -355,6 +409,7 @@ mod tests {
                 }),
                 duration_ms: 3,
                 evidence: Vec::new(),
+                expected: None,
             },
             Event::RunFinished { duration_ms: 1500, interrupted: false, timings: Vec::new() },
         ]
@@ -366,5 +421,33 @@ mod tests {
              again  stickler run --filter vip/x\n\n  vip  ✗  0/1\n\na promise was broken: 0 passed, 1 \
              failed in 1.5 s; seed 42\n"
         );
+    }
+    #[test]
+    fn a_swapped_component_is_named_with_its_version() {
+        let card = |component: &str, command: Option<&str>, version: Option<&str>| ComponentCard {
+            component: component.to_owned(),
+            command: command.map(str::to_owned),
+            version: version.map(str::to_owned),
+        };
+        let cluster = ClusterCard {
+            provider: "testbed".to_owned(),
+            version: "v1.37.0".to_owned(),
+            nodes: vec!["kube0.vm".to_owned()],
+            capabilities: Vec::new(),
+            ready_ms: 7,
+            timings: Vec::new(),
+            components: vec![
+                card("proxy", Some("kube-proxy --v=1"), Some("Kubernetes v1.20.2")),
+                card("dns", Some("mine"), None),
+                card("scheduler", None, None),
+            ],
+        };
+        let ready = Record { at: Timestamp::UNIX_EPOCH, event: Event::ClusterReady { cluster } };
+        let lines = "  proxy is an external command, Kubernetes v1.20.2: kube-proxy --v=1\n  dns is an external \
+                     command, of a version it does not say: mine\n  scheduler is left out";
+        let told = progress(&ready, false).expect("it is told");
+        assert_eq!(told, format!("cluster testbed v1.37.0, 1 nodes, ready in 7 ms\n{lines}"));
+        let text = summary(&Report::of([&ready]), false, false);
+        assert!(text.contains(lines), "{text}");
     }
 }

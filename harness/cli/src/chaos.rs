@@ -53,7 +53,7 @@ impl ChaosArgs {
         if self.plan {
             return self.print_plan(seed);
         }
-        let provider = self.cluster.provider(0, Some(&self.reach))?;
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
         record(&self.report, self.quiet, self.format, false, async |sink| {
             self.perform(provider.as_ref(), seed, sink).await
         })

@@ -1,10 +1,13 @@
 //! Which cluster a command works on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use stickler::Provider;
+use stickler::providers::KubeconfigProvider;
+#[cfg(target_os = "linux")]
+use stickler::providers::components::{Component, Components};
 
 /// Which cluster to use.
 #[derive(Args, Clone, Debug)]
@@ -21,7 +24,35 @@ pub(crate) struct ClusterArgs {
     /// Give the testbed a load balancer: services of type `LoadBalancer` get an address on its LAN.
     #[arg(long, help_heading = "Cluster")]
     pub(crate) load_balancer: bool,
+    /// Let a command stand in for a component of the testbed: `proxy='kube-proxy --kubeconfig={kubeconfig}'`.
+    /// Components are apiserver, controllers, scheduler, proxy and dns. May be given several times.
+    #[arg(long = "with", value_name = "COMPONENT=COMMAND", help_heading = "Components", long_help = WITH)]
+    pub(crate) with: Vec<String>,
+    /// Leave a component of the testbed out. May be given several times.
+    #[arg(long, value_name = "COMPONENT", help_heading = "Components")]
+    pub(crate) without: Vec<String>,
+    /// Swap the components of the testbed that a file names; fixtures/components has examples. May be
+    /// given several times.
+    #[arg(long, value_name = "FILE", help_heading = "Components")]
+    pub(crate) components: Vec<PathBuf>,
 }
+
+const WITH: &str = "\
+Let a command stand in for a component of the testbed: apiserver, controllers, scheduler, proxy (one on each node) \
+or dns (in the pods of cluster DNS). May be given several times.
+
+The command line is split as a shell would, and no shell runs it. It runs as a process of a machine of the testbed, \
+with the machine's network and name, processes and /run of its own, and everything else read-only. In it stand
+
+  {kubeconfig}    for the path of a kubeconfig with the component's own identity
+  {node}          for the name of the node it runs on
+  {node_ip}       for that node's address
+  {cluster_cidr}  for the range pod addresses come from
+  {service_cidr}  for the range cluster IPs come from
+  {dns_ip}        for the cluster IP of cluster DNS
+  {dir}           for a folder of its own, in memory, with ca.crt, the kubeconfig and its files
+
+What it writes is kept in the folder `components` of the report. If it ends, the run could not tell.";
 
 /// A way to get a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,15 +72,47 @@ pub(crate) struct ReachArgs {
     /// The context of the kubeconfig; without it, its current one.
     #[arg(long, value_name = "NAME", help_heading = "Cluster")]
     pub(crate) context: Option<String>,
-    /// The image of the agent and the fixtures, where the cluster can pull it.
-    #[arg(long, value_name = "NAME", default_value = "stickler-pods", help_heading = "Cluster")]
+    /// The image of the agent and the fixtures, where the cluster has it or can pull it; `stickler image`
+    /// makes it.
+    #[arg(long, value_name = "NAME", default_value = crate::image::NAME, help_heading = "Cluster")]
     pub(crate) image: String,
+    /// Any image with a shell and coreutils, where no image of ours can be had: the program is copied into
+    /// each pod.
+    #[arg(long, value_name = "IMAGE", conflicts_with = "image", help_heading = "Cluster")]
+    pub(crate) agent_in: Option<String>,
+    /// The program that is copied; this one, if it is static.
+    #[arg(long, value_name = "FILE", requires = "agent_in", help_heading = "Cluster")]
+    pub(crate) agent_program: Option<PathBuf>,
+    /// Call the nodes' internal addresses from this machine, as a host outside the cluster. Only where they
+    /// are the cluster's from here too: elsewhere they may be anybody's.
+    #[arg(long, help_heading = "Cluster")]
+    pub(crate) outside: bool,
+}
+
+impl ReachArgs {
+    /// The provider of a cluster that exists.
+    pub(crate) fn provider(&self) -> anyhow::Result<KubeconfigProvider> {
+        let image = self.agent_in.as_ref().unwrap_or(&self.image).clone();
+        let provider = KubeconfigProvider::read(self.kubeconfig.as_deref(), self.context.clone(), image)?;
+        let programs = match &self.agent_in {
+            Some(_) => Some(crate::image::program(self.agent_program.as_deref())?.into()),
+            None => None,
+        };
+        Ok(provider.with_programs(programs).calling_nodes(self.outside))
+    }
 }
 
 impl ClusterArgs {
     /// The provider of these arguments, checked before anything is started. For the testbed the
     /// process moves into namespaces of its own, so no thread may exist yet.
-    pub(crate) fn provider(&self, port: u16, reach: Option<&ReachArgs>) -> anyhow::Result<Box<dyn Provider>> {
+    ///
+    /// What external components write goes to the folder `components` of a report, if there is one.
+    pub(crate) fn provider(
+        &self,
+        port: u16,
+        reach: Option<&ReachArgs>,
+        report: Option<&Path>,
+    ) -> anyhow::Result<Box<dyn Provider>> {
         match self.provider {
             ProviderName::Testbed => {
                 if let Some(ReachArgs { kubeconfig: Some(file), .. }) = reach {
@@ -58,7 +121,7 @@ impl ClusterArgs {
                         file.display()
                     );
                 }
-                self.testbed(port)
+                self.testbed(port, report)
             }
             ProviderName::Kubeconfig => {
                 let Some(reach) = reach else { bail!("a cluster that exists is up already") };
@@ -67,21 +130,27 @@ impl ClusterArgs {
                         "`--bug` plants bugs in the testbed only; leave it out with `--cluster kubeconfig`"
                     );
                 }
+                for (given, flag) in [
+                    (self.with.is_empty(), "--with"),
+                    (self.without.is_empty(), "--without"),
+                    (self.components.is_empty(), "--components"),
+                ] {
+                    if !given {
+                        bail!(
+                            "`{flag}` swaps components of the testbed; leave it out with `--cluster kubeconfig`"
+                        );
+                    }
+                }
                 if self.load_balancer {
                     bail!("`--load-balancer` is for the testbed; leave it out with `--cluster kubeconfig`");
                 }
-                let provider = stickler::providers::KubeconfigProvider::read(
-                    reach.kubeconfig.as_deref(),
-                    reach.context.clone(),
-                    reach.image.clone(),
-                )?;
-                Ok(Box::new(provider))
+                Ok(Box::new(reach.provider()?))
             }
         }
     }
 
     #[cfg(target_os = "linux")]
-    fn testbed(&self, port: u16) -> anyhow::Result<Box<dyn Provider>> {
+    fn testbed(&self, port: u16, report: Option<&Path>) -> anyhow::Result<Box<dyn Provider>> {
         use stickler::providers::TestbedProvider;
         use stickler::providers::bugs::BUGS;
         let mut bugs = Vec::new();
@@ -92,12 +161,38 @@ impl ClusterArgs {
             })?;
             bugs.push(card.bug);
         }
+        let components = self.swapped()?;
+        let logs = report.map(|folder| folder.join("components"));
         let provider = TestbedProvider::enter(usize::from(self.nodes), port, bugs.into_iter().collect())?;
-        Ok(Box::new(provider.with_load_balancer(self.load_balancer)))
+        let provider = provider.with_load_balancer(self.load_balancer).with_components(components, logs);
+        Ok(Box::new(provider))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn swapped(&self) -> anyhow::Result<Components> {
+        let mut components = Components::default();
+        for file in &self.components {
+            let name = file.display();
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("the file of components `{name}` cannot be read"))?;
+            components.read(&text).with_context(|| format!("`--components {name}`"))?;
+        }
+        for with in &self.with {
+            let (component, command) = with.split_once('=').with_context(|| {
+                format!("`--with {with}` has no command; one looks like `--with proxy='kube-proxy --v=2'`")
+            })?;
+            let swapped = Component::of_name(component).and_then(|known| components.swap(known, command));
+            swapped.with_context(|| format!("`--with {component}=...`"))?;
+        }
+        for component in &self.without {
+            let left_out = Component::of_name(component).and_then(|known| components.leave_out(known));
+            left_out.with_context(|| format!("`--without {component}`"))?;
+        }
+        Ok(components)
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn testbed(&self, _: u16) -> anyhow::Result<Box<dyn Provider>> {
+    fn testbed(&self, _: u16, _: Option<&Path>) -> anyhow::Result<Box<dyn Provider>> {
         bail!("the testbed needs Linux namespaces; use `--cluster kubeconfig` on this machine")
     }
 }

@@ -72,34 +72,42 @@ impl Doctor {
     }
 
     fn cluster(&self) -> anyhow::Result<Diagnosis> {
-        let ReachArgs { kubeconfig, context, image } = self.reach.clone();
-        let provider = stickler::providers::KubeconfigProvider::read(kubeconfig.as_deref(), context, image)?;
+        const EXAMINED: &str = "the cluster of the kubeconfig";
+        let provider = self.reach.provider()?;
         runtime()?.block_on(async {
-            let cluster = match provider.start().await {
-                Ok(cluster) => cluster,
-                Err(error) => {
-                    let lines = vec![Line::of("api", "the API server answers", Err(error))];
-                    return Ok(Diagnosis::of("the cluster of the kubeconfig", lines, Vec::new()));
-                }
+            let (server, client) = provider.client().await?;
+            let bound = stickler::Bounds::REAL.request;
+            let version = match tokio::time::timeout(bound, client.apiserver_version()).await {
+                Ok(version) => version.map_err(anyhow::Error::new),
+                Err(_) => Err(anyhow::anyhow!("`{server}` gave no answer within {bound:?}")),
             };
-            let card = cluster.card();
-            let mut lines = vec![
-                Line::of("api", "the API server answers", Ok(format!("version {}", card.version))),
-                Line::of("nodes", "there are nodes", nodes(&card.nodes)),
-            ];
-            let client = cluster.client();
-            for (verb, group, resource) in RIGHTS {
-                lines.push(right(&client, verb, group, resource).await);
+            let answered = version.map(|version| format!("version {}", version.git_version));
+            let mut lines = vec![Line::of("api", "the API server answers", answered)];
+            if !lines[0].works {
+                return Ok(Diagnosis::of(EXAMINED, lines, Vec::new()));
             }
+            lines.extend(rights(&client).await);
+            let may_all = lines.iter().all(|line| line.works);
+            let cluster = if may_all { Some(provider.start().await) } else { None };
+            if let Some(cluster) = cluster {
+                match cluster {
+                    Ok(cluster) => {
+                        lines.push(Line::of("nodes", "there are nodes", nodes(&cluster.card().nodes)));
+                        lines.extend(promised(cluster.as_ref()));
+                    }
+                    Err(error) => lines.push(Line::of("cluster", "it can be used", Err(error))),
+                }
+            }
+            lines.extend(versions(&client).await);
             lines.push(host_network(&client).await);
-            lines.push(service_cidr(&client).await);
             let follows = vec![
-                "checks of services: `stickler run --cluster kubeconfig`".to_owned(),
+                "checks of services: `stickler run --cluster kubeconfig`; bounds are measured when a run begins"
+                    .to_owned(),
                 "kubelets and the API server cannot be stopped, and nodes not be called from outside: they \
                  are not ours"
                     .to_owned(),
             ];
-            Ok(Diagnosis::of("the cluster of the kubeconfig", lines, follows))
+            Ok(Diagnosis::of(EXAMINED, lines, follows))
         })
     }
 }
@@ -223,54 +231,94 @@ fn found_in_path(program: &str) -> Option<PathBuf> {
     })
 }
 
-/// What the harness does on a cluster: verb, group, resource.
-const RIGHTS: &[(&str, &str, &str)] = &[
-    ("create", "", "namespaces"),
-    ("delete", "", "namespaces"),
-    ("list", "", "nodes"),
-    ("create", "", "pods"),
-    ("delete", "", "pods"),
-    ("watch", "", "pods"),
-    ("create", "", "pods/exec"),
-    ("patch", "", "pods/status"),
-    ("create", "", "services"),
-    ("patch", "", "services"),
-    ("list", "", "endpoints"),
-    ("list", "", "events"),
-    ("watch", "", "serviceaccounts"),
-    ("create", "apps", "deployments"),
-    ("patch", "apps", "deployments"),
-    ("create", "apps", "replicasets"),
-    ("list", "discovery.k8s.io", "endpointslices"),
-];
-
 fn nodes(names: &[String]) -> anyhow::Result<String> {
     anyhow::ensure!(!names.is_empty(), "the cluster has no node");
     Ok(format!("{}: {}", names.len(), names.join(", ")))
 }
 
-/// Asks the API server whether we may, in every namespace.
-async fn right(client: &kube::Client, verb: &str, group: &str, resource: &str) -> Line {
-    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-    let review = serde_json::json!({
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes":
-            {"verb": verb, "group": group, "resource": resource, "subresource": subresource}},
-    });
-    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-    let tried = match ask(client, Some(review), path).await {
-        Ok(answer) if answer["status"]["allowed"] == true => Ok(String::new()),
-        Ok(answer) => {
-            let reason = answer["status"]["reason"].as_str().unwrap_or_default();
-            Err(anyhow::anyhow!("{}", if reason.is_empty() { "not allowed" } else { reason }))
-        }
-        Err(error) => Err(error),
+/// Every right a run needs, a line for each resource.
+async fn rights(client: &kube::Client) -> Vec<Line> {
+    let missing = match stickler::rights::missing(client).await {
+        Ok(missing) => missing,
+        Err(error) => return vec![Line::of("rights", "rights can be asked for", Err(error))],
     };
-    let name = [resource, subresource].join("/");
-    let name = name.trim_end_matches('/');
-    Line::of(&format!("{verb}-{}", name.replace('/', "-")), &format!("may {verb} {name}"), tried)
-        .remedy("use a kubeconfig with the rights of an administrator")
+    let line = |right: &stickler::rights::Right| {
+        let lacking: Vec<_> = missing.iter().filter(|missing| missing.right == *right).collect();
+        let verbs: Vec<&str> = lacking.iter().map(|missing| missing.verb).collect();
+        let tried = match lacking.first() {
+            None => Ok(format!("for: {}", right.needed_for)),
+            Some(first) => {
+                let reason = first.reason.as_deref().unwrap_or("not allowed");
+                Err(anyhow::anyhow!("{}: {reason} (needed for: {})", verbs.join(", "), right.needed_for))
+            }
+        };
+        let what = if right.group.is_empty() {
+            right.resource.to_owned()
+        } else {
+            format!("{}.{}", right.resource, right.group)
+        };
+        let id = format!("may-{}", what.replace('/', "-"));
+        Line::of(&id, &format!("may {} {what}", right.verbs.join(", ")), tried)
+            .remedy(stickler::rights::REMEDY)
+    };
+    stickler::rights::RIGHTS.iter().map(line).collect()
+}
+
+/// What its version and configuration promise.
+fn promised(cluster: &dyn stickler::Cluster) -> Vec<Line> {
+    let promises = cluster.promises();
+    let known = |id: &str, title: &str, range: Option<String>| {
+        let tried = range.ok_or_else(|| anyhow::anyhow!("the cluster does not say"));
+        Line::of(id, title, tried).only_for("promises about addresses nobody was given")
+    };
+    let feature = |id: &str, title: &str, has: bool| {
+        let tried = if has { Ok(String::new()) } else { Err(anyhow::anyhow!("not in this version, or off")) };
+        Line::of(id, title, tried).only_for("what is promised then")
+    };
+    let ports = &promises.node_port_range;
+    vec![
+        known(
+            "service-cidr",
+            "the range of cluster IPs is known",
+            promises.service_cidr.map(|range| range.to_string()),
+        ),
+        known(
+            "cluster-cidr",
+            "the range of pods' addresses is known",
+            promises.cluster_cidr.map(|range| range.to_string()),
+        ),
+        Line::of("node-ports", "node ports", Ok(format!("{} to {}", ports.start(), ports.end()))),
+        feature(
+            "terminating-conditions",
+            "slices say what is serving and terminating",
+            promises.terminating_conditions,
+        ),
+        feature(
+            "terminating-fallback",
+            "terminating endpoints are the last resort",
+            promises.terminating_fallback,
+        ),
+        feature(
+            "internal-traffic-policy",
+            "internalTrafficPolicy is obeyed",
+            promises.internal_traffic_policy,
+        ),
+    ]
+}
+
+/// The version in which each kind that has several is served.
+async fn versions(client: &kube::Client) -> Vec<Line> {
+    match stickler::served(client).await {
+        Ok(served) => served
+            .kinds()
+            .map(|(kind, api)| {
+                let tried = api.map(str::to_owned).ok_or_else(|| anyhow::anyhow!("in no version we know"));
+                let line = Line::of(&format!("serves-{kind}"), &format!("serves {kind}"), tried);
+                if kind == "endpointslices" { line } else { line.only_for("checks of Ingress") }
+            })
+            .collect(),
+        Err(error) => vec![Line::of("versions", "it says what it serves", Err(error.into()))],
+    }
 }
 
 /// Asks for a pod in its node's network, without having it made.
@@ -281,40 +329,21 @@ async fn host_network(client: &kube::Client) -> Line {
         "metadata": {"generateName": "stickler-doctor-"},
         "spec": {"hostNetwork": true, "containers": [{"name": "c", "image": "stickler-pods"}]},
     });
-    let asked = ask(client, Some(pod), "/api/v1/namespaces/default/pods?dryRun=All").await;
+    let asked = ask(client, pod, "/api/v1/namespaces/default/pods?dryRun=All").await;
     Line::of("host-network", "pods in their node's network", asked.map(|_| String::new()))
         .only_for("calls that start from nodes")
 }
 
-async fn service_cidr(client: &kube::Client) -> Line {
-    let asked = ask(client, None, "/apis/networking.k8s.io/v1/servicecidrs").await;
-    let ranges = asked.and_then(|answer| {
-        let items = answer["items"].as_array().cloned().unwrap_or_default();
-        let ranges: Vec<String> = items
-            .iter()
-            .flat_map(|item| item["spec"]["cidrs"].as_array().cloned().unwrap_or_default())
-            .filter_map(|range| range.as_str().map(str::to_owned))
-            .collect();
-        anyhow::ensure!(!ranges.is_empty(), "the cluster does not say");
-        Ok(ranges.join(", "))
-    });
-    Line::of("service-cidr", "the range of cluster IPs is known", ranges)
-        .only_for("promises about addresses nobody was given")
-}
-
-/// One request: a POST if there is something to send.
+/// One request: a POST.
 async fn ask(
     client: &kube::Client,
-    body: Option<serde_json::Value>,
+    body: serde_json::Value,
     path: &str,
 ) -> anyhow::Result<serde_json::Value> {
     let bound = stickler::Bounds::REAL.request;
-    let request = match &body {
-        Some(body) => http::Request::post(path)
-            .header("Content-Type", "application/json")
-            .body(body.to_string().into_bytes())?,
-        None => http::Request::get(path).body(Vec::new())?,
-    };
+    let request = http::Request::post(path)
+        .header("Content-Type", "application/json")
+        .body(body.to_string().into_bytes())?;
     let asked = tokio::time::timeout(bound, client.request(request)).await;
     Ok(asked.map_err(|_| anyhow::anyhow!("no answer within {bound:?}"))??)
 }

@@ -44,7 +44,7 @@ pub(crate) struct Explore {
 impl Explore {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
         // Before the folder: who asked for the impossible is left nothing to clean up.
-        let provider = self.cluster.provider(0, Some(&self.reach))?;
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
         record(&self.report, self.quiet, self.format, false, async |sink| {
             self.perform(provider.as_ref(), sink).await
         })

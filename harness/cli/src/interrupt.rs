@@ -17,7 +17,9 @@ pub(crate) fn watch() -> anyhow::Result<CancellationToken> {
             }
         };
         next().await;
-        eprintln!("interrupted: cleaning up; once more to stop at once");
+        eprintln!(
+            "interrupted: cleaning up; once more to stop at once, which leaves work for `stickler heal`"
+        );
         cancel.cancel();
         next().await;
         std::process::exit(3);

@@ -41,10 +41,13 @@ fn checks() -> Vec<Value> {
             "class": match check.class { Class::Promise => "promise", Class::Observation => "observation" },
             "promised_by": check.promised_by.iter().map(stickler::Source::url).collect::<Vec<_>>(),
             "needs": check.needs.iter().map(|need| need.name()).collect::<Vec<_>>(),
+            "profile": stickler_suites::Profile::of(check).map(|profile| profile.name()).collect::<Vec<_>>(),
             "exclusive": check.exclusive,
             "unproven": is_unproven(check),
-            // No check was held against a real component yet.
-            "confirmed_by": "only ours",
+            "confirmed_by": match stickler_suites::confirmed_by(check) {
+                [] => json!("only ours"),
+                by => json!(by),
+            },
         })
     };
     stickler_suites::all().map(row).collect()

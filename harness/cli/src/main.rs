@@ -3,11 +3,16 @@
 
 mod chaos;
 mod cluster;
+mod compare;
+mod deviations;
 mod doctor;
 mod explore;
+mod heal;
+mod image;
 mod interrupt;
 mod list;
 mod replay;
+mod report;
 mod run;
 mod up;
 
@@ -51,12 +56,21 @@ enum Command {
     /// Perform a case that `explore` saved again.
     #[command(after_help = EXIT_STATUS)]
     Replay(replay::Replay),
+    /// Compare the reports of several runs, check by check.
+    Compare(compare::Compare),
+    /// Render a report again, from the journal of its run.
+    #[command(after_help = EXIT_STATUS)]
+    Report(report::Render),
     /// List every check, or every bug that can be planted.
     List(list::List),
     /// Say what this machine, or a cluster, can and cannot do, and why.
     Doctor(doctor::Doctor),
     /// Start a cluster, say how to use it with kubectl, and keep it until Ctrl-C.
     Up(up::Up),
+    /// Remove what a killed run left behind on a cluster that exists.
+    Heal(heal::Heal),
+    /// Make the image that agents and fixtures run, as an archive.
+    Image(image::Image),
 }
 
 const EXIT_STATUS: &str = "Exit status: 0 everything held; 1 a promise was broken, or it could not be told \
@@ -71,8 +85,8 @@ enum Ended {
 }
 
 fn main() -> ExitCode {
-    // What runs inside pods is this very program under another name.
-    if let Some(code) = stickler::reexec() {
+    // What runs inside pods is this very program under another name, and so is an editor.
+    if let Some(code) = stickler_suites::reexec() {
         return code;
     }
     let cli = parse();
@@ -87,9 +101,13 @@ fn main() -> ExitCode {
         Command::Chaos(chaos) => chaos.execute(),
         Command::Explore(explore) => explore.execute(),
         Command::Replay(replay) => replay.execute(),
+        Command::Compare(compare) => compare.execute(),
+        Command::Report(report) => report.execute(),
         Command::List(list) => list.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Up(up) => up.execute(),
+        Command::Heal(heal) => heal.execute(),
+        Command::Image(image) => image.execute(),
     };
     match ended {
         Ok(Ended::Held) => ExitCode::SUCCESS,

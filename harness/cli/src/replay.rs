@@ -38,7 +38,7 @@ impl Replay {
         let file = self.file.display();
         let text = std::fs::read_to_string(&self.file).with_context(|| format!("`{file}` cannot be read"))?;
         let case = Case::parse(&text).with_context(|| format!("`{file}` cannot be replayed"))?;
-        let provider = self.cluster.provider(0, Some(&self.reach))?;
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
         record(&self.report, self.quiet, self.format, false, async |sink| {
             self.perform(&case, provider.as_ref(), sink).await
         })

@@ -8,7 +8,8 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use globset::Glob;
 use stickler::{Check, Cluster, Provider, Sink};
-use stickler_reports::{Event, Journal, Record, Report, Reporter, Verdict};
+use stickler_reports::{Deviation, Event, Journal, Record, Report, Reporter, Verdict};
+use stickler_suites::Profile;
 use tokio_util::sync::CancellationToken;
 
 use crate::Ended;
@@ -25,6 +26,13 @@ pub(crate) struct Run {
     /// Only checks whose id matches, such as `service/*`. May be given several times.
     #[arg(long = "filter", value_name = "GLOB")]
     filters: Vec<String>,
+    /// Only the checks that concern one component, for those who build it.
+    #[arg(long, value_name = "NAME", default_value = "full", value_parser = profile)]
+    profile: Profile,
+    /// Known deviations of the implementation, a TOML file: these checks must fail, and the run stays
+    /// green if they do. `expected/` has some. May be given several times.
+    #[arg(long = "expect", value_name = "FILE")]
+    expect: Vec<PathBuf>,
     /// Decides what is left to chance, such as the order of the checks; drawn if it is not given.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -56,11 +64,12 @@ pub(crate) enum Format {
 
 impl Run {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
-        let checks = select(&self.filters)?;
+        let checks = select(self.profile, &self.filters)?;
+        let deviations = crate::deviations::read(&self.expect)?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
-        let provider = self.cluster.provider(0, Some(&self.reach))?;
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
         record(&self.report, self.quiet, self.format, self.timings, async |sink| {
-            self.perform(provider.as_ref(), checks, sink).await
+            self.perform(provider.as_ref(), checks, deviations, sink).await
         })
     }
 
@@ -68,6 +77,7 @@ impl Run {
         &self,
         provider: &dyn Provider,
         checks: Vec<&'static Check>,
+        deviations: Vec<Deviation>,
         sink: &Sink,
     ) -> anyhow::Result<()> {
         let cancel = interrupt::watch()?;
@@ -75,7 +85,7 @@ impl Run {
         let jobs = usize::from(self.jobs);
         let beginning = Beginning { suite: "conformance", seed, jobs, checks: &checks };
         let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };
-        stickler::Run { checks, seed, jobs, cancel }.on(&cluster, sink).await;
+        stickler::Run { checks, seed, jobs, deviations, cancel }.on(&cluster, sink).await;
         Ok(())
     }
 }
@@ -110,18 +120,28 @@ pub(crate) fn record(
     // Written in any case: a cluster that did not start is a result too.
     stickler_reports::write_report(folder, &report)?;
     performed?;
+    show(&report, format, timings, folder)?;
+    Ok(ended(&report))
+}
+
+/// Prints a report on standard output.
+pub(crate) fn show(report: &Report, format: Format, timings: bool, folder: &Path) -> anyhow::Result<()> {
     match format {
-        Format::Json => crate::print(&(serde_json::to_string_pretty(&report)? + "\n"))?,
+        Format::Json => crate::print(&(serde_json::to_string_pretty(report)? + "\n")),
         Format::Pretty => {
-            let text = stickler_reports::summary(&report, std::io::stdout().is_terminal(), timings);
-            crate::print(&format!("{text}report: {}\n", folder.join("report.json").display()))?;
+            let text = stickler_reports::summary(report, std::io::stdout().is_terminal(), timings);
+            crate::print(&format!("{text}report: {}\n", folder.join("index.html").display()))
         }
     }
-    Ok(match report.verdict() {
+}
+
+/// How the run of a report ended.
+pub(crate) fn ended(report: &Report) -> Ended {
+    match report.verdict() {
         _ if report.interrupted => Ended::Interrupted,
         Verdict::Passed | Verdict::Skipped => Ended::Held,
         Verdict::Failed | Verdict::Inconclusive => Ended::Broken,
-    })
+    }
 }
 
 /// What is told of a run when it begins.
@@ -174,19 +194,29 @@ impl<'a> Beginning<'a> {
     }
 }
 
-/// The checks any of these globs finds; all if there is none.
-fn select(filters: &[String]) -> anyhow::Result<Vec<&'static Check>> {
+/// A profile by its name.
+fn profile(name: &str) -> Result<Profile, String> {
+    let known = || Profile::ALL.iter().map(|profile| profile.name()).collect::<Vec<_>>().join(", ");
+    let named = Profile::ALL.iter().copied().find(|profile| profile.name() == name);
+    named.ok_or_else(|| format!("the profiles are: {}", known()))
+}
+
+/// The checks of a profile that any of these globs finds; all of it if there is none.
+fn select(profile: Profile, filters: &[String]) -> anyhow::Result<Vec<&'static Check>> {
+    let of_profile = || stickler_suites::all().filter(|check| profile.has(check));
     if filters.is_empty() {
-        return Ok(stickler_suites::all().collect());
+        return Ok(of_profile().collect());
     }
     let mut selected = Vec::new();
     for filter in filters {
         let glob =
             Glob::new(filter).with_context(|| format!("`--filter {filter}` is no glob"))?.compile_matcher();
         let before = selected.len();
-        selected.extend(stickler_suites::all().filter(|check| glob.is_match(check.id)));
+        selected.extend(of_profile().filter(|check| glob.is_match(check.id)));
         if selected.len() == before {
-            bail!("no check matches `--filter {filter}`; `stickler list` names them all");
+            bail!(
+                "no check of the profile `{profile}` matches `--filter {filter}`; `stickler list` names them all"
+            );
         }
     }
     let mut seen = std::collections::BTreeSet::new();

@@ -40,7 +40,7 @@ impl Up {
         }
         // Before the cluster: who cannot write here had better know at once.
         let kubeconfig = Kubeconfig::create(&self.kubeconfig)?;
-        let provider = self.cluster.provider(self.port, None)?;
+        let provider = self.cluster.provider(self.port, None, None)?;
         let runtime = runtime()?;
         runtime.block_on(self.perform(provider.as_ref(), objects, kubeconfig))
     }

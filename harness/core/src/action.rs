@@ -6,10 +6,12 @@ use std::net::IpAddr;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
+use stickler_pods::versions::read_old_ingress;
 
+use crate::image::Image;
 use crate::manifest::{Fixture, Manifest, parse};
 
 /// Something done to the objects of a check's namespace.
@@ -29,6 +31,8 @@ pub enum Action {
     Delete { resource: Resource, name: String },
     /// Delete every pod a selector finds.
     DeletePods { selector: &'static str },
+    /// Create an object that no manifest can hold, since something in it was only just learnt.
+    Make { resource: Resource, object: Value },
     /// Create Endpoints by hand: these addresses, with one port.
     MakeEndpoints { name: String, addresses: Vec<IpAddr>, port: u16 },
     /// Keep a certificate and its key, both PEM, in a Secret: a new one, or in the place of what is
@@ -40,7 +44,7 @@ pub enum Action {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Local<'a> {
     /// Instead of the image `stickler`, and of the notes'.
-    pub(crate) image: &'a str,
+    pub(crate) image: Image<'a>,
     /// Instead of the IngressClass `stickler`, and of none.
     pub(crate) class: Option<&'a str>,
 }
@@ -51,10 +55,12 @@ pub enum Resource {
     Service,
     Pod,
     ReplicaSet,
+    ReplicationController,
     Deployment,
     Endpoints,
     EndpointSlice,
     Ingress,
+    IngressClass,
 }
 
 impl Resource {
@@ -64,11 +70,20 @@ impl Resource {
             Self::Service => ApiResource::erase::<k8s_openapi::api::core::v1::Service>(&()),
             Self::Pod => ApiResource::erase::<Pod>(&()),
             Self::ReplicaSet => ApiResource::erase::<k8s_openapi::api::apps::v1::ReplicaSet>(&()),
+            Self::ReplicationController => {
+                ApiResource::erase::<k8s_openapi::api::core::v1::ReplicationController>(&())
+            }
             Self::Deployment => ApiResource::erase::<k8s_openapi::api::apps::v1::Deployment>(&()),
             Self::Endpoints => ApiResource::erase::<Endpoints>(&()),
             Self::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
             Self::Ingress => ApiResource::erase::<Ingress>(&()),
+            Self::IngressClass => ApiResource::erase::<IngressClass>(&()),
         }
+    }
+
+    /// Is it in no namespace?
+    fn is_of_the_cluster(self) -> bool {
+        self == Self::IngressClass
     }
 }
 
@@ -78,10 +93,12 @@ impl fmt::Display for Resource {
             Self::Service => "service",
             Self::Pod => "pod",
             Self::ReplicaSet => "replicaset",
+            Self::ReplicationController => "replicationcontroller",
             Self::Deployment => "deployment",
             Self::Endpoints => "endpoints",
             Self::EndpointSlice => "endpointslice",
             Self::Ingress => "ingress",
+            Self::IngressClass => "ingressclass",
         })
     }
 }
@@ -121,6 +138,11 @@ pub fn delete_pods(selector: &'static str) -> Action {
     Action::DeletePods { selector }
 }
 
+/// Create an object whose kind is `resource`; its `apiVersion` and `kind` need not be said.
+pub fn make(resource: Resource, object: Value) -> Action {
+    Action::Make { resource, object }
+}
+
 /// Create Endpoints by hand: these addresses, with one TCP port.
 pub fn make_endpoints(name: &str, addresses: &[IpAddr], port: u16) -> Action {
     Action::MakeEndpoints { name: name.to_owned(), addresses: addresses.to_vec(), port }
@@ -151,13 +173,16 @@ impl Action {
     ) -> anyhow::Result<Vec<String>> {
         let mut remarks = Vec::new();
         let dynamic = |resource: &Resource| -> Api<DynamicObject> {
+            if resource.is_of_the_cluster() {
+                return Api::all_with(client.clone(), &resource.api());
+            }
             Api::namespaced_with(client.clone(), namespace, &resource.api())
         };
         match self {
             Self::Create(fixture) => {
                 for manifest in parse(fixture.path, fixture.yaml)? {
                     let mut manifest = manifest;
-                    use_image(&mut manifest.object.data, local.image);
+                    local.image.put_in_object(&mut manifest.object)?;
                     if let Some(class) = local.class.filter(|_| manifest.resource.kind == "Ingress") {
                         use_class(&mut manifest.object, class);
                     }
@@ -187,6 +212,12 @@ impl Action {
                 let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
                 pods.delete_collection(&DeleteParams::default(), &ListParams::default().labels(selector))
                     .await?;
+            }
+            Self::Make { resource, object } => {
+                let mut object = typed(*resource, object);
+                local.image.put_in(&mut object);
+                let object: DynamicObject = serde_json::from_value(object)?;
+                dynamic(resource).create(&PostParams::default(), &object).await?;
             }
             Self::MakeEndpoints { name, addresses, port } => {
                 let made = serde_json::from_value(endpoints(name, addresses, *port))?;
@@ -238,26 +269,10 @@ async fn create_in(
 /// An Ingress of `v1beta1` as one of `v1`
 /// ([Deprecated API Migration Guide](https://kubernetes.io/docs/reference/using-api/deprecation-guide/#ingress-v122)).
 pub(crate) fn modern_ingress(old: &DynamicObject) -> anyhow::Result<Ingress> {
-    fn backend(old: &Value) -> Value {
-        let port = &old["servicePort"];
-        let port = if port.is_string() { json!({ "name": port }) } else { json!({ "number": port }) };
-        json!({ "service": { "name": old["serviceName"], "port": port } })
-    }
-    let mut spec = old.data["spec"].clone();
-    if let Some(fields) = spec.as_object_mut()
-        && let Some(default) = fields.remove("backend")
-    {
-        fields.insert("defaultBackend".to_owned(), backend(&default));
-    }
-    for rule in spec["rules"].as_array_mut().into_iter().flatten() {
-        for path in rule["http"]["paths"].as_array_mut().into_iter().flatten() {
-            path["backend"] = backend(&path["backend"]);
-            if path["pathType"].is_null() {
-                path["pathType"] = json!("ImplementationSpecific");
-            }
-        }
-    }
-    Ok(Ingress { metadata: old.metadata.clone(), spec: serde_json::from_value(spec)?, status: None })
+    let mut whole = json!({ "spec": old.data["spec"] });
+    read_old_ingress(&mut whole);
+    let spec = serde_json::from_value(whole["spec"].take())?;
+    Ok(Ingress { metadata: old.metadata.clone(), spec, status: None })
 }
 
 /// Names the class in an Ingress that says `stickler`, or nothing.
@@ -268,13 +283,19 @@ fn use_class(ingress: &mut DynamicObject, class: &str) {
     }
 }
 
-/// The image of the notes' manifests, which a cluster need not be able to pull.
-const NOTES_IMAGE: &str = "registry.cn-hangzhou.aliyuncs.com/orzi/goweb";
-
 /// The condition a readiness gate of the fixtures asks for.
 fn gate(ready: bool) -> Value {
     let status = if ready { "True" } else { "False" };
     json!({ "type": "stickler.dev/ready", "status": status })
+}
+
+/// The object with its kind.
+fn typed(resource: Resource, object: &Value) -> Value {
+    let kind = resource.api();
+    let mut object = object.clone();
+    object["apiVersion"] = json!(kind.api_version);
+    object["kind"] = json!(kind.kind);
+    object
 }
 
 fn endpoints(name: &str, addresses: &[IpAddr], port: u16) -> Value {
@@ -283,27 +304,6 @@ fn endpoints(name: &str, addresses: &[IpAddr], port: u16) -> Value {
         "apiVersion": "v1", "kind": "Endpoints", "metadata": { "name": name },
         "subsets": [{ "addresses": addresses, "ports": [{ "port": port }] }],
     })
-}
-
-/// Puts the cluster's own image in the place of `stickler` and of the notes' image, wherever
-/// containers are described.
-pub(crate) fn use_image(value: &mut Value, image: &str) {
-    match value {
-        Value::Object(fields) => {
-            let asked = fields.get("image").and_then(Value::as_str).unwrap_or_default().to_owned();
-            if asked == NOTES_IMAGE {
-                fields.insert("command".to_owned(), json!(["goweb"]));
-            }
-            if asked == NOTES_IMAGE || asked == "stickler" {
-                fields.insert("image".to_owned(), json!(image));
-            }
-            for value in fields.values_mut() {
-                use_image(value, image);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| use_image(item, image)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
 }
 
 impl fmt::Display for Action {
@@ -326,6 +326,9 @@ impl fmt::Display for Action {
             }
             Self::Delete { resource, name } => write!(f, "kubectl delete {resource} {name}"),
             Self::DeletePods { selector } => write!(f, "kubectl delete pods -l {selector}"),
+            Self::Make { resource, object } => {
+                write!(f, "kubectl create -f - <<< '{}'", typed(*resource, object))
+            }
             Self::MakeEndpoints { name, addresses, port } => {
                 write!(f, "kubectl create -f - <<< '{}'", endpoints(name, addresses, *port))
             }

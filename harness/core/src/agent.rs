@@ -1,7 +1,8 @@
 //! The harness' end of an agent: starts workloads, collects numbered results, and takes up again
 //! where it was when the stream between the two is cut. A probe costs no request to the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub struct Agent {
     commands: mpsc::UnboundedSender<Command>,
     clock: Arc<Mutex<Option<ClockOffset>>>,
     next_workload: AtomicU64,
+    /// The only addresses that may be called, if there are others it must not call.
+    may_call: Option<BTreeSet<IpAddr>>,
 }
 
 enum Command {
@@ -96,7 +99,12 @@ impl Agent {
             incarnation: None,
         };
         tokio::spawn(link.run(attach));
-        Self { name, commands, clock, next_workload: AtomicU64::new(0) }
+        Self { name, commands, clock, next_workload: AtomicU64::new(0), may_call: None }
+    }
+
+    /// Calls nobody but these addresses from now on.
+    pub(crate) fn may_only_call(self, may_call: Option<BTreeSet<IpAddr>>) -> Self {
+        Self { may_call, ..self }
     }
 
     /// How the agent is called in messages.
@@ -123,8 +131,15 @@ impl Agent {
     /// Begins a workload; it runs by itself until its count is reached or it is stopped.
     ///
     /// # Errors
-    /// If the agent was lost.
+    /// If the agent was lost, or must not call there.
     pub fn begin(&self, spec: Workload) -> anyhow::Result<Running> {
+        if let Some(may_call) = &self.may_call {
+            match spec.probe.address() {
+                Some(address) if may_call.contains(&address.ip()) => {}
+                Some(address) => bail!("{} may call nodes and nobody else, so not {address}", self.name),
+                None => bail!("{} may call nodes and nobody else, and no name server", self.name),
+            }
+        }
         let (done, result) = oneshot::channel();
         let workload = self.next_workload.fetch_add(1, Ordering::Relaxed);
         self.commands.send(Command::Start { workload, spec, done }).map_err(|_| lost(&self.name))?;
@@ -384,4 +399,42 @@ async fn send<W: tokio::io::AsyncWrite + Unpin>(writer: &mut W, request: &Reques
 )]
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt as _;
+    use stickler_pods::protocol::Probe;
+
+    use crate::calls::http;
+
+    /// An agent that nobody can attach to.
+    struct Nowhere;
+
+    impl Attach for Nowhere {
+        fn attach(&mut self) -> BoxFuture<'_, anyhow::Result<AgentStream>> {
+            async { bail!("there is none") }.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_may_call_nodes_calls_nobody_else() {
+        let nodes = BTreeSet::from(["192.0.2.1".parse().expect("an address")]);
+        let agent = Agent::start("outside".to_owned(), Nowhere, Duration::ZERO).may_only_call(Some(nodes));
+        let workload =
+            |probe| Workload { probe, count: Some(1), interval_ms: 0, concurrency: 1, timeout_ms: 1 };
+        let begin = |address: &str| agent.begin(workload(http(address.parse().expect("an address"))));
+        assert!(begin("192.0.2.1:30080").is_ok());
+        let error = begin("192.0.2.2:30080").err().expect("it is no node").to_string();
+        assert!(error.contains("so not 192.0.2.2:30080"), "{error}");
+        let name = Probe::Dns {
+            server: None,
+            name: "a.".to_owned(),
+            record_type: "A".to_owned(),
+            tcp: false,
+            search: false,
+        };
+        assert!(agent.begin(workload(name)).is_err());
+    }
 }

@@ -3,6 +3,12 @@
 
 use std::time::Duration;
 
+use crate::measure::Measured;
+
+/// How many times as long as was measured at the start something may take later: a cluster is busier then,
+/// and a few measurements have not seen the slowest.
+pub(crate) const FACTOR: u32 = 10;
+
 /// The bounds a run holds a cluster to.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -55,4 +61,50 @@ impl Bounds {
         agent: Duration::from_secs(15),
         check: Duration::from_secs(60),
     };
+
+    /// For a cluster whose speed was measured: [`FACTOR`] times as long, but never less than the testbed
+    /// is given, and never more than the ceiling, which also holds where nothing could be measured.
+    pub(crate) fn measured(seen: &Measured, ceiling: Self) -> Self {
+        let bound = |seen: Option<Duration>, floor: Duration, ceiling: Duration| {
+            seen.map_or(ceiling, |seen| (seen * FACTOR).max(floor).min(ceiling))
+        };
+        let floor = Self::TESTBED;
+        // The slower one of two, if both are known.
+        let slower = |one: Option<Duration>, other: Option<Duration>| Some(one?.max(other?));
+        Self {
+            convergence: bound(slower(seen.served, seen.unserved), floor.convergence, ceiling.convergence),
+            staleness: bound(seen.unserved, floor.staleness, ceiling.staleness),
+            name_staleness: bound(
+                slower(seen.named, seen.unnamed),
+                floor.name_staleness,
+                ceiling.name_staleness,
+            ),
+            ..ceiling
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_follow_from_what_was_measured_within_a_floor_and_a_ceiling() {
+        let ms = |ms| Some(Duration::from_millis(ms));
+        let seen = Measured { served: ms(1_200), unserved: ms(700), ..Measured::default() };
+        let bounds = Bounds::measured(&seen, Bounds::REAL);
+        assert_eq!(bounds.convergence, Duration::from_secs(12));
+        assert_eq!(bounds.staleness, Duration::from_secs(7));
+        let nothing = Bounds::measured(&Measured::default(), Bounds::REAL);
+        assert_eq!(nothing.convergence, Bounds::REAL.convergence);
+        assert_eq!(nothing.name_staleness, Bounds::REAL.name_staleness);
+        // Nobody promises when; a cluster that is busy only makes everybody wait.
+        assert_eq!(bounds.pods_ready, Bounds::REAL.pods_ready);
+        let quick = Measured { served: ms(3), unserved: ms(2), named: ms(1), unnamed: ms(1), ..seen };
+        let bounds = Bounds::measured(&quick, Bounds::REAL);
+        assert_eq!(bounds.convergence, Bounds::TESTBED.convergence);
+        assert_eq!(bounds.name_staleness, Bounds::TESTBED.name_staleness);
+        let slow = Measured { served: ms(60_000), unserved: ms(60_000), ..quick };
+        assert_eq!(Bounds::measured(&slow, Bounds::REAL).convergence, Bounds::REAL.convergence);
+    }
 }

@@ -19,30 +19,31 @@ mod plan;
 mod strike;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use k8s_openapi::api::core::v1::{Namespace, Service};
-use kube::api::{Api, DeleteParams, PostParams};
+use k8s_openapi::api::core::v1::Service;
+use kube::api::{Api, PostParams};
 use stickler_model::{Destination, RecordType};
 use stickler_reports::{Call, ChaosReport, Event, Verdict};
 use tokio_util::sync::CancellationToken;
 
-use crate::action::use_image;
 use crate::bounds::Bounds;
 use crate::calls::in_words;
 use crate::check::Broken;
 use crate::chronicle::{Change, Object, Recording, What};
 use crate::clients::{Aim, Client, Clients, Harvests};
 use crate::cluster::Cluster;
-use crate::controller::{InUse, Standing};
 use crate::destination::To;
+use crate::guard::Guard;
+use crate::image::Image;
 use crate::invariant::as_promised;
 use crate::journal::Sink;
 use crate::manifest::parse;
 use crate::names::resolve_as_promised;
-use crate::vantage::{Vantage, Vantages, create_namespace};
+use crate::stay::Stay;
+use crate::vantage::Vantage;
 use crate::{Scene, wait};
 
 pub use plan::{Act, Fault, Plan, Step, Strike, UnknownFault};
@@ -72,55 +73,45 @@ impl Chaos {
     /// Runs on a cluster and tells what happened. The cluster is left running.
     pub async fn on(self, cluster: &Arc<dyn Cluster>, sink: &Sink) {
         let started = Instant::now();
-        match self.perform(cluster, sink).await {
-            Ok(Some(chaos)) => sink.tell(Event::ChaosFinished { chaos: Box::new(chaos) }),
+        let guard = Guard::over(cluster, sink, &self.cancel);
+        let chaos = Self { cancel: guard.token().clone(), ..self };
+        match chaos.perform(cluster, sink).await {
+            Ok(Some(mut found)) => {
+                // Whatever was seen may be due to what is missing.
+                if let Some(lost) = guard.lost() {
+                    found.verdict = Verdict::Inconclusive;
+                    found.reason = joined(found.reason, lost);
+                }
+                sink.tell(Event::ChaosFinished { chaos: Box::new(found) });
+            }
             Ok(None) => {}
             Err(error) => sink.tell(Event::Trouble { message: format!("{error:#}") }),
         }
         sink.tell(Event::RunFinished {
             duration_ms: millis(started.elapsed()),
-            interrupted: self.cancel.is_cancelled(),
+            interrupted: guard.was_asked(),
             timings: Vec::new(),
         });
     }
 
     /// None if it was cancelled before anything could be seen.
     async fn perform(&self, cluster: &Arc<dyn Cluster>, sink: &Sink) -> anyhow::Result<Option<ChaosReport>> {
-        let run = format!("{:06x}", rand::random::<u32>() & 0x00ff_ffff);
-        let opening = Vantages::open(cluster.as_ref(), &run);
-        let vantages = tokio::select! {
-            opened = opening => Arc::new(opened.context("no vantage could be opened")?),
-            () = self.cancel.cancelled() => return Ok(None),
+        let begun = Stay::begin(Arc::clone(cluster), sink, &self.cancel).await;
+        let stay = match begun {
+            Ok(stay) => stay,
+            Err(_) if self.cancel.is_cancelled() => return Ok(None),
+            Err(error) => return Err(error.context("no vantage could be opened")),
         };
-        let namespace = format!("stickler-{run}-chaos");
-        let scene = Scene {
-            check: "chaos",
-            namespace: namespace.clone(),
-            cluster: Arc::clone(cluster),
-            vantages: Arc::clone(&vantages),
-            sink: sink.clone(),
-            waiting_for: Arc::default(),
-            calls: Mutex::default(),
-            controlled: Mutex::default(),
-            ingress: InUse::new(Arc::new(Standing::of_run(&run))),
-        };
-        let report = self.in_scene(&scene, &run).await;
-        if !cluster.is_ephemeral() {
-            let api = Api::<Namespace>::all(cluster.client());
-            let params = DeleteParams::default();
-            let deleting = api.delete(&namespace, &params);
-            let deleted = wait::within(cluster.bounds().request, "delete the namespace", deleting).await;
-            for error in [deleted.err(), vantages.close().await.err()].into_iter().flatten() {
-                sink.tell(Event::Trouble { message: format!("{error:#}") });
-            }
-        }
+        let scene = stay.scene("chaos", format!("stickler-{}-chaos", stay.run()));
+        let report = self.in_scene(&scene, &stay).await;
+        stay.end().await;
         report
     }
 
-    async fn in_scene(&self, scene: &Scene, run: &str) -> anyhow::Result<Option<ChaosReport>> {
+    async fn in_scene(&self, scene: &Scene, stay: &Stay) -> anyhow::Result<Option<ChaosReport>> {
         let bounds = scene.bounds();
         let preparing = async {
-            create_namespace(&scene.client(), scene.namespace(), run, bounds.request).await?;
+            stay.create_namespace(scene.namespace()).await?;
             let followed = [scene.namespace(), scene.vantages().namespace()];
             let recording = Recording::open(&scene.client(), &followed, bounds.request).await?;
             create_world(scene).await?;
@@ -245,7 +236,7 @@ async fn create_world(scene: &Scene) -> Result<(), Broken> {
     for manifest in parse("chaos/world.yaml", &yaml)? {
         let api = Api::namespaced_with(scene.client(), scene.namespace(), &manifest.resource);
         let mut object = manifest.object;
-        use_image(&mut object.data, scene.cluster.image());
+        Image::of(scene.cluster.as_ref()).put_in_object(&mut object)?;
         let params = PostParams::default();
         let creating = api.create(&params, &object);
         wait::within(scene.bounds().request, "create an object of `chaos/world.yaml`", creating).await?;

@@ -1,28 +1,23 @@
 //! The ingress controller of a run: our own, deployed when a check first needs one, with names that
 //! no other run has.
 
-use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context as _, anyhow};
-use k8s_openapi::ClusterResourceScope;
+use anyhow::anyhow;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServicePort};
-use k8s_openapi::api::networking::v1::IngressClass;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use kube::api::{Api, DeleteParams, DynamicObject, PostParams};
+use kube::api::{Api, DynamicObject, PostParams};
 use kube::runtime::watcher::Config;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use stickler_reports::Event;
 use tokio::sync::OnceCell;
 
 use crate::Scene;
-use crate::action::use_image;
 use crate::check::Broken;
+use crate::claim::{create_namespace, labels};
 use crate::destination::service_ip;
+use crate::image::Image;
 use crate::manifest::{Fixture, Manifest, parse};
-use crate::vantage::create_namespace;
 use crate::wait;
 
 /// What somebody would deploy by hand.
@@ -121,7 +116,8 @@ impl Scene {
         let known = Api::<Namespace>::all(client.clone()).get_opt(&names.namespace).await?;
         // A check that was given up half-way may have made it.
         if known.is_none() {
-            create_namespace(&client, &names.namespace, &names.run, bounds.request).await?;
+            let minor = self.cluster.promises().minor;
+            create_namespace(&client, &names.namespace, &names.run, minor, bounds.request).await?;
         }
         for fixture in MANIFESTS {
             for manifest in parse(fixture.path, fixture.yaml)? {
@@ -129,7 +125,7 @@ impl Scene {
                     continue;
                 }
                 let what = format!("create {} of `{}`", manifest.resource.kind, fixture.path);
-                let manifest = names.adapt(manifest, self.cluster.image());
+                let manifest = names.adapt(manifest, Image::of(self.cluster.as_ref()))?;
                 wait::within(bounds.request, &what, create(&client, &names.namespace, &manifest)).await?;
             }
         }
@@ -155,36 +151,6 @@ impl Scene {
 impl Standing {
     pub(crate) fn of_run(run: &str) -> Self {
         Self { run: run.to_owned(), deployed: OnceCell::new() }
-    }
-
-    /// Deletes what was created for it, if anything was.
-    ///
-    /// # Errors
-    /// What could not be deleted.
-    pub(crate) async fn give_back(&self, client: &kube::Client) -> anyhow::Result<()> {
-        if !self.deployed.initialized() {
-            return Ok(());
-        }
-        let names = Names::of_run(&self.run);
-        let gone = [
-            delete::<Namespace>(client, &names.namespace).await,
-            delete::<IngressClass>(client, &names.class).await,
-            delete::<ClusterRoleBinding>(client, &names.role).await,
-            delete::<ClusterRole>(client, &names.role).await,
-        ];
-        gone.into_iter().collect()
-    }
-}
-
-async fn delete<K>(client: &kube::Client, name: &str) -> anyhow::Result<()>
-where
-    K: kube::Resource<Scope = ClusterResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
-{
-    match Api::<K>::all(client.clone()).delete(name, &DeleteParams::default()).await {
-        Ok(_) => Ok(()),
-        // It was refused when it was to be created.
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("could not delete {} `{name}`", K::kind(&()))),
     }
 }
 
@@ -234,9 +200,11 @@ impl Names {
     }
 
     /// The object as this run has it.
-    fn adapt(&self, manifest: Manifest, image: &str) -> Manifest {
+    fn adapt(&self, manifest: Manifest, image: Image<'_>) -> anyhow::Result<Manifest> {
         let Manifest { resource, mut object } = manifest;
         let metadata = &mut object.metadata;
+        // By these it is found at the end of the run, or when it was killed.
+        metadata.labels.get_or_insert_default().extend(labels(&self.run));
         if metadata.namespace.is_some() {
             metadata.namespace = Some(self.namespace.clone());
         }
@@ -263,8 +231,8 @@ impl Names {
         for subject in subjects.into_iter().flatten() {
             subject["namespace"] = json!(self.namespace);
         }
-        use_image(&mut object.data, image);
-        Manifest { resource, object }
+        image.put_in_object(&mut object)?;
+        Ok(Manifest { resource, object })
     }
 }
 
@@ -281,7 +249,8 @@ mod tests {
                 if manifest.resource.kind == "Namespace" {
                     continue;
                 }
-                let Manifest { resource, object } = names.adapt(manifest, "an-image");
+                let image = Image { name: "an-image", copied: false };
+                let Manifest { resource, object } = names.adapt(manifest, image).expect("an object");
                 let text = serde_json::to_string(&object).expect("JSON");
                 match &object.metadata.namespace {
                     Some(namespace) => assert_eq!(*namespace, names.namespace),

@@ -32,6 +32,7 @@ pub use operation::{Maker, Operation, ServiceName, WorkloadName};
 use crate::check::Broken;
 use crate::clock::now_us;
 use crate::cluster::Cluster;
+use crate::guard::Guard;
 use crate::journal::Sink;
 use crate::runner::Session;
 use reference::{Ground, Plan, sequences};
@@ -81,7 +82,7 @@ impl Exploration {
             let mut tree = tree.map_err(|why| anyhow::anyhow!("no operations could be drawn: {why}"))?;
             let (_, operations, seen) = tree.current();
             let ended = expedition.perform(number, &operations, Try::First).await;
-            if self.cancel.is_cancelled() || expedition.gave_up() {
+            if expedition.guard.token().is_cancelled() || expedition.gave_up() {
                 break;
             }
             if ended.verdict == Verdict::Failed {
@@ -152,7 +153,7 @@ impl Exploration {
         failing.sort_by_key(Vec::len);
         let mut confirmed = first;
         for smaller in failing.into_iter().take(CONFIRMED) {
-            if self.cancel.is_cancelled() {
+            if expedition.guard.token().is_cancelled() {
                 break;
             }
             let ended = expedition.perform(number, &smaller, Try::Confirming(runs)).await;
@@ -250,7 +251,9 @@ struct Hunt {
 
 impl Hunt {
     fn goes_on(&self, expedition: &Expedition<'_>) -> bool {
-        self.runs < self.most && self.started.elapsed() < self.longest && !expedition.cancel.is_cancelled()
+        self.runs < self.most
+            && self.started.elapsed() < self.longest
+            && !expedition.guard.token().is_cancelled()
     }
 
     /// Whether operations make sense and still fail; if they do, they are the best so far.
@@ -323,7 +326,7 @@ const PATIENCE: usize = 3;
 struct Expedition<'a> {
     cluster: &'a Arc<dyn Cluster>,
     sink: &'a Sink,
-    cancel: &'a CancellationToken,
+    guard: Arc<Guard>,
     session: Option<Session>,
     cases: usize,
     nodes: usize,
@@ -336,13 +339,14 @@ impl<'a> Expedition<'a> {
     fn new(
         cluster: &'a Arc<dyn Cluster>,
         sink: &'a Sink,
-        cancel: &'a CancellationToken,
+        cancel: &CancellationToken,
         seed: u64,
         cases: usize,
     ) -> Self {
         let report = ExploreReport { seed, planned: cases, ..ExploreReport::default() };
         let (nodes, started) = (cluster.card().nodes.len(), Instant::now());
-        Self { cluster, sink, cancel, session: None, cases, nodes, started, unjudged: 0, report }
+        let guard = Arc::new(Guard::over(cluster, sink, cancel));
+        Self { cluster, sink, guard, session: None, cases, nodes, started, unjudged: 0, report }
     }
 
     /// What of the cluster decides which operations make sense.
@@ -367,7 +371,7 @@ impl<'a> Expedition<'a> {
             Err((Broken::CouldNotTell(reason), evidence)) => {
                 // Before the first operation, its agents are what is lost.
                 if steps == 0
-                    && !self.cancel.is_cancelled()
+                    && !self.guard.token().is_cancelled()
                     && let Some(session) = self.session.take()
                 {
                     session.give_back().await;
@@ -412,10 +416,12 @@ impl<'a> Expedition<'a> {
         let ground = self.ground();
         let session = match self.session.take() {
             Some(session) => session,
-            None => Session::open(Arc::clone(self.cluster), self.sink.clone(), self.cancel.clone())
+            None => Session::guarded(Arc::clone(self.cluster), self.sink.clone(), Arc::clone(&self.guard))
                 .await
                 .map_err(lost)?,
         };
+        let guard = Arc::clone(&self.guard);
+        let given_up = || Broken::CouldNotTell(guard.why());
         let session = self.session.insert(session);
         let bounds = self.cluster.bounds();
         let shrinking = matches!(which, Try::Smaller(_));
@@ -426,7 +432,7 @@ impl<'a> Expedition<'a> {
         let mut held = tokio::select! {
             held = walk(&mut subject, plan, operations, &mut begun) => held,
             // What was stopped must be started again, also then.
-            () = self.cancel.cancelled() => Err(interrupted()),
+            () = guard.token().cancelled() => Err(given_up()),
         };
         *steps = begun.len();
         // Agents on a node without a kubelet cannot tell what they saw.
@@ -441,11 +447,15 @@ impl<'a> Expedition<'a> {
                     }
                     Err(error) => Err(error.into()),
                 },
-                () = self.cancel.cancelled() => Err(interrupted()),
+                () = guard.token().cancelled() => Err(given_up()),
             };
         }
+        // Whatever was seen may be due to what is missing.
+        if let (Err(Broken::Promise(_)), Some(lost)) = (&held, guard.lost()) {
+            held = Err(Broken::CouldNotTell(lost));
+        }
         let evidence = match &held {
-            Err(_) if !shrinking && !self.cancel.is_cancelled() => subject.scene.evidence().await,
+            Err(_) if !shrinking && !guard.token().is_cancelled() => subject.scene.evidence().await,
             _ => Vec::new(),
         };
         self.report.looks += subject.looks;
@@ -461,19 +471,17 @@ impl<'a> Expedition<'a> {
         if let Some(session) = &self.session {
             session.close().await;
         }
+        // One that went unnoticed until now is told here.
+        self.guard.lost();
         self.report.duration_ms = millis(self.started.elapsed());
         let timing = Timing { step: "exploration".to_owned(), us: self.report.duration_ms * 1000 };
         sink.tell(Event::Explored { explore: Box::new(self.report) });
         sink.tell(Event::RunFinished {
             duration_ms: millis(self.started.elapsed()),
-            interrupted: self.cancel.is_cancelled(),
+            interrupted: self.guard.was_asked(),
             timings: vec![timing],
         });
     }
-}
-
-fn interrupted() -> Broken {
-    Broken::CouldNotTell("it was interrupted".to_owned())
 }
 
 /// Performs operations, and notes when each was begun.

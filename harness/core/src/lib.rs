@@ -11,6 +11,7 @@ mod calls;
 pub mod chaos;
 mod check;
 pub mod chronicle;
+mod claim;
 pub mod clients;
 mod clock;
 mod cluster;
@@ -18,25 +19,31 @@ mod controller;
 mod destination;
 mod evidence;
 pub mod explore;
+mod guard;
 pub mod history;
+mod image;
 mod ingress;
 mod invariant;
 mod journal;
 pub mod manifest;
+mod measure;
 mod names;
 pub mod providers;
+pub mod rights;
 mod runner;
 mod scene;
+mod stay;
 mod vantage;
 mod wait;
 
 pub use agent::{Agent, ClockOffset};
 pub use bounds::Bounds;
 pub use calls::{http, http_with_host, in_words, udp};
-pub use check::{Broken, Check, Class, Held, Source, Verdict, docs, kep, notes};
-pub use cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
+pub use check::{Broken, Check, Class, Held, Source, Verdict, docs, kep, notes, rfc};
+pub use claim::{Healed, heal};
+pub use cluster::{AgentStream, Capability, Cluster, Disruption, Machine, Outside, Provider, Terminal};
 pub use controller::Controller;
-pub use destination::{To, cluster_ip, node_port};
+pub use destination::{To, cluster_ip, load_balancer, node_port};
 pub use ingress::{RoutedAsPromised, routed_as_promised};
 pub use invariant::{
     Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, sticks, that,
@@ -45,7 +52,8 @@ pub use journal::Sink;
 pub use names::{ResolveAsPromised, resolve_as_promised};
 pub use runner::{Ending, Run, Session};
 pub use scene::{ExecOutput, Scene};
-pub use stickler_pods::protocol;
+pub use stickler_pods::versions::served;
+pub use stickler_pods::{APPLETS, protocol};
 pub use vantage::{Vantage, Vantages};
 
 /// Runs the part of the program that was asked for under another name: what runs in pods of the

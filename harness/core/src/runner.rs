@@ -1,20 +1,17 @@
 //! Runs checks: each in a namespace of its own, several at once, those that need something of
 //! which the cluster has only one alone at the end.
 
-use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{Api, DeleteParams, ListParams};
-use kube::runtime::watcher::Config;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
-use stickler_reports::{Class, Event, Evidence, Finding, Timing};
+use stickler_reports::{Class, Deviation, Event, Evidence, Finding, Timing};
 use tokio::sync::RwLock;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -22,10 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::Scene;
 use crate::check::{Broken, Check, Verdict};
 use crate::cluster::Cluster;
-use crate::controller::{InUse, Standing};
+use crate::guard::Guard;
 use crate::journal::Sink;
-use crate::vantage::{Vantages, create_namespace};
-use crate::wait;
+use crate::stay::Stay;
 
 /// What to run, and how.
 pub struct Run {
@@ -34,6 +30,8 @@ pub struct Run {
     pub seed: u64,
     /// How many checks may run at once.
     pub jobs: usize,
+    /// What the implementation is known to do otherwise: these checks must fail.
+    pub deviations: Vec<Deviation>,
     /// Cancelled when the run is to end early: what runs is given up, the report is still written.
     pub cancel: CancellationToken,
 }
@@ -42,14 +40,12 @@ impl Run {
     /// Runs every check on a cluster and tells what happened. The cluster is left running.
     pub async fn on(self, cluster: &Arc<dyn Cluster>, sink: &Sink) {
         let started = Instant::now();
-        let opened = tokio::select! {
-            opened = Session::open(Arc::clone(cluster), sink.clone(), self.cancel.clone()) => opened,
-            () = self.cancel.cancelled() => return self.finish(sink, started, Vec::new()),
-        };
-        let session = match opened {
-            Ok(session) => session,
+        let session = match Session::open(Arc::clone(cluster), sink.clone(), self.cancel.clone()).await {
+            Ok(session) => session.expecting(self.deviations.clone()),
             Err(error) => {
-                sink.tell(Event::Trouble { message: format!("no vantage could be opened: {error:#}") });
+                if !self.cancel.is_cancelled() {
+                    sink.tell(Event::Trouble { message: format!("no vantage could be opened: {error:#}") });
+                }
                 return self.finish(sink, started, Vec::new());
             }
         };
@@ -67,6 +63,8 @@ impl Run {
         futures::stream::iter(alone).for_each(perform).await;
         let alone_in = started.elapsed();
         session.close().await;
+        // One that went unnoticed until now is told here.
+        session.guard.lost();
         let timing = |step: &str, from: Duration, to: Duration| Timing {
             step: step.to_owned(),
             us: u64::try_from((to - from).as_micros()).unwrap_or(u64::MAX),
@@ -91,16 +89,14 @@ impl Run {
 
 /// Agents that stand ready on a cluster, and checks that are performed one by one or at once.
 pub struct Session {
-    cluster: Arc<dyn Cluster>,
-    vantages: Arc<Vantages>,
+    stay: Stay,
     sink: Sink,
-    run: String,
-    cancel: CancellationToken,
+    guard: Arc<Guard>,
     /// Held by one check alone if it is exclusive, by all others together.
     cluster_wide: RwLock<()>,
     performed: AtomicUsize,
-    /// The ingress controller of the run, from when a check first needs one.
-    ingress: Arc<Standing>,
+    /// What the implementation is known to do otherwise.
+    deviations: Vec<Deviation>,
 }
 
 /// How a check ended.
@@ -116,24 +112,41 @@ impl Session {
     /// run are given up.
     ///
     /// # Errors
-    /// If the agents' namespace or pods are refused.
+    /// If the agents' namespace or pods are refused, or it was cancelled; nothing stays then.
     pub async fn open(
         cluster: Arc<dyn Cluster>,
         sink: Sink,
         cancel: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let run = format!("{:06x}", run_id());
-        let vantages = Arc::new(Vantages::open(cluster.as_ref(), &run).await?);
-        let cluster_wide = RwLock::new(());
-        let (performed, ingress) = (AtomicUsize::new(0), Arc::new(Standing::of_run(&run)));
-        Ok(Self { cluster, vantages, sink, run, cancel, cluster_wide, performed, ingress })
+        let guard = Arc::new(Guard::over(&cluster, &sink, &cancel));
+        Self::guarded(cluster, sink, guard).await
+    }
+
+    /// The same, for somebody who watches the cluster already.
+    pub(crate) async fn guarded(
+        cluster: Arc<dyn Cluster>,
+        sink: Sink,
+        guard: Arc<Guard>,
+    ) -> anyhow::Result<Self> {
+        let stay = Stay::begin(cluster, &sink, guard.token()).await?;
+        let (cluster_wide, performed) = (RwLock::new(()), AtomicUsize::new(0));
+        Ok(Self { stay, sink, guard, cluster_wide, performed, deviations: Vec::new() })
+    }
+
+    /// Expects these checks to fail. One that passes all the same is told as broken, for then either
+    /// the implementation was mended or the check does not notice any more.
+    #[must_use]
+    pub fn expecting(mut self, deviations: Vec<Deviation>) -> Self {
+        self.deviations = deviations;
+        self
     }
 
     /// Performs one check, in a namespace of its own; several may be performed at once.
     pub async fn perform(&self, check: &'static Check) -> Ending {
-        let lacking = check.needs.iter().find(|need| !self.cluster.capabilities().contains(need));
+        let (capabilities, promises) = (self.stay.cluster.capabilities(), self.stay.cluster.promises());
+        let lacking = check.needs.iter().find(|need| !need.is_met(capabilities, promises));
         if let Some(lacking) = lacking {
-            return self.not_run(check, Verdict::Skipped, lacking.lacking());
+            return self.not_run(check, Verdict::Skipped, &lacking.lacking());
         }
         let _together;
         let _alone;
@@ -142,7 +155,10 @@ impl Session {
         } else {
             _together = self.cluster_wide.read().await;
         }
-        if self.cancel.is_cancelled() {
+        if let Some(lost) = self.guard.lost() {
+            return self.not_run(check, Verdict::Inconclusive, &lost);
+        }
+        if self.guard.was_asked() {
             return self.not_run(check, Verdict::Inconclusive, "the run was interrupted before it started");
         }
         self.perform_now(check).await
@@ -152,54 +168,27 @@ impl Session {
     /// [`Session::clear`].
     pub(crate) async fn stage(&self, chapter: &'static str) -> anyhow::Result<Scene> {
         let number = self.performed.fetch_add(1, Ordering::Relaxed);
-        let namespace = format!("stickler-{}-{chapter}-{number}", self.run);
-        create_namespace(&self.cluster.client(), &namespace, &self.run, self.cluster.bounds().request)
-            .await?;
-        Ok(Scene {
-            check: chapter,
-            namespace,
-            cluster: Arc::clone(&self.cluster),
-            vantages: Arc::clone(&self.vantages),
-            sink: self.sink.clone(),
-            waiting_for: Arc::default(),
-            calls: Mutex::default(),
-            controlled: Mutex::default(),
-            ingress: InUse::new(Arc::clone(&self.ingress)),
-        })
+        let namespace = format!("stickler-{}-{chapter}-{number}", self.stay.run());
+        self.stay.create_namespace(&namespace).await?;
+        Ok(self.stay.scene(chapter, namespace))
     }
 
     /// Gives a scene back, on every cluster: many follow each other, and all would stay.
     pub(crate) async fn clear(&self, scene: Scene) {
-        self.vantages.forget(&scene.namespace);
-        self.delete(&scene.namespace).await;
+        self.stay.clear(&scene.namespace).await;
     }
 
     /// Gives back what stands on the cluster, in any case, and waits until it is gone: others may
     /// need the ports that agents on nodes have.
     pub(crate) async fn give_back(&self) {
-        let given_back = async {
-            self.ingress.give_back(&self.cluster.client()).await?;
-            self.vantages.close().await?;
-            let api = Api::<Pod>::namespaced(self.cluster.client(), self.vantages.namespace());
-            let gone =
-                |pods: &[Pod]| if pods.is_empty() { Ok(()) } else { Err(format!("{} pods", pods.len())) };
-            let bound = self.cluster.bounds().pods_ready;
-            wait::until(api, Config::default(), "the agents to be gone", bound, gone).await
-        };
-        if let Err(error) = given_back.await {
+        if let Err(error) = self.stay.give_back().await {
             tracing::warn!("the agents are still there: {error:#}");
         }
     }
 
     /// Gives back what stands on the cluster, unless the cluster goes away anyway.
     pub async fn close(&self) {
-        if self.cluster.is_ephemeral() {
-            return;
-        }
-        let ended = [self.vantages.close().await, self.ingress.give_back(&self.cluster.client()).await];
-        for error in ended.into_iter().filter_map(Result::err) {
-            self.sink.tell(Event::Trouble { message: format!("{error:#}") });
-        }
+        self.stay.end().await;
     }
 
     fn not_run(&self, check: &Check, verdict: Verdict, reason: &str) -> Ending {
@@ -216,29 +205,29 @@ impl Session {
             finding: ending.finding.clone(),
             duration_ms,
             evidence,
+            expected: self
+                .known(check)
+                .filter(|_| ending.verdict == Verdict::Failed && ending.finding.is_some())
+                .cloned(),
         });
+    }
+
+    fn known(&self, check: &Check) -> Option<&Deviation> {
+        self.deviations.iter().find(|known| known.check == check.id)
     }
 
     async fn perform_now(&self, check: &'static Check) -> Ending {
         let started = Instant::now();
         let number = self.performed.fetch_add(1, Ordering::Relaxed);
-        let namespace = format!("stickler-{}-{}-{number}", self.run, check.chapter());
+        let namespace = format!("stickler-{}-{}-{number}", self.stay.run(), check.chapter());
         self.sink.tell(Event::CheckStarted { check: check.id.to_owned(), namespace: namespace.clone() });
-        let waiting_for = Arc::new(Mutex::new("its namespace".to_owned()));
-        let mut scene = Scene {
-            check: check.id,
-            namespace: namespace.clone(),
-            cluster: Arc::clone(&self.cluster),
-            vantages: Arc::clone(&self.vantages),
-            sink: self.sink.clone(),
-            waiting_for: Arc::clone(&waiting_for),
-            calls: Mutex::new(VecDeque::new()),
-            controlled: Mutex::default(),
-            ingress: InUse::new(Arc::clone(&self.ingress)),
-        };
-        let bounds = self.cluster.bounds();
+        let mut scene = self.stay.scene(check.id, namespace.clone());
+        scene.is_waiting_for("its namespace");
+        let waiting_for = Arc::clone(&scene.waiting_for);
+        let cluster = &self.stay.cluster;
+        let bounds = cluster.bounds();
         let body = async {
-            create_namespace(&self.cluster.client(), &namespace, &self.run, bounds.request).await?;
+            self.stay.create_namespace(&namespace).await?;
             (check.run)(&mut scene).await
         };
         let body = AssertUnwindSafe(timeout(bounds.check, body)).catch_unwind();
@@ -254,18 +243,27 @@ impl Session {
                 }
                 Err(panic) => Err(Broken::CouldNotTell(format!("the check panicked: {}", words_of(&*panic)))),
             },
-            () = self.cancel.cancelled() => Err(Broken::CouldNotTell("the run was interrupted".to_owned())),
+            () = self.guard.token().cancelled() => Err(Broken::CouldNotTell(self.guard.why())),
+        };
+        // Whatever was seen may be due to what is missing.
+        let held = match (held, self.guard.lost()) {
+            (Err(Broken::Promise(_)), Some(lost)) => Err(Broken::CouldNotTell(lost)),
+            (held, _) => held,
         };
         let duration_ms = millis(started);
-        let evidence =
-            if held.is_err() && !self.cancel.is_cancelled() { scene.evidence().await } else { Vec::new() };
+        let evidence = if held.is_err() && !self.guard.token().is_cancelled() {
+            scene.evidence().await
+        } else {
+            Vec::new()
+        };
         let (verdict, reason, finding) = match held {
-            Ok(()) => (Verdict::Passed, None, None),
+            Ok(()) => match self.known(check).filter(|known| !known.sometimes) {
+                Some(known) => (Verdict::Failed, Some(passed_although(known)), None),
+                None => (Verdict::Passed, None, None),
+            },
             Err(Broken::CouldNotTell(reason)) => (Verdict::Inconclusive, Some(reason), None),
             // What nobody promised is told, but breaks nothing, except where we built it ourselves.
-            Err(Broken::Promise(finding))
-                if check.class == Class::Observation && !self.cluster.is_ephemeral() =>
-            {
+            Err(Broken::Promise(finding)) if check.class == Class::Observation && !cluster.is_ephemeral() => {
                 let reason = format!("otherwise than in the notes: {}", finding.observed);
                 (Verdict::Passed, Some(reason), Some(*finding))
             }
@@ -275,41 +273,39 @@ impl Session {
         };
         let ending = Ending { verdict, reason, finding };
         self.ended(check, &ending, duration_ms, evidence);
-        self.vantages.forget(&namespace);
-        if !self.cluster.is_ephemeral() {
-            self.delete(&namespace).await;
+        if !cluster.is_ephemeral() {
+            self.stay.clear(&namespace).await;
         } else if scene.ingress.controller().is_some() {
             // The namespace stays, but the run's controller must not serve its hosts to others.
             self.withdraw(&namespace).await;
+            self.stay.vantages.forget(&namespace);
+        } else {
+            self.stay.vantages.forget(&namespace);
         }
         ending
     }
 
     /// Deletes a namespace's Ingresses.
     async fn withdraw(&self, namespace: &str) {
-        let api = Api::<Ingress>::namespaced(self.cluster.client(), namespace);
+        let api = Api::<Ingress>::namespaced(self.stay.cluster.client(), namespace);
         if let Err(error) = api.delete_collection(&DeleteParams::default(), &ListParams::default()).await {
             let message = format!("could not delete the Ingresses of namespace `{namespace}`: {error}");
             self.sink.tell(Event::Trouble { message });
         }
     }
-
-    async fn delete(&self, namespace: &str) {
-        let api = Api::<Namespace>::all(self.cluster.client());
-        if let Err(error) = api.delete(namespace, &DeleteParams::default()).await {
-            let message = format!("could not delete the namespace `{namespace}`: {error}");
-            self.sink.tell(Event::Trouble { message });
-        }
-    }
-}
-
-/// A number that keeps runs on one cluster apart; not from the seed, which may be the same.
-fn run_id() -> u32 {
-    rand::random::<u32>() & 0x00ff_ffff
 }
 
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is said of a check that passed and should not have.
+fn passed_although(known: &Deviation) -> String {
+    format!(
+        "it passed, although this implementation is known to fail it: {} <{}>; if it was mended, take the \
+         entry out of the file of known deviations",
+        known.reason, known.source
+    )
 }
 
 fn words_of(panic: &(dyn std::any::Any + Send)) -> String {

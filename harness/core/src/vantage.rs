@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, AttachParams, DeleteParams, ListParams, PostParams};
 use serde_json::json;
 use stickler_model::ObjectKey;
@@ -18,7 +18,9 @@ use stickler_pods::protocol::{Outcome, Workload};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::agent::{Agent, Attach};
+use crate::claim::RUN_LABEL;
 use crate::cluster::{AgentStream, Capability, Cluster};
+use crate::image::Image;
 use crate::wait;
 
 /// Where traffic starts from.
@@ -61,18 +63,19 @@ pub struct Vantages {
     agents: Mutex<BTreeMap<Vantage, Arc<Agent>>>,
     bound: Duration,
     on_nodes: bool,
+    /// Why not, if it was tried.
+    refused: Option<String>,
     outside: bool,
 }
 
 impl Vantages {
-    /// Creates the agents' pods and attaches to each; returns as soon as they are asked for, not
+    /// Creates the agents' pods in a namespace and attaches to each; returns as soon as they are asked for, not
     /// when they answer: a check that needs one waits for that one.
     ///
     /// # Errors
-    /// If the namespace or a pod is refused.
-    pub async fn open(cluster: &dyn Cluster, run: &str) -> anyhow::Result<Self> {
+    /// If a pod is refused; that pods may not use their node's network is none.
+    pub(crate) async fn open(cluster: &dyn Cluster, run: &str, namespace: &str) -> anyhow::Result<Self> {
         let client = cluster.client();
-        let namespace = format!("stickler-{run}-agents");
         let nodes: Vec<String> = Api::<Node>::all(client.clone())
             .list(&ListParams::default())
             .await
@@ -81,21 +84,24 @@ impl Vantages {
             .into_iter()
             .filter_map(|node| node.metadata.name)
             .collect();
-        create_namespace(&client, &namespace, run, cluster.bounds().request).await?;
         let on_nodes = cluster.capabilities().contains(&Capability::HostNetwork);
-        let vantages = Self {
+        let mut vantages = Self {
             client,
-            namespace,
+            namespace: namespace.to_owned(),
             nodes,
             agents: Mutex::default(),
             bound: cluster.bounds().agent,
             on_nodes,
+            refused: None,
             outside: cluster.outside().is_some(),
         };
-        vantages.create_pods(cluster.image(), run).await?;
+        vantages.create_pods(Image::of(cluster), run).await?;
         if let Some(outside) = cluster.outside() {
             let stream = outside.agent().context("could not start the agent outside the cluster")?;
-            vantages.keep(Vantage::Outside, OnlyOnce(Some(stream)));
+            let (name, attach) = (Vantage::Outside.to_string(), OnlyOnce(Some(stream)));
+            let agent = Agent::start(name, attach, vantages.bound).may_only_call(outside.may_call());
+            let agents = vantages.agents.get_mut().unwrap_or_else(PoisonError::into_inner);
+            agents.insert(Vantage::Outside, Arc::new(agent));
         }
         Ok(vantages)
     }
@@ -187,10 +193,12 @@ impl Vantages {
     }
 
     fn exec(&self, namespace: &str, pod: &str) -> ThroughExec {
-        ThroughExec { api: Api::namespaced(self.client.clone(), namespace), pod: pod.to_owned() }
+        let api = Api::namespaced(self.client.clone(), namespace);
+        // Less than the agent may take, so that it is told what is wrong with its pod.
+        ThroughExec { api, pod: pod.to_owned(), bound: self.bound * 9 / 10 }
     }
 
-    async fn create_pods(&self, image: &str, run: &str) -> anyhow::Result<()> {
+    async fn create_pods(&mut self, image: Image<'_>, run: &str) -> anyhow::Result<()> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut wanted = Vec::new();
         for node in &self.nodes {
@@ -201,22 +209,42 @@ impl Vantages {
         }
         let params = PostParams::default();
         let created = wanted.iter().map(|(_, pod)| api.create(&params, pod));
+        let mut standing = Vec::new();
         for (result, (vantage, pod)) in futures::future::join_all(created).await.into_iter().zip(&wanted) {
-            result.with_context(|| format!("could not create the agent of {vantage}"))?;
-            let name = pod.metadata.name.as_deref().unwrap_or_default();
-            self.keep(vantage.clone(), self.exec(&self.namespace, name));
+            match result {
+                Ok(_) => standing.push((vantage, pod.metadata.name.as_deref().unwrap_or_default())),
+                // Who may create pods, but none like this: a policy of the cluster forbids it.
+                Err(kube::Error::Api(status))
+                    if status.code == 403 && matches!(vantage, Vantage::Node(_)) =>
+                {
+                    self.refused = Some(status.message.clone());
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("could not create the agent of {vantage}"));
+                }
+            }
+        }
+        self.on_nodes &= self.refused.is_none();
+        for (vantage, name) in standing {
+            if self.on_nodes || !matches!(vantage, Vantage::Node(_)) {
+                self.keep(vantage.clone(), self.exec(&self.namespace, name));
+                continue;
+            }
+            // Nobody would look from there.
+            let deleted = api.delete(name, &DeleteParams::default()).await;
+            deleted.with_context(|| format!("could not delete the agent of {vantage}"))?;
         }
         Ok(())
     }
 
-    /// Deletes the agents' namespace.
-    pub(crate) async fn close(&self) -> anyhow::Result<()> {
+    /// Why no calls can start from nodes, if that was tried.
+    pub(crate) fn not_on_nodes(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
+    /// Lets go of all agents.
+    pub(crate) fn close(&self) {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        Api::<Namespace>::all(self.client.clone())
-            .delete(&self.namespace, &DeleteParams::default())
-            .await
-            .with_context(|| format!("could not delete the namespace `{}`", self.namespace))?;
-        Ok(())
     }
 }
 
@@ -224,13 +252,13 @@ fn pod_name(node: &str) -> String {
     format!("agent-{}", node.replace('.', "-"))
 }
 
-fn agent_pod(node: &str, image: &str, run: &str, on_node: bool) -> Pod {
+fn agent_pod(node: &str, image: Image<'_>, run: &str, on_node: bool) -> Pod {
     let (name, port) = if on_node {
         (format!("{}-host", pod_name(node)), NODE_CONTROL_PORT)
     } else {
         (pod_name(node), POD_CONTROL_PORT)
     };
-    let pod = json!({
+    let mut pod = json!({
         "metadata": { "name": name, "labels": { RUN_LABEL: run } },
         "spec": {
             // Straight to the node: the scheduler is not what is looked at, and a tainted node has
@@ -241,53 +269,27 @@ fn agent_pod(node: &str, image: &str, run: &str, on_node: bool) -> Pod {
             "terminationGracePeriodSeconds": 1,
             "containers": [{
                 "name": "agent",
-                "image": image,
+                "image": "stickler",
                 "command": ["agent", "serve", "--goweb", port.to_string()],
                 "env": [{ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
             }],
         },
     });
+    image.put_in(&mut pod);
     serde_json::from_value(pod).expect("the agent's pod is a pod")
-}
-
-/// The label every namespace and pod of a run carries.
-pub(crate) const RUN_LABEL: &str = "stickler.dev/run";
-
-/// Creates a namespace of ours, and waits until pods may be created in it.
-pub(crate) async fn create_namespace(
-    client: &kube::Client,
-    name: &str,
-    run: &str,
-    bound: Duration,
-) -> anyhow::Result<()> {
-    let namespace = serde_json::from_value(json!({
-        "metadata": {
-            "name": name,
-            "labels": {
-                "app.kubernetes.io/managed-by": "stickler",
-                RUN_LABEL: run,
-                // Agents on nodes use the host's network, which the baseline standard forbids.
-                "pod-security.kubernetes.io/enforce": "privileged",
-            },
-        },
-    }))?;
-    Api::<Namespace>::all(client.clone())
-        .create(&PostParams::default(), &namespace)
-        .await
-        .with_context(|| format!("could not create the namespace `{name}`"))?;
-    wait::for_service_account(client, name, bound).await
 }
 
 /// Attaches through the exec subresource, as often as needed.
 struct ThroughExec {
     api: Api<Pod>,
     pod: String,
+    bound: Duration,
 }
 
 impl Attach for ThroughExec {
     fn attach(&mut self) -> BoxFuture<'_, anyhow::Result<AgentStream>> {
         async move {
-            wait::for_running(&self.api, &self.pod).await?;
+            wait::for_running(&self.api, &self.pod, self.bound).await?;
             let params = AttachParams::default().stdin(true).stdout(true).stderr(false);
             let mut process = self
                 .api
@@ -332,5 +334,130 @@ impl Attach for OnlyOnce {
     fn attach(&mut self) -> BoxFuture<'_, anyhow::Result<AgentStream>> {
         let stream = self.0.take().context("it ended, and there is no way back to it");
         async move { stream }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use kube::client::Body;
+    use stickler_model::Promises;
+    use stickler_reports::ClusterCard;
+
+    use super::*;
+    use crate::bounds::Bounds;
+    use crate::cluster::{Disruption, Outside};
+
+    /// A cluster of two nodes whose policy forbids host networks; it writes down what it is asked.
+    struct Strict {
+        client: kube::Client,
+        promises: Promises,
+        card: ClusterCard,
+    }
+
+    fn strict() -> (Strict, Arc<Mutex<Vec<String>>>) {
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = Arc::clone(&asked);
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let log = Arc::clone(&log);
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect_bytes().await.unwrap_or_default();
+                let sent: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+                let name = sent["metadata"]["name"].as_str().unwrap_or_default();
+                log.lock().expect("a log").push(format!("{} {} {name}", parts.method, parts.uri.path()));
+                let node = |name: &str| json!({"metadata": {"name": name}});
+                let (code, answer) = match (parts.method.as_str(), parts.uri.path()) {
+                    ("GET", "/api/v1/nodes") => {
+                        (200, json!({"metadata": {}, "items": [node("a"), node("b")]}))
+                    }
+                    // On the first node the policy is not yet in force.
+                    ("POST", _) if sent["spec"]["hostNetwork"] == true && sent["spec"]["nodeName"] == "b" => {
+                        let message = "violates PodSecurity \"baseline:latest\": host namespaces";
+                        (
+                            403,
+                            json!({"status": "Failure", "message": message, "reason": "Forbidden", "code": 403}),
+                        )
+                    }
+                    ("POST", _) => (201, sent),
+                    ("DELETE", _) => (200, json!({"status": "Success"})),
+                    _ => (
+                        404,
+                        json!({"status": "Failure", "message": "no", "reason": "NotFound", "code": 404}),
+                    ),
+                };
+                let body = Body::from(answer.to_string().into_bytes());
+                Ok::<_, Infallible>(http::Response::builder().status(code).body(body).expect("an answer"))
+            }
+        });
+        let card = ClusterCard {
+            provider: "strict".to_owned(),
+            version: "v1.37.0".to_owned(),
+            nodes: Vec::new(),
+            capabilities: Vec::new(),
+            ready_ms: 0,
+            timings: Vec::new(),
+            components: Vec::new(),
+        };
+        (
+            Strict { client: kube::Client::new(service, "default"), promises: Promises::of_minor(37), card },
+            asked,
+        )
+    }
+
+    impl Cluster for Strict {
+        fn card(&self) -> &ClusterCard {
+            &self.card
+        }
+
+        fn capabilities(&self) -> &[Capability] {
+            &[Capability::HostNetwork]
+        }
+
+        fn promises(&self) -> &Promises {
+            &self.promises
+        }
+
+        fn bounds(&self) -> Bounds {
+            Bounds::REAL
+        }
+
+        fn client(&self) -> kube::Client {
+            self.client.clone()
+        }
+
+        fn image(&self) -> &'static str {
+            "an-image"
+        }
+
+        fn outside(&self) -> Option<&dyn Outside> {
+            None
+        }
+
+        fn disruption(&self) -> Option<&dyn Disruption> {
+            None
+        }
+
+        fn is_ephemeral(&self) -> bool {
+            false
+        }
+
+        fn kubeconfig(&self) -> Option<&str> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_forbids_host_networks_takes_the_nodes_away_and_nothing_else() {
+        let (cluster, asked) = strict();
+        let vantages = Vantages::open(&cluster, "0a1b2c", "stickler-0a1b2c-agents").await.expect("agents");
+        assert!(vantages.not_on_nodes().is_some_and(|why| why.contains("violates PodSecurity")));
+        assert_eq!(vantages.hosts(), []);
+        assert_eq!(vantages.everywhere(), ["a", "b"].map(|node| Vantage::PodOn(node.to_owned())));
+        assert!(vantages.agent(&Vantage::Node("a".to_owned())).is_err());
+        let asked = asked.lock().expect("a log");
+        let deleted: Vec<_> = asked.iter().filter(|asked| asked.starts_with("DELETE")).collect();
+        assert_eq!(deleted, ["DELETE /api/v1/namespaces/stickler-0a1b2c-agents/pods/agent-a-host "]);
     }
 }

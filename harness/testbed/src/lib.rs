@@ -7,9 +7,12 @@
 mod apiserver;
 pub mod bugs;
 mod client;
+pub mod components;
 mod controllers;
 pub mod enter;
 pub mod examination;
+pub mod external;
+mod externals;
 mod kernel;
 pub mod kubelet;
 mod load_balancer;
@@ -17,8 +20,10 @@ pub mod namespace;
 mod outside_world;
 mod pki;
 pub mod proxy;
+mod relay;
 mod scheduler;
 mod testbed;
 pub mod topology;
 
+pub use externals::ExternalCard;
 pub use testbed::{Machine, OutsideProcess, StartError, Step, Testbed, TestbedSpec, reexec};

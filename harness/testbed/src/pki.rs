@@ -14,6 +14,19 @@ pub(crate) struct Credentials {
     pub(crate) key_pem: String,
 }
 
+/// A key without a certificate, both halves as PEM.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyPems {
+    pub(crate) private_pem: String,
+    pub(crate) public_pem: String,
+}
+
+/// A new key, to sign service account tokens with.
+pub(crate) fn key_pair() -> Result<KeyPems, rcgen::Error> {
+    let key = KeyPair::generate()?;
+    Ok(KeyPems { private_pem: key.serialize_pem(), public_pem: key.public_key_pem() })
+}
+
 /// The authority that signs every certificate of one testbed.
 pub(crate) struct Pki {
     issuer: CertifiedIssuer<'static, KeyPair>,

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use base64::Engine as _;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use ipnet::Ipv4Net;
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
 use thiserror::Error;
@@ -25,22 +27,26 @@ use tokio::time::timeout;
 use crate::apiserver::{ApiServer, ApiServerConfig, KubeletDial};
 use crate::bugs::{Bug, Bugs};
 use crate::client::{ApiEndpoint, client};
+use crate::components::{Component, Components, Replacement};
 use crate::controllers::{Controllers, ControllersConfig, NodePatience};
 use crate::enter::host_listener;
+use crate::external::External;
+use crate::externals::{ExternalCard, Externals, Given, values};
 use crate::kernel::HostPort;
-use crate::kubelet::{Kubelet, KubeletConfig, PodNetwork};
+use crate::kubelet::{ForeignImage, Kubelet, KubeletConfig, PodNetwork};
 use crate::load_balancer::LoadBalancer;
 use crate::namespace::NetNamespace;
 use crate::outside_world::OutsideWorld;
-use crate::pki::{Credentials, Pki};
+use crate::pki::{self, Credentials, KeyPems, Pki};
 use crate::proxy::{Proxy, ProxyConfig};
+use crate::relay::Relay;
 use crate::scheduler::Scheduler;
 use crate::topology::{CLUSTER_CIDR, GATEWAY, NodeNet, SERVICE_CIDR, Topology, TopologySpec};
 
 /// What the API server says it is.
 const VERSION: &str = "v1.37.0";
 /// Where cluster DNS will be, as in the notes' lab.
-const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+pub(crate) const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// The API server's port on the control plane node.
 const API_PORT: u16 = 6443;
 /// The objects cluster DNS is made of; what it may do comes first.
@@ -50,6 +56,18 @@ const DNS: [&str; 2] = [
 ];
 /// The most a start may take, on a machine that is busy with something else.
 const START: Duration = Duration::from_secs(30);
+/// The same when external commands are part of it, which read files, make caches and wait in turn.
+const START_OF_EXTERNALS: Duration = Duration::from_secs(180);
+/// The most external commands may take to do what they are for, once they were started.
+const EXTERNALS_SERVE: Duration = Duration::from_secs(60);
+/// A call of a cluster IP that nobody serves yet may be left without any answer.
+const FIRST_TRY: Duration = Duration::from_secs(1);
+/// How soon somebody who did not answer is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
+/// The image of cluster DNS when an external command stands in for it.
+const DNS_IMAGE: &str = "cluster-dns";
+/// The folder of its files inside.
+const DNS_DIRECTORY: &str = "/etc/cluster-dns";
 
 /// What a testbed is made of.
 #[derive(Clone, Debug)]
@@ -65,11 +83,23 @@ pub struct TestbedSpec {
     /// Labels of the nodes, one after the other, beside those every node has; a node without an entry
     /// gets no more. Zones and regions stand here, as nobody but a cloud knows them.
     pub node_labels: Vec<BTreeMap<String, String>>,
+    /// Which components are somebody else's.
+    pub components: Components,
+    /// A folder for the whole outputs of external components; made if one is started.
+    pub logs: Option<PathBuf>,
 }
 
 impl Default for TestbedSpec {
     fn default() -> Self {
-        Self { nodes: 3, port: 0, bugs: Bugs::default(), load_balancer: false, node_labels: Vec::new() }
+        Self {
+            nodes: 3,
+            port: 0,
+            bugs: Bugs::default(),
+            load_balancer: false,
+            node_labels: Vec::new(),
+            components: Components::default(),
+            logs: None,
+        }
     }
 }
 
@@ -80,9 +110,9 @@ pub enum StartError {
         "port {port} of 127.0.0.1 cannot be had for the API server: {source}; name another one, or 0 for any"
     )]
     Port { port: u16, source: io::Error },
-    #[error("the testbed was not up within {START:?}; it was at: {step}")]
-    TooSlow { step: &'static str },
-    #[error("the testbed did not start, at: {step}: {source:#}")]
+    #[error("the testbed was not up within {bound:?}; it was at: {step}")]
+    TooSlow { step: &'static str, bound: Duration },
+    #[error("the testbed did not start, at: {step}")]
     Failed { step: &'static str, source: anyhow::Error },
 }
 
@@ -98,11 +128,14 @@ pub struct Step {
 pub struct Testbed {
     // In the order they are to go away: first who acts, then what they act on.
     _proxies: Vec<Proxy>,
+    // These may take a moment to notice that they are killed.
+    externals: Externals,
     // Dropping a kubelet kills the processes of its pods and waits until they are gone.
     kubelets: BTreeMap<String, Mutex<Kubelet>>,
-    _scheduler: Scheduler,
-    _controllers: Controllers,
-    apiserver: Mutex<ApiServer>,
+    _scheduler: Option<Scheduler>,
+    _controllers: Option<Controllers>,
+    apiserver: Mutex<Serving>,
+    version: String,
     /// Where it listens: on the machine, in this process' own network, on the control plane's node.
     addresses: [SocketAddr; 3],
     _outside_world: OutsideWorld,
@@ -114,11 +147,18 @@ pub struct Testbed {
     ready: Duration,
 }
 
+/// Who serves the API.
+enum Serving {
+    Own(ApiServer),
+    /// An external command; connections from elsewhere are passed on to it while it runs.
+    External(Option<Relay>),
+}
+
 /// Runs the part of the program that was asked for under another name: what runs inside pods is the
 /// running executable itself. To be called first in every `main`; if it returns something, that is
 /// how the process ends.
 pub fn reexec() -> Option<ExitCode> {
-    crate::kubelet::init_main().or_else(stickler_pods::dispatch)
+    crate::kubelet::init_main().or_else(crate::external::inside_main).or_else(stickler_pods::dispatch)
 }
 
 impl Testbed {
@@ -129,9 +169,13 @@ impl Testbed {
     /// Which step failed or took too long, and why; nothing is left behind then.
     pub async fn start(spec: TestbedSpec) -> Result<Self, StartError> {
         let mut clock = Clock::new();
-        match timeout(START, Self::build(spec, &mut clock)).await {
+        let bound = match spec.components.swapped().next() {
+            Some(_) => START_OF_EXTERNALS,
+            None => START,
+        };
+        match timeout(bound, Self::build(spec, &mut clock)).await {
             Ok(built) => built,
-            Err(_) => Err(StartError::TooSlow { step: clock.step }),
+            Err(_) => Err(StartError::TooSlow { step: clock.step, bound }),
         }
     }
 
@@ -159,75 +203,129 @@ impl Testbed {
         let control_plane = topology.nodes().first().context("a cluster needs a node")?.clone();
         let advertise = SocketAddr::from((control_plane.ip, API_PORT));
 
+        let components = &spec.components;
+        let mut externals = Externals::new(spec.logs.clone());
+
         clock.next("API server");
         let pki = Pki::new()?;
         let home = NetNamespace::home()?;
         let at_home = home.listen((Ipv4Addr::LOCALHOST, 0).into())?;
         let (host_address, home_address) = (on_host.local_addr()?, at_home.local_addr()?);
-        let inside = control_plane.namespace.listen(advertise)?;
-        let apiserver = ApiServer::start(ApiServerConfig {
-            pki: &pki,
-            listeners: vec![on_host, at_home, inside],
-            advertise,
-            names: vec![control_plane.name.clone()],
-            service_cidr: SERVICE_CIDR,
-            node_port_range: NODE_PORTS,
-            kubelet_dial: dial_from(control_plane.namespace.clone()),
-            version: VERSION.to_owned(),
-            bugs: spec.bugs.clone(),
-        })?;
+        let admin = pki.client("kubernetes-admin", &["system:masters"])?;
+        let at_home_endpoint = ApiEndpoint { address: home_address, ca_pem: pki.ca_pem() };
+        let administrator = client(home, &at_home_endpoint, &admin)?;
+        let service_account_key = pki::key_pair()?;
+        let apiserver = match components.replacement(Component::ApiServer) {
+            None => Serving::Own(ApiServer::start(ApiServerConfig {
+                pki: &pki,
+                listeners: vec![on_host, at_home, control_plane.namespace.listen(advertise)?],
+                advertise,
+                names: vec![control_plane.name.clone()],
+                service_cidr: SERVICE_CIDR,
+                node_port_range: NODE_PORTS,
+                kubelet_dial: dial_from(control_plane.namespace.clone()),
+                version: VERSION.to_owned(),
+                bugs: spec.bugs.clone(),
+            })?),
+            Some(replacement) => {
+                let given = given_to_apiserver(&control_plane, &pki, &service_account_key)?;
+                externals.start(Component::ApiServer, &control_plane, replacement, given).await?;
+                let listeners = vec![on_host, at_home];
+                let relay = Relay::start(listeners, &control_plane.namespace, advertise)?;
+                let ready = until_ready(&administrator);
+                externals.meanwhile(Component::ApiServer, EXTERNALS_SERVE, ready).await?;
+                bind_controllers(&administrator).await?;
+                Serving::External(Some(relay))
+            }
+        };
+        let version = match &apiserver {
+            Serving::Own(_) => VERSION.to_owned(),
+            Serving::External(_) => administrator.apiserver_version().await?.git_version,
+        };
 
         clock.next("controllers and scheduler");
         let api = ApiEndpoint { address: advertise, ca_pem: pki.ca_pem() };
         let as_component =
             |user: &str, groups: &[&str]| client(&control_plane.namespace, &api, &pki.client(user, groups)?);
-        let controllers = Controllers::start(ControllersConfig {
-            client: as_component("system:kube-controller-manager", &[])?,
-            ca_pem: pki.ca_pem(),
-            bugs: spec.bugs.clone(),
-            patience: NodePatience::default(),
-            load_balancer,
-        });
-        let scheduler = Scheduler::start(as_component("system:kube-scheduler", &[])?);
+        for component in [Component::Controllers, Component::Scheduler] {
+            let Some(replacement) = components.replacement(component) else { continue };
+            let mut given = Given::identity(component, advertise, &pki)?;
+            if matches!(apiserver, Serving::External(_)) {
+                given = given.with("sa.key", &service_account_key.private_pem);
+            }
+            externals.start(component, &control_plane, replacement, given).await?;
+        }
+        let for_controllers = as_component("system:kube-controller-manager", &[])?;
+        let controllers = match (components.is_own(Component::Controllers), load_balancer) {
+            (true, load_balancer) => Some(Controllers::start(ControllersConfig {
+                client: for_controllers,
+                ca_pem: pki.ca_pem(),
+                bugs: spec.bugs.clone(),
+                patience: NodePatience::default(),
+                load_balancer,
+            })),
+            (false, Some(balancer)) => {
+                Some(Controllers::start_providers(&for_controllers, balancer, &spec.bugs))
+            }
+            (false, None) => None,
+        };
+        let scheduler = match components.is_own(Component::Scheduler) {
+            true => Some(Scheduler::start(as_component("system:kube-scheduler", &[])?, spec.bugs.clone())),
+            false => None,
+        };
 
         clock.next("kubelets and proxies");
         let mut starting = Vec::new();
         for (index, node) in topology.nodes().iter().enumerate() {
             let labels = spec.node_labels.get(index).cloned().unwrap_or_default();
-            starting.push(start_node(node, index == 0, labels, &pki, &api, &spec.bugs).boxed());
+            starting.push(start_node(node, index == 0, labels, &pki, &api, spec).boxed());
         }
-        let (kubelets, proxies): (Vec<_>, _) = try_join_all(starting).await?.into_iter().unzip();
+        let (kubelets, proxies): (Vec<_>, Vec<Option<Proxy>>) =
+            externals.unless_lost(try_join_all(starting)).await?.into_iter().unzip();
         let names = topology.nodes().iter().map(|node| node.name.clone());
+        if let Some(replacement) = components.replacement(Component::Proxy) {
+            for node in topology.nodes() {
+                let given = Given::identity(Component::Proxy, advertise, &pki)?;
+                externals.start(Component::Proxy, node, replacement, given).await?;
+            }
+        }
 
         clock.next("first answer of a cluster IP on every node");
-        let admin = pki.client("kubernetes-admin", &["system:masters"])?;
-        if !spec.bugs.has(Bug::NoProxy) {
+        let proxied =
+            components.is_own(Component::Proxy) || components.replacement(Component::Proxy).is_some();
+        if proxied && !spec.bugs.has(Bug::NoProxy) {
             let service = first_service_address();
             let through_service = ApiEndpoint { address: service, ca_pem: pki.ca_pem() };
             let mut asking = Vec::new();
             for node in topology.nodes() {
                 asking.push(first_answer(node, &through_service, &admin).boxed());
             }
-            try_join_all(asking).await?;
+            let answered = try_join_all(asking).map(|answered| answered.map(drop));
+            externals.meanwhile(Component::Proxy, EXTERNALS_SERVE, answered).await?;
         }
         clock.next("cluster DNS asked for");
-        let at_home = ApiEndpoint { address: home_address, ca_pem: pki.ca_pem() };
-        let client = client(home, &at_home, &admin)?;
+        if let Some(replacement) = components.replacement(Component::Dns) {
+            externals.introduce(Component::Dns, &control_plane, replacement).await?;
+        }
         // Whoever needs names waits for them; a cluster is ready without, as upstream's nodes are.
-        create_dns(&client, &spec.bugs).await?;
+        if components.is_own(Component::Dns) || components.replacement(Component::Dns).is_some() {
+            create_dns(&administrator, &spec.bugs, components.replacement(Component::Dns)).await?;
+        }
         clock.done();
 
         Ok(Self {
-            _proxies: proxies,
+            _proxies: proxies.into_iter().flatten().collect(),
+            externals,
             kubelets: names.zip(kubelets.into_iter().map(Mutex::new)).collect(),
             _scheduler: scheduler,
             _controllers: controllers,
             apiserver: Mutex::new(apiserver),
+            version,
             addresses: [host_address, home_address, advertise],
             _outside_world: outside_world,
-            client,
-            kubeconfig: kubeconfig(host_address, &pki.ca_pem(), &admin),
-            kubeconfig_inside: kubeconfig(home_address, &pki.ca_pem(), &admin),
+            client: administrator,
+            kubeconfig: kubeconfig(host_address, &pki.ca_pem(), "kubernetes-admin", &admin),
+            kubeconfig_inside: kubeconfig(home_address, &pki.ca_pem(), "kubernetes-admin", &admin),
             steps: std::mem::take(&mut clock.steps),
             ready: clock.started.elapsed(),
             topology,
@@ -249,14 +347,71 @@ impl Testbed {
         &self.kubeconfig_inside
     }
 
+    /// A folder in memory, by a path that programs this process starts can use. It has no name on the
+    /// machine and goes with the process, however that ends.
+    ///
+    /// # Errors
+    /// If there is no memory file system to be had.
+    pub fn shared_folder(&self) -> io::Result<PathBuf> {
+        crate::kubelet::shared_folder()
+    }
+
     /// What the API server says it is.
-    pub fn version(&self) -> &'static str {
-        VERSION
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The components that external commands stand in for.
+    pub fn externals(&self) -> &[ExternalCard] {
+        self.externals.cards()
+    }
+
+    /// The external commands that can be stopped and started, each by its component and node.
+    pub fn external_places(&self) -> Vec<(Component, String)> {
+        self.externals.places().map(|(component, node)| (component, node.to_owned())).collect()
+    }
+
+    /// Waits until an external command ended though nobody stopped it, and says which, how, and what it
+    /// said last. Without such commands it waits for ever.
+    pub async fn lost(&self) -> String {
+        self.externals.lost().await
+    }
+
+    /// Kills the external command that is a component on a node; what it has written is kept. Stopping
+    /// it twice is the same as stopping it once.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn stop_external(&self, component: Component, node: &str) -> anyhow::Result<()> {
+        if component == Component::ApiServer {
+            self.externals.find(component, node)?;
+            self.stop_apiserver().await;
+            return Ok(());
+        }
+        self.externals.find(component, node)?.stop().await;
+        Ok(())
+    }
+
+    /// Starts it again; it finds what it had written.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be started any more.
+    pub async fn start_external(&self, component: Component, node: &str) -> anyhow::Result<()> {
+        if component == Component::ApiServer {
+            self.externals.find(component, node)?;
+            return self.start_apiserver().await;
+        }
+        Ok(self.externals.find(component, node)?.resume().await?)
     }
 
     /// The nodes' names.
     pub fn nodes(&self) -> Vec<String> {
         self.topology.nodes().iter().map(|node| node.name.clone()).collect()
+    }
+
+    /// The machines of the lab and what is between them.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The range cluster IPs come from.
@@ -307,7 +462,15 @@ impl Testbed {
     /// Stops the API server: nobody answers at its addresses, and all its connections are cut. What
     /// it knows is kept. Stopping it twice is the same as stopping it once.
     pub async fn stop_apiserver(&self) {
-        self.apiserver.lock().await.stop().await;
+        match &mut *self.apiserver.lock().await {
+            Serving::Own(apiserver) => apiserver.stop().await,
+            Serving::External(relay) => {
+                *relay = None;
+                if let Ok(external) = self.external_apiserver() {
+                    external.stop().await;
+                }
+            }
+        }
     }
 
     /// Starts the API server again at the same addresses, with everything it knew.
@@ -316,23 +479,38 @@ impl Testbed {
     /// If an address cannot be had any more.
     pub async fn start_apiserver(&self) -> anyhow::Result<()> {
         let mut apiserver = self.apiserver.lock().await;
-        if apiserver.is_serving() {
-            return Ok(());
-        }
         let [on_host, at_home, inside] = self.addresses;
+        let from_elsewhere = || -> anyhow::Result<Vec<std::net::TcpListener>> {
+            Ok(vec![
+                host_listener(on_host)
+                    .with_context(|| format!("{on_host} of the machine cannot be had again"))?,
+                NetNamespace::home()?
+                    .listen(at_home)
+                    .with_context(|| format!("{at_home} cannot be had again"))?,
+            ])
+        };
         let control_plane = self.topology.nodes().first().context("a cluster needs a node")?;
-        let listeners = vec![
-            host_listener(on_host)
-                .with_context(|| format!("{on_host} of the machine cannot be had again"))?,
-            NetNamespace::home()?
-                .listen(at_home)
-                .with_context(|| format!("{at_home} cannot be had again"))?,
-            control_plane
-                .namespace
-                .listen(inside)
-                .with_context(|| format!("{inside} cannot be had again"))?,
-        ];
-        apiserver.resume(listeners)
+        match &mut *apiserver {
+            Serving::Own(apiserver) if apiserver.is_serving() => Ok(()),
+            Serving::Own(apiserver) => {
+                let mut listeners = from_elsewhere()?;
+                let listener = control_plane.namespace.listen(inside);
+                listeners.push(listener.with_context(|| format!("{inside} cannot be had again"))?);
+                apiserver.resume(listeners)
+            }
+            Serving::External(relay) => {
+                self.external_apiserver()?.resume().await?;
+                if relay.is_none() {
+                    *relay = Some(Relay::start(from_elsewhere()?, &control_plane.namespace, inside)?);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn external_apiserver(&self) -> anyhow::Result<&External> {
+        let control_plane = self.topology.nodes().first().context("a cluster needs a node")?;
+        self.externals.find(Component::ApiServer, &control_plane.name)
     }
 
     /// A command that runs one of the programs of pods, which are this executable under other names,
@@ -418,8 +596,9 @@ async fn start_node(
     labels: BTreeMap<String, String>,
     pki: &Pki,
     api: &ApiEndpoint,
-    bugs: &Bugs,
-) -> anyhow::Result<(Kubelet, Proxy)> {
+    spec: &TestbedSpec,
+) -> anyhow::Result<(Kubelet, Option<Proxy>)> {
+    let bugs = &spec.bugs;
     let name = node.name.as_str();
     let as_kubelet = pki.client(&format!("system:node:{name}"), &["system:nodes"])?;
     let as_proxy = pki.client("system:kube-proxy", &["system:node-proxier"])?;
@@ -439,10 +618,14 @@ async fn start_node(
         cluster_domain: "cluster.local".to_owned(),
         node_dns: GATEWAY,
         node_searches: vec!["lan".to_owned(), "vm".to_owned()],
+        images: foreign_images(&spec.components),
         applets: stickler_pods::APPLETS.iter().map(|applet| applet.name.to_owned()).collect(),
         bugs: bugs.clone(),
     });
     let proxy = async {
+        if !spec.components.is_own(Component::Proxy) {
+            return Ok(None);
+        }
         let proxy = Proxy::start(ProxyConfig {
             client: client(&node.namespace, api, &as_proxy)?,
             node: node.clone(),
@@ -451,28 +634,104 @@ async fn start_node(
         })
         .await?;
         proxy.synced().await;
-        anyhow::Ok(proxy)
+        anyhow::Ok(Some(proxy))
     };
     let (kubelet, proxy) = tokio::try_join!(kubelet, proxy).with_context(|| format!("node {name}"))?;
     Ok((kubelet, proxy))
 }
 
+/// What the kubelets can make containers of beside the running executable.
+fn foreign_images(components: &Components) -> Vec<ForeignImage> {
+    let dns = components.replacement(Component::Dns);
+    let image = |dns: &Replacement| ForeignImage {
+        name: DNS_IMAGE.to_owned(),
+        program: dns.command.program().to_owned(),
+    };
+    dns.map(image).into_iter().collect()
+}
+
 /// Asks the API server through the cluster IP of `kubernetes`, until it answers.
 async fn first_answer(node: &NodeNet, service: &ApiEndpoint, admin: &Credentials) -> anyhow::Result<()> {
-    let ready = http::Request::get("/readyz").body(Vec::new())?;
-    let client = client(&node.namespace, service, admin)?;
-    client.request_text(ready).await.with_context(|| format!("{} from {}", service.address, node.name))?;
+    loop {
+        let ready = http::Request::get("/readyz").body(Vec::new())?;
+        // A client of its own: what was asked before the rules were there, is never answered.
+        let client = client(&node.namespace, service, admin)?;
+        if let Ok(Ok(_)) = timeout(FIRST_TRY, client.request_text(ready)).await {
+            return Ok(());
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Asks an API server until it says that it is ready.
+async fn until_ready(client: &kube::Client) -> anyhow::Result<()> {
+    loop {
+        let ready = http::Request::get("/readyz").body(Vec::new())?;
+        if client.request_text(ready).await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Upstream gives each controller an account of its own, and the one identity that all of them have
+/// here may do next to nothing
+/// ([Using RBAC Authorization, "Roles for built-in controllers"](https://kubernetes.io/docs/reference/access-authn-authz/rbac/#controller-roles)).
+async fn bind_controllers(client: &kube::Client) -> anyhow::Result<()> {
+    let binding = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "stickler:kube-controller-manager"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "User",
+            "name": "system:kube-controller-manager",
+        }],
+    }))?;
+    let api = Api::<ClusterRoleBinding>::all(client.clone());
+    api.create(&PostParams::default(), &binding).await.context("ClusterRoleBinding of the controllers")?;
     Ok(())
 }
 
+/// What an API server is given, under the names kubeadm uses
+/// ([PKI certificates and requirements](https://kubernetes.io/docs/setup/best-practices/certificates/#certificate-paths)).
+fn given_to_apiserver(node: &NodeNet, pki: &Pki, key: &KeyPems) -> anyhow::Result<Given> {
+    let names = [
+        node.name.as_str(),
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "localhost",
+    ];
+    let addresses = [node.ip.into(), first_service_address().ip(), Ipv4Addr::LOCALHOST.into()];
+    Ok(Given::default()
+        .with("ca.crt", pki.ca_pem())
+        .with_pair("apiserver", &pki.server(&names, &addresses)?)
+        .with_pair(
+            "apiserver-kubelet-client",
+            &pki.client("kube-apiserver-kubelet-client", &["system:masters"])?,
+        )
+        .with("sa.key", &key.private_pem)
+        .with("sa.pub", &key.public_pem))
+}
+
 /// Creates what cluster DNS is made of: objects like any others, run by the cluster itself.
-async fn create_dns(client: &kube::Client, bugs: &Bugs) -> anyhow::Result<()> {
+async fn create_dns(
+    client: &kube::Client,
+    bugs: &Bugs,
+    replacement: Option<&Replacement>,
+) -> anyhow::Result<()> {
     for manifest in DNS {
         let objects: Vec<DynamicObject> =
             serde_saphyr::from_multiple(manifest).context("the manifest of cluster DNS")?;
         for mut object in objects {
             let types = object.types.clone().context("an object of cluster DNS has no kind")?;
-            if bugs.has(Bug::HeadlessIncludesUnready)
+            if let Some(replacement) = replacement {
+                if types.kind == "Deployment" {
+                    create(client, &dns_files(replacement)?).await?;
+                }
+                swap_dns(&types.kind, &mut object.data, replacement);
+            } else if bugs.has(Bug::HeadlessIncludesUnready)
                 && let Some(command) = object
                     .data
                     .pointer_mut("/spec/template/spec/containers/0/command")
@@ -480,15 +739,60 @@ async fn create_dns(client: &kube::Client, bugs: &Bugs) -> anyhow::Result<()> {
             {
                 command.push("--unready-too".into());
             }
-            let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
-            let api: Api<DynamicObject> = match &object.metadata.namespace {
-                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-                None => Api::all_with(client.clone(), &resource),
-            };
-            api.create(&PostParams::default(), &object).await.with_context(|| types.kind.clone())?;
+            create(client, &object).await?;
         }
     }
     Ok(())
+}
+
+async fn create(client: &kube::Client, object: &DynamicObject) -> anyhow::Result<()> {
+    let types = object.types.clone().context("an object has no kind")?;
+    let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
+    let api: Api<DynamicObject> = match &object.metadata.namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    api.create(&PostParams::default(), object).await.with_context(|| types.kind.clone())?;
+    Ok(())
+}
+
+/// The files of an external cluster DNS, as pods get files. A key has no slashes, and a ConfigMap no
+/// folders.
+fn dns_files(replacement: &Replacement) -> anyhow::Result<DynamicObject> {
+    let values = values(Path::new(DNS_DIRECTORY));
+    let files = replacement.files.iter().map(|(path, text)| (path.clone(), values.fill(text)));
+    Ok(serde_json::from_value(serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}},
+        "data": files.collect::<BTreeMap<_, _>>(),
+    }))?)
+}
+
+/// Puts an external program into the pods of cluster DNS, and lets it see what CoreDNS needs to
+/// ([Customizing DNS Service](https://kubernetes.io/docs/tasks/administer-cluster/dns-custom-nameservers/)).
+fn swap_dns(kind: &str, object: &mut serde_json::Value, replacement: &Replacement) {
+    use serde_json::json;
+    match kind {
+        "ClusterRole" => {
+            if let Some(rules) = object["rules"].as_array_mut() {
+                let verbs = json!(["list", "watch"]);
+                rules.push(json!({"apiGroups": [""], "resources": ["endpoints", "pods"], "verbs": verbs}));
+            }
+        }
+        "Deployment" => {
+            let values = values(Path::new(DNS_DIRECTORY));
+            let pod = &mut object["spec"]["template"]["spec"];
+            let container = &mut pod["containers"][0];
+            container["image"] = json!(DNS_IMAGE);
+            container["command"] = json!(replacement.command.words(&values));
+            container["args"] = json!([]);
+            container["volumeMounts"] =
+                json!([{"name": "files", "mountPath": DNS_DIRECTORY, "readOnly": true}]);
+            pod["volumes"] = json!([{"name": "files", "configMap": {"name": "kube-dns"}}]);
+        }
+        _ => {}
+    }
 }
 
 /// Dials kubelets from the machine the API server runs on.
@@ -520,16 +824,17 @@ impl PodNetwork for Wires {
     }
 }
 
-fn kubeconfig(server: SocketAddr, ca_pem: &str, admin: &Credentials) -> String {
+/// A kubeconfig with one identity, as every client of Kubernetes reads it.
+pub(crate) fn kubeconfig(server: SocketAddr, ca_pem: &str, user: &str, credentials: &Credentials) -> String {
     let encode = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
     format!(
         "apiVersion: v1\nkind: Config\nclusters:\n- name: stickler\n  cluster:\n    server: https://{server}\n    \
-         certificate-authority-data: {}\nusers:\n- name: kubernetes-admin\n  user:\n    client-certificate-data: {}\n    \
+         certificate-authority-data: {}\nusers:\n- name: {user}\n  user:\n    client-certificate-data: {}\n    \
          client-key-data: {}\ncontexts:\n- name: stickler\n  context:\n    cluster: stickler\n    user: \
-         kubernetes-admin\ncurrent-context: stickler\n",
+         {user}\ncurrent-context: stickler\n",
         encode(ca_pem),
-        encode(&admin.certificate_pem),
-        encode(&admin.key_pem)
+        encode(&credentials.certificate_pem),
+        encode(&credentials.key_pem)
     )
 }
 

@@ -80,7 +80,9 @@ fn a_cluster_that_is_well() -> Result<(), Impossible> {
     for line in [
         "yes the API server answers",
         "yes there are nodes",
-        "yes may create pods/exec",
+        "yes may create, get pods/exec",
+        "yes serves endpointslices",
+        "yes the range of cluster IPs is known",
         "yes pods in their node's network",
     ] {
         assert!(ended.stdout.contains(line), "`{line}` is missing: {}", ended.stdout);

@@ -1,5 +1,6 @@
 //! `stickler up` with an unmodified kubectl: what the notes type, compared column by column.
 
+mod following;
 mod verbs;
 
 use std::fs;
@@ -23,7 +24,11 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("objects_are_deleted", verbs::objects_are_deleted),
     ("the_api_describes_itself", verbs::the_api_describes_itself),
     ("mistakes_are_named", verbs::mistakes_are_named),
-    ("a_cluster_that_exists_is_tested_through_its_kubeconfig", a_cluster_that_exists_is_tested),
+    ("changes_are_followed", following::changes_are_followed),
+    ("logs_are_followed", following::logs_are_followed),
+    ("objects_are_chosen_by_their_fields", verbs::objects_are_chosen_by_their_fields),
+    ("workloads_are_run_and_exposed_with_every_flag", verbs::workloads_are_run_and_exposed),
+    ("warnings_are_printed", verbs::warnings_are_printed),
 ];
 
 /// A cluster that is up.
@@ -210,43 +215,6 @@ fn objects_of_no_namespace_are_applied() -> Result<(), Impossible> {
     let manifests = manifests.map(|path| path.to_string_lossy().into_owned());
     let up = Up::start(&["--nodes", "1", "--apply", &manifests[0], "--apply", &manifests[1]]);
     // It ends well only if everything was created.
-    up.stop();
-    Ok(())
-}
-
-/// One process has the cluster, and another one knows nothing of it but its kubeconfig.
-fn a_cluster_that_exists_is_tested() -> Result<(), Impossible> {
-    let up = Up::start(&[]);
-    let arguments = [
-        "run",
-        "--cluster",
-        "kubeconfig",
-        "--kubeconfig",
-        "file",
-        "--filter",
-        // It takes the service range to know that nobody may answer at the address.
-        "service/deleted-is-gone",
-        "--filter",
-        "node-port/cluster-ip-too",
-        "--filter",
-        "node-port/from-outside",
-        "--report",
-        "report",
-    ];
-    let ended = output(stickler(up.folder.path(), &arguments));
-    assert_eq!(ended.code(), Some(0), "{ended:#?}");
-    let report = fs::read_to_string(up.folder.path().join("report/report.json")).expect("a report");
-    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
-    let verdict = |id: &str| {
-        let checks = report["checks"].as_array().expect("checks");
-        let check = checks.iter().find(|check| check["id"] == id).expect("the check");
-        check["verdict"].as_str().expect("a verdict").to_owned()
-    };
-    assert_eq!(verdict("service/deleted-is-gone"), "passed");
-    assert_eq!(verdict("node-port/cluster-ip-too"), "passed");
-    // Addresses of nodes may belong to networks that must not be dialled.
-    assert_eq!(verdict("node-port/from-outside"), "skipped");
-    assert_eq!(report["cluster"]["provider"], "kubeconfig", "{}", report["cluster"]);
     up.stop();
     Ok(())
 }

@@ -4,8 +4,11 @@
 mod bad_input;
 mod catalogue;
 mod chaos;
+mod compare;
 mod doctor;
+mod existing;
 mod explore;
+mod image;
 mod kubectl;
 mod leftovers;
 mod program;
@@ -26,7 +29,10 @@ fn main() -> ExitCode {
         ("catalogue", catalogue::TESTS),
         ("doctor", doctor::TESTS),
         ("chaos", chaos::TESTS),
+        ("compare", compare::TESTS),
+        ("existing", existing::TESTS),
         ("explore", explore::TESTS),
+        ("image", image::TESTS),
         ("kubectl", kubectl::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),

@@ -103,10 +103,16 @@ impl Running {
     }
 
     /// Waits for the end.
-    pub(crate) fn end(mut self) -> Ended {
+    pub(crate) fn end(self) -> Ended {
+        self.end_within(BOUND)
+    }
+
+    /// Waits for the end of something that may take longer than one command mostly does.
+    pub(crate) fn end_within(mut self, bound: Duration) -> Ended {
         let what = self.what.clone();
-        let status =
-            eventually(&format!("the end of {what}"), || self.child.try_wait().expect("it is our child"));
+        let status = eventually_within(bound, &format!("the end of {what}"), || {
+            self.child.try_wait().expect("it is our child")
+        });
         let deadline = Instant::now() + BOUND;
         let mut stderr = std::mem::take(&mut self.seen);
         loop {
@@ -131,13 +137,17 @@ impl Drop for Running {
 }
 
 /// Looks until there is something to see.
-pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + BOUND;
+pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    eventually_within(BOUND, what, look)
+}
+
+fn eventually_within<T>(bound: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + bound;
     loop {
         if let Some(seen) = look() {
             return seen;
         }
-        assert!(Instant::now() < deadline, "{what} did not come within {BOUND:?}");
+        assert!(Instant::now() < deadline, "{what} did not come within {bound:?}");
         #[expect(
             clippy::disallowed_methods,
             reason = "processes and files of others tell nobody of their change"

@@ -10,6 +10,7 @@ use crate::{Impossible, Test};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("standard_output_is_one_json_document", standard_output_is_one_json_document),
+    ("a_report_is_rendered_again", a_report_is_rendered_again),
     ("three_runs_in_a_row_leave_nothing", three_runs_in_a_row_leave_nothing),
 ];
 
@@ -28,13 +29,39 @@ fn standard_output_is_one_json_document() -> Result<(), Impossible> {
         assert!(ran.stderr.contains(id), "no progress of {id} on standard error:\n{}", ran.stderr);
     }
     let folder = folder.path().join("out");
-    assert_eq!(names(&folder).into_iter().collect::<Vec<_>>(), ["journal.jsonl", "report.json"]);
+    assert_eq!(
+        names(&folder).into_iter().collect::<Vec<_>>(),
+        ["index.html", "journal.jsonl", "junit.xml", "report.json"]
+    );
     let text = std::fs::read_to_string(folder.join("report.json")).expect("report.json is there");
     let written: Report = serde_json::from_str(&text).expect("report.json is a report");
     let printed: Report = serde_json::from_value(printed).expect("what is printed is a report");
     assert_eq!(written, printed);
     let records = read_journal(&folder.join("journal.jsonl")).expect("the journal can be read");
     assert_eq!(Report::of(&records), written);
+    Ok(())
+}
+
+fn a_report_is_rendered_again() -> Result<(), Impossible> {
+    let folder = tempdir().expect("a folder can be made");
+    let ran = output(stickler(folder.path(), &["run", "--filter", "exec/*", "--format", "json"]));
+    assert_eq!(ran.code(), Some(0), "{ran:#?}");
+    let files = folder.path().join("report");
+    let page = std::fs::read(files.join("index.html")).expect("a page");
+    for file in ["index.html", "junit.xml", "report.json"] {
+        std::fs::remove_file(files.join(file)).expect("it was written");
+    }
+    let again = output(stickler(folder.path(), &["report", "report", "--format", "json"]));
+    assert_eq!((again.code(), &again.stdout), (Some(0), &ran.stdout), "{again:#?}");
+    assert_eq!(std::fs::read(files.join("index.html")).ok(), Some(page));
+    // Of a run that was killed there is what it had written.
+    let journal = std::fs::read_to_string(files.join("journal.jsonl")).expect("a journal");
+    let half: String = journal.lines().take(3).flat_map(|line| [line, "\n"]).collect();
+    std::fs::write(files.join("journal.jsonl"), half).expect("it can be written");
+    assert_eq!(output(stickler(folder.path(), &["report"])).code(), Some(3));
+    let missing = output(stickler(folder.path(), &["report", "nowhere"]));
+    assert_eq!(missing.code(), Some(2), "{missing:#?}");
+    assert!(missing.stderr.contains("nowhere"), "{missing:#?}");
     Ok(())
 }
 

@@ -19,10 +19,11 @@ use super::reference::{Plan, PodPlan};
 use super::table::{Table, hairpins};
 use super::witness::{Testimony, Witnesses};
 use crate::Scene;
-use crate::action::{Action, Resource, delete, edit, scale, use_image};
+use crate::action::{Action, Resource, delete, edit, scale};
 use crate::bounds::Bounds;
 use crate::check::{Broken, Held};
 use crate::cluster::Capability;
+use crate::image::Image;
 use crate::manifest;
 use crate::runner::Session;
 use crate::scene::look_again;
@@ -226,7 +227,7 @@ impl Subject {
         let words = operation::create(&manifest);
         self.tell(&words);
         let mut manifest = manifest::object(self.filled_in(manifest).await?)?;
-        use_image(&mut manifest.object.data, self.scene.cluster.image());
+        Image::of(self.scene.cluster.as_ref()).put_in_object(&mut manifest.object)?;
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.scene.client(), self.scene.namespace(), &manifest.resource);
         let (params, bound) = (PostParams::default(), self.scene.bounds().request);

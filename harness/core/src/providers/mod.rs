@@ -1,12 +1,12 @@
 //! Providers: the ways to get a cluster.
 
 mod kubeconfig;
-mod ranges;
+pub(crate) mod ranges;
 #[cfg(target_os = "linux")]
 mod testbed;
 
 pub use kubeconfig::KubeconfigProvider;
 #[cfg(target_os = "linux")]
-pub use stickler_testbed::{bugs, examination};
+pub use stickler_testbed::{bugs, components, examination};
 #[cfg(target_os = "linux")]
 pub use testbed::TestbedProvider;

@@ -22,6 +22,11 @@ pub(crate) trait Admit: Serialize + DeserializeOwned {
     fn check(&self, _old: Option<&Self>) -> Vec<FieldError> {
         Vec::new()
     }
+
+    /// What is accepted and yet deserves a word.
+    fn warn(&self, _old: Option<&Self>) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What is done with the objects of one kind, whatever its type.
@@ -54,6 +59,7 @@ pub(crate) struct Admitted {
     pub(crate) errors: Vec<FieldError>,
     /// Fields that the kind does not have.
     pub(crate) unknown: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Applies the rules of `T`. The error says which part has the wrong type.
@@ -67,7 +73,7 @@ pub(crate) fn admit<T: Admit>(input: &Value, old: Option<&Value>) -> Result<Admi
         typed.keep(old);
     }
     typed.fill();
-    let errors = typed.check(old.as_ref());
+    let (errors, warnings) = (typed.check(old.as_ref()), typed.warn(old.as_ref()));
     let object = encode(&typed)?;
     collect_unknown(input, &object, String::new(), &mut unknown);
     if !unknown.is_empty() {
@@ -76,7 +82,7 @@ pub(crate) fn admit<T: Admit>(input: &Value, old: Option<&Value>) -> Result<Admi
         unknown.clear();
         collect_unknown(input, &encode(&bare)?, String::new(), &mut unknown);
     }
-    Ok(Admitted { object, errors, unknown })
+    Ok(Admitted { object, errors, unknown, warnings })
 }
 
 /// What decoding dropped was not known.

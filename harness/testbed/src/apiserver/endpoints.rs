@@ -12,6 +12,7 @@ use super::admission::Admit;
 use super::names;
 use super::service::{PROTOCOLS, check_usable_address};
 use super::status::FieldError;
+use super::warnings;
 
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_ADDRESSES: usize = 100;
@@ -67,6 +68,10 @@ impl Admit for Endpoints {
             }
         }
         errors
+    }
+
+    fn warn(&self, _old: Option<&Self>) -> Vec<String> {
+        warnings::of_endpoints(self)
     }
 }
 

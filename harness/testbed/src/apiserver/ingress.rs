@@ -15,6 +15,7 @@ use super::names;
 use super::resources::INGRESS_CLASSES;
 use super::status::FieldError;
 use super::store::Transaction;
+use super::warnings;
 
 /// How classes were chosen before there was a field for it.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -64,6 +65,10 @@ impl Admit for Ingress {
             }
         }
         errors
+    }
+
+    fn warn(&self, old: Option<&Self>) -> Vec<String> {
+        if old.is_some() { Vec::new() } else { warnings::of_new_ingress(self, CLASS_ANNOTATION) }
     }
 }
 

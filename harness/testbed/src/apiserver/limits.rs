@@ -81,15 +81,22 @@ impl Budgets {
 
     /// The answer, counted until it is sent.
     pub(crate) fn answer(&self, answer: Bytes) -> Result<axum::body::Body> {
+        Ok(match self.room_for(&answer)? {
+            Some(permit) => axum::body::Body::new(Counted { answer, _permit: permit }),
+            None => answer.into(),
+        })
+    }
+
+    /// What an answer takes of all there may be; small ones take nothing, since clients live on them.
+    pub(crate) fn room_for(&self, answer: &Bytes) -> Result<Option<OwnedSemaphorePermit>> {
         let units = u32::try_from(answer.len() / UNIT).unwrap_or(u32::MAX);
-        // Small ones are what clients live on.
         if units == 0 {
-            return Ok(answer.into());
+            return Ok(None);
         }
         let permit = Arc::clone(&self.answers).try_acquire_many_owned(units).map_err(|_| {
             Status::too_many_requests("too many large answers are being read slowly: try again later")
         })?;
-        Ok(axum::body::Body::new(Counted { answer, _permit: permit }))
+        Ok(Some(permit))
     }
 }
 

@@ -7,58 +7,58 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::registry::Registry;
 use super::request::{Query, Target};
 use super::selector::Selection;
-use super::status::{Result, Status};
+use super::status::{FieldError, Result, Status};
 use super::store::{Key, Object};
 use super::view::View;
-
-/// Where the next page begins, and the version all pages show.
-#[derive(Serialize, Deserialize)]
-struct Continue {
-    rv: u64,
-    namespace: String,
-    name: String,
-}
 
 pub(crate) fn list(registry: &Registry, target: &Target, query: &Query, view: View) -> Result<Bytes> {
     let resource = target.resource;
     let selection = Selection::parse(resource, query.get("labelSelector"), query.get("fieldSelector"))?;
     let limit = query.number::<usize>("limit")?.unwrap_or_default();
+    check_options(query)?;
     let asked = query.version()?;
-    let matching = query.get("resourceVersionMatch");
     let page = match query.get("continue") {
         "" => None,
-        token => Some(decode(token)?),
+        token => Some(Continue::decode(token)?),
     };
-    check_match(matching, asked, page.is_some())?;
+    if page.is_some() && asked.is_some_and(|asked| asked > 0) {
+        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+    }
 
     let transaction = registry.store.transaction();
     let current = transaction.version();
     if let Some(asked) = asked.filter(|asked| *asked > current) {
         return Err(Status::too_large_version(asked, current));
     }
-    let exact = matching == "Exact" || (limit > 0 && matching.is_empty());
     let past = match &page {
-        Some(page) => Some(page.rv),
-        None => asked.filter(|asked| exact && *asked > 0 && *asked < current),
+        // Of a version that has not happened nothing can be told.
+        Some(page) if page.version.is_some_and(|version| version > current) => {
+            let why = "continue key is not valid: its resource version was never reached";
+            return Err(Status::bad_request(format!("invalid continue token: {why}")));
+        }
+        Some(page) => page.version,
+        None => {
+            let matching = query.get("resourceVersionMatch");
+            let exact = matching == "Exact" || (limit > 0 && matching.is_empty());
+            asked.filter(|asked| exact && *asked > 0)
+        }
     };
+    let past = past.filter(|past| *past < current);
     let namespace = target.namespace.as_deref();
     let candidates: Vec<Arc<Object>> = match past {
         None => transaction.list(resource, namespace).map(Arc::clone).collect(),
         Some(version) => {
-            let objects = transaction.list_at(resource, version).map_err(|forgotten| {
-                Status::expired(if page.is_some() {
-                    "The provided continue parameter is too old to display a consistent list result. You can \
-                     start a new list without the continue parameter."
-                        .to_owned()
-                } else {
-                    format!("too old resource version: {version} ({})", forgotten.oldest)
-                })
-            })?;
+            let Ok(objects) = transaction.list_at(resource, version) else {
+                return Err(match page {
+                    Some(page) => Status::expired_page(Continue { version: None, ..page }.encode()),
+                    None => Status::expired("The resourceVersion for the provided list is too old."),
+                });
+            };
             let wanted = objects
                 .into_iter()
                 .filter(|(key, _)| namespace.is_none_or(|namespace| key.namespace == namespace));
@@ -68,10 +68,9 @@ pub(crate) fn list(registry: &Registry, target: &Target, query: &Query, view: Vi
     drop(transaction);
 
     let version = past.unwrap_or(current);
-    let start = page.map(|page| Key { namespace: page.namespace, name: page.name });
     let mut items: Vec<Arc<Object>> = candidates
         .into_iter()
-        .filter(|object| start.as_ref().is_none_or(|start| object.key() > *start))
+        .filter(|object| page.as_ref().is_none_or(|page| object.key() > page.after))
         .filter(|object| selection.matches(&object.value))
         .collect();
     let mut metadata = json!({"resourceVersion": version.to_string()});
@@ -79,8 +78,8 @@ pub(crate) fn list(registry: &Registry, target: &Target, query: &Query, view: Vi
         let remaining = items.len() - limit;
         items.truncate(limit);
         if let Some(last) = items.last() {
-            let Key { namespace, name } = last.key();
-            metadata["continue"] = json!(encode(&Continue { rv: version, namespace, name }));
+            let next = Continue { version: Some(version), after: last.key() };
+            metadata["continue"] = json!(next.encode());
         }
         if query.get("labelSelector").is_empty() && query.get("fieldSelector").is_empty() {
             metadata["remainingItemCount"] = json!(remaining);
@@ -90,35 +89,88 @@ pub(crate) fn list(registry: &Registry, target: &Target, query: &Query, view: Vi
 }
 
 /// [API concepts, "Semantics for get and list"](https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-get-and-list)
-fn check_match(matching: &str, asked: Option<u64>, continued: bool) -> Result<()> {
-    let forbidden = |why: &str| Err(Status::bad_request(format!("resourceVersionMatch: Forbidden: {why}")));
-    match matching {
-        "" => Ok(()),
-        "Exact" | "NotOlderThan" if continued => {
-            forbidden("resourceVersionMatch is forbidden when continue is provided")
+fn check_options(query: &Query) -> Result<()> {
+    let field = "resourceVersionMatch";
+    let mut errors = Vec::new();
+    let matching = query.get(field);
+    if !matching.is_empty() {
+        if query.get("resourceVersion").is_empty() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            errors.push(FieldError::forbidden(field, why));
         }
-        "Exact" | "NotOlderThan" if asked.is_none() => {
-            forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided")
+        if !query.get("continue").is_empty() {
+            let why = "resourceVersionMatch is forbidden when continue is provided";
+            errors.push(FieldError::forbidden(field, why));
         }
-        "Exact" if asked == Some(0) => {
-            forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
+        if !["Exact", "NotOlderThan"].contains(&matching) {
+            errors.push(FieldError::not_supported(field, matching, &["Exact", "NotOlderThan", ""]));
         }
-        "Exact" | "NotOlderThan" => Ok(()),
-        other => Err(Status::bad_request(format!(
-            "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""
-        ))),
+        if matching == "Exact" && query.get("resourceVersion") == "0" {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.push(FieldError::forbidden(field, why));
+        }
     }
+    if query.has("sendInitialEvents") {
+        errors.push(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid_options(&errors)) }
 }
 
-fn encode(token: &Continue) -> String {
-    URL_SAFE_NO_PAD.encode(json!(token).to_string())
+/// Where the next page begins, and the version all pages show.
+struct Continue {
+    /// Nothing: as it is when the page is asked for.
+    version: Option<u64>,
+    /// The last object of the page before.
+    after: Key,
 }
 
-fn decode(token: &str) -> Result<Continue> {
-    let read = || -> Option<Continue> {
-        let text = URL_SAFE_NO_PAD.decode(token).ok()?;
-        let value: Value = serde_json::from_slice(&text).ok()?;
-        serde_json::from_value(value).ok()
-    };
-    read().ok_or_else(|| Status::bad_request("continue key is not valid: it was not made by this server"))
+/// As upstream writes it: no client may rely on it, but some look into it.
+#[derive(Serialize, Deserialize)]
+struct Token {
+    #[serde(rename = "v")]
+    api_version: String,
+    rv: i64,
+    start: String,
+}
+
+const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+/// The version that stands for no version.
+const LATEST: i64 = -1;
+
+impl Continue {
+    fn encode(&self) -> String {
+        let Key { namespace, name } = &self.after;
+        // The first key that comes after it.
+        let start = if namespace.is_empty() { format!("{name}\0") } else { format!("{namespace}/{name}\0") };
+        let rv = self.version.map_or(LATEST, |version| i64::try_from(version).unwrap_or(i64::MAX));
+        let token = Token { api_version: TOKEN_VERSION.to_owned(), rv, start };
+        URL_SAFE_NO_PAD.encode(json!(token).to_string())
+    }
+
+    fn decode(token: &str) -> Result<Self> {
+        let invalid = |why: &str| {
+            Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        };
+        let text = URL_SAFE_NO_PAD.decode(token).map_err(|error| invalid(&error.to_string()))?;
+        let token: Token = serde_json::from_slice(&text).map_err(|error| invalid(&error.to_string()))?;
+        if token.api_version != TOKEN_VERSION {
+            let why = format!("server does not recognize this encoded version {}", token.api_version);
+            return Err(invalid(&why));
+        }
+        let version = match token.rv {
+            LATEST => None,
+            rv => match u64::try_from(rv) {
+                Ok(rv) if rv > 0 => Some(rv),
+                _ => {
+                    return Err(invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+                }
+            },
+        };
+        let start = token.start.strip_suffix('\0').unwrap_or(&token.start);
+        if start.is_empty() {
+            return Err(invalid("encoded start key empty (version meta.k8s.io/v1)"));
+        }
+        let (namespace, name) = start.split_once('/').unwrap_or(("", start));
+        Ok(Self { version, after: Key::new(namespace, name) })
+    }
 }

@@ -15,6 +15,7 @@ use super::resources::{NAMESPACES, PODS, SERVICE_ACCOUNTS};
 use super::service::PROTOCOLS;
 use super::status::{FieldError, Result, Status};
 use super::store::Key;
+use super::warnings;
 
 pub(crate) const RESTART_POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
@@ -58,6 +59,12 @@ impl Admit for Pod {
             errors.push(FieldError::forbidden("spec", IMMUTABLE));
         }
         errors
+    }
+
+    /// A pod that runs is rarely changed by hand.
+    fn warn(&self, old: Option<&Self>) -> Vec<String> {
+        let spec = self.spec.as_ref().filter(|_| old.is_none());
+        spec.map(|spec| warnings::of_pod_spec("spec", spec)).unwrap_or_default()
     }
 }
 

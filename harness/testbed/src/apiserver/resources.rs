@@ -37,6 +37,8 @@ pub(crate) struct Resource {
     pub(crate) returns_deleted: bool,
     pub(crate) rules: Rules,
     pub(crate) columns: &'static Columns,
+    /// Why to use another kind or version, if that is so; told with every answer.
+    pub(crate) deprecated: Option<&'static str>,
     /// What this kind is kept as, if it is another form of a kind.
     pub(crate) stored: Option<&'static Stored>,
 }
@@ -127,6 +129,7 @@ pub(crate) static RESOURCES: &[&Resource] = &[
     &OLD_INGRESSES,
     &LEASES,
     &ENDPOINT_SLICES,
+    &OLD_ENDPOINT_SLICES,
     &CLUSTER_ROLE_BINDINGS,
     &CLUSTER_ROLES,
     &ROLE_BINDINGS,
@@ -171,6 +174,7 @@ pub(crate) const CORE: Resource = Resource {
     returns_deleted: false,
     rules: Rules::of::<ConfigMap>(),
     columns: &tables::NAME_AND_AGE,
+    deprecated: None,
     stored: None,
 };
 
@@ -200,6 +204,7 @@ pub(crate) static ENDPOINTS: Resource = Resource {
     short_names: &["ep"],
     rules: Rules::of::<Endpoints>(),
     columns: &tables::ENDPOINTS,
+    deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     ..CORE
 };
 
@@ -435,7 +440,7 @@ pub(crate) static LEASES: Resource = Resource {
     ..CORE
 };
 
-pub(crate) static ENDPOINT_SLICES: Resource = Resource {
+const ENDPOINT_SLICE: Resource = Resource {
     group: "discovery.k8s.io",
     plural: "endpointslices",
     singular: "endpointslice",
@@ -444,6 +449,20 @@ pub(crate) static ENDPOINT_SLICES: Resource = Resource {
     rules: Rules::of::<EndpointSlice>(),
     columns: &tables::ENDPOINT_SLICES,
     ..CORE
+};
+
+pub(crate) static ENDPOINT_SLICES: Resource = ENDPOINT_SLICE;
+
+/// The only version that Kubernetes before 1.21 knows.
+pub(crate) static OLD_ENDPOINT_SLICES: Resource = Resource {
+    version: "v1beta1",
+    rules: ENDPOINT_SLICE.rules.without_schema(),
+    stored: Some(&Stored {
+        resource: &ENDPOINT_SLICES,
+        read: versions::read_old_slice,
+        show: versions::show_old_slice,
+    }),
+    ..ENDPOINT_SLICE
 };
 
 const INGRESS: Resource = Resource {
@@ -468,6 +487,10 @@ pub(crate) static OLD_INGRESSES: Resource = Resource {
     version: "v1beta1",
     subresources: &[OLD_INGRESS_STATUS],
     rules: INGRESS.rules.without_schema(),
+    deprecated: Some(
+        "networking.k8s.io/v1beta1 Ingress is deprecated in v1.19+, unavailable in v1.22+; use networking.k8s.io/v1 \
+         Ingress",
+    ),
     stored: Some(&OLD_INGRESS),
     ..INGRESS
 };
@@ -478,6 +501,9 @@ pub(crate) static OLDEST_INGRESSES: Resource = Resource {
     short_names: &[],
     version: "v1beta1",
     rules: INGRESS.rules.without_schema(),
+    deprecated: Some(
+        "extensions/v1beta1 Ingress is deprecated in v1.14+, unavailable in v1.22+; use networking.k8s.io/v1 Ingress",
+    ),
     subresources: &[Subresource { exchanges: ("extensions", "v1beta1", "Ingress"), ..OLD_INGRESS_STATUS }],
     stored: Some(&OLD_INGRESS),
     ..INGRESS

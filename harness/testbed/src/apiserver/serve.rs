@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -28,7 +28,7 @@ use super::tls::Tls;
 use super::token::Tokens;
 use super::view::View;
 use super::watch::Watch;
-use super::{discovery, exec, list, openapi, patch, pod, review, scale};
+use super::{compression, discovery, exec, list, openapi, patch, pod, review, scale, warnings};
 use crate::namespace::Listening;
 
 /// What all connections share.
@@ -207,12 +207,27 @@ async fn act(
     if verb == "get" && ["exec", "attach", "portforward"].contains(&action.subresource) {
         may(Action { verb: "create", ..action })?;
     }
+    let acted = act_as_allowed(context, &target, verb, query, request).await;
+    let Some(deprecated) = target.resource.deprecated else { return acted };
+    // A refusal comes with it too.
+    let mut response = acted.unwrap_or_else(|status| refusal(&status));
+    warnings::add(&mut response, deprecated);
+    Ok(response)
+}
+
+async fn act_as_allowed(
+    context: &Context,
+    target: &Target,
+    verb: &str,
+    query: Query,
+    request: Request<Incoming>,
+) -> Result<Response<Body>> {
     if let Some(name) = target.subresource.clone() {
         let subresource = target.resource.subresource(&name).ok_or_else(Status::unknown_path)?;
         if !subresource.verbs.contains(&verb) {
             return Err(Status::method_not_allowed());
         }
-        return act_on_part(context, &target, &name, verb, query, request).await;
+        return act_on_part(context, target, &name, verb, query, request).await;
     }
     let registry = &context.shared.registry;
     let resource = target.resource;
@@ -222,10 +237,17 @@ async fn act(
         View::new(Form::negotiate(request.headers())?, &query)
     };
     match verb {
-        "get" => large(context, view.object(resource, &*registry.get(resource, &target.key())?)),
-        "list" => large(context, list::list(registry, &target, &query, view)?),
+        "get" => {
+            let object = registry.get(resource, &target.key())?;
+            let current = registry.store.transaction().version();
+            if let Some(asked) = query.version()?.filter(|asked| *asked > current) {
+                return Err(Status::too_large_version(asked, current));
+            }
+            long(context, request.headers(), view.object(resource, &object)).await
+        }
+        "list" => long(context, request.headers(), list::list(registry, target, &query, view)?).await,
         "watch" => {
-            let watch = Watch::start(registry, &target, &query, view)?;
+            let watch = Watch::start(registry, target, &query, view)?;
             Ok(typed(StatusCode::OK, "application/json;stream=watch", Body::from_stream(watch.into_stream())))
         }
         "create" => {
@@ -244,18 +266,18 @@ async fn act(
                 pod::mount_token(registry, namespace, &mut body);
             }
             let written = registry.create(resource, namespace, body, query.write_options()?)?;
-            Ok(shown(StatusCode::CREATED, view, &target, &written))
+            Ok(shown(StatusCode::CREATED, view, target, &written))
         }
         "update" => {
             let (headers, body) = read(context, request).await?;
             let body = request::read_object(&headers, &body)?;
             let written =
                 registry.update(resource, &target.key(), Part::Main, query.write_options()?, |_| Ok(body))?;
-            Ok(shown(StatusCode::OK, view, &target, &written))
+            Ok(shown(StatusCode::OK, view, target, &written))
         }
         "patch" => {
-            let written = patch_object(context, &target, Part::Main, &query, request).await?;
-            Ok(shown(StatusCode::OK, view, &target, &written))
+            let written = patch_object(context, target, Part::Main, &query, request).await?;
+            Ok(shown(StatusCode::OK, view, target, &written))
         }
         "delete" => {
             let options = delete_options(context, &query, request).await?;
@@ -274,13 +296,14 @@ async fn act(
                 query.get("labelSelector"),
                 query.get("fieldSelector"),
             )?;
+            let headers = request.headers().clone();
             let options = delete_options(context, &query, request).await?;
             let dry_run = query.dry_run()? || options.dry_run.as_ref().is_some_and(|runs| !runs.is_empty());
             let namespace = target.namespace.as_deref();
             let deleted = registry.delete_collection(resource, namespace, &selection, &options, dry_run)?;
             let version = registry.store.transaction().version().to_string();
             let metadata = serde_json::json!({"resourceVersion": version});
-            large(context, view.list(resource, &metadata, &deleted))
+            long(context, &headers, view.list(resource, &metadata, &deleted)).await
         }
         _ => Err(Status::method_not_allowed()),
     }
@@ -489,6 +512,20 @@ async fn read(context: &Context, request: Request<Incoming>) -> Result<(http::He
     Ok((head.headers, body))
 }
 
+/// Objects, which may be long: compressed if they are and the client asks for it.
+async fn long(context: &Context, headers: &http::HeaderMap, body: Bytes) -> Result<Response<Body>> {
+    if body.len() < compression::LEAST || !compression::is_asked_for(headers) {
+        return large(context, body);
+    }
+    let room = context.shared.budgets.room_for(&body)?;
+    let compressed = compression::gzip(body).await?;
+    drop(room);
+    let mut response = large(context, compressed)?;
+    response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    Ok(response)
+}
+
 /// An answer that may be long, and that a client may be slow to read.
 fn large(context: &Context, body: Bytes) -> Result<Response<Body>> {
     Ok(typed(StatusCode::OK, "application/json", context.shared.budgets.answer(body)?))
@@ -498,10 +535,7 @@ fn shown(code: StatusCode, view: View, target: &Target, written: &Written) -> Re
     let object: &Object = &written.object;
     let mut response = json(code, view.object(target.resource, object));
     for warning in &written.warnings {
-        let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
-        if let Ok(text) = HeaderValue::from_str(&text) {
-            response.headers_mut().append(HeaderName::from_static("warning"), text);
-        }
+        warnings::add(&mut response, warning);
     }
     response
 }

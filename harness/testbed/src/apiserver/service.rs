@@ -13,6 +13,7 @@ use serde_json::json;
 use super::admission::Admit;
 use super::names;
 use super::status::FieldError;
+use super::warnings;
 
 /// What a service's port may speak.
 pub(crate) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
@@ -64,6 +65,10 @@ impl Admit for Service {
             check_balancer(self, kind(spec), &mut errors);
         }
         errors
+    }
+
+    fn warn(&self, _old: Option<&Self>) -> Vec<String> {
+        warnings::of_service(self)
     }
 }
 

@@ -15,11 +15,13 @@ pub(crate) struct Status {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
     details: Option<Box<Value>>,
+    /// Where an interrupted list may go on.
+    continue_: Option<String>,
 }
 
 impl Status {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self { code, reason, message: message.into(), details: None, continue_: None }
     }
 
     fn about(mut self, resource: &Resource, name: &str) -> Self {
@@ -105,19 +107,28 @@ impl Status {
             "" => resource.kind.to_owned(),
             group => format!("{}.{group}", resource.kind),
         };
-        let what = match errors {
-            [only] => only.to_string(),
-            _ => {
-                let all: Vec<_> = errors.iter().map(FieldError::to_string).collect();
-                format!("[{}]", all.join(", "))
-            }
-        };
+        let what = FieldError::all(errors);
         let mut status =
             Self::new(422, "Invalid", format!("{kind} {name:?} is invalid: {what}")).about(resource, name);
         if let Some(details) = &mut status.details {
             details["kind"] = json!(resource.kind);
             details["causes"] = errors.iter().map(FieldError::cause).collect();
         }
+        status
+    }
+
+    /// Parameters of a list or a watch that do not go together.
+    pub(crate) fn invalid_options(errors: &[FieldError]) -> Self {
+        let mut status = Self::new(
+            422,
+            "Invalid",
+            format!("ListOptions.meta.k8s.io \"\" is invalid: {}", FieldError::all(errors)),
+        );
+        status.details = Some(Box::new(json!({
+            "group": "meta.k8s.io",
+            "kind": "ListOptions",
+            "causes": errors.iter().map(FieldError::cause).collect::<Vec<_>>(),
+        })));
         status
     }
 
@@ -145,6 +156,19 @@ impl Status {
 
     pub(crate) fn expired(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message)
+    }
+
+    /// What the pages of a list show is forgotten; with this token the rest comes as it is now.
+    pub(crate) fn expired_page(token: String) -> Self {
+        let mut status = Self::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new \
+             list without the continue parameter, or use the continue token in this response to retrieve the \
+             remainder of the results. Continuing with the provided token results in an inconsistent list - \
+             objects that were created, modified, or deleted between the time the first chunk was returned and \
+             now may show up in the list.",
+        );
+        status.continue_ = Some(token);
+        status
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
@@ -213,6 +237,9 @@ impl Status {
         });
         if let Some(details) = &self.details {
             value["details"] = (**details).clone();
+        }
+        if let Some(token) = &self.continue_ {
+            value["metadata"]["continue"] = json!(token);
         }
         value
     }
@@ -295,6 +322,17 @@ impl FieldError {
         self.reason == "FieldValueRequired"
             && self.field.starts_with("spec.ports[")
             && self.field.ends_with("].name")
+    }
+
+    /// Several of them in one sentence.
+    fn all(errors: &[Self]) -> String {
+        match errors {
+            [only] => only.to_string(),
+            _ => {
+                let all: Vec<_> = errors.iter().map(Self::to_string).collect();
+                format!("[{}]", all.join(", "))
+            }
+        }
     }
 
     fn cause(&self) -> Value {

@@ -63,7 +63,7 @@ impl Watch {
         }
         let asked = query.version()?;
         let bookmarks = query.flag("allowWatchBookmarks");
-        let initial = Initial::read(query, bookmarks, resource)?;
+        let initial = Initial::read(query)?;
         let seconds = match query.number::<u64>("timeoutSeconds")? {
             None | Some(0) => 1800 + rand::rng().random_range(0..1800),
             Some(seconds) => seconds.min(MAX_SECONDS),
@@ -81,13 +81,11 @@ impl Watch {
             Initial::Skip => false,
             Initial::ByVersion => asked.unwrap_or_default() == 0,
         };
+        // A version that is forgotten is told as an event, like whatever goes wrong later.
         let cursor = match asked {
             Some(asked) if asked > 0 && !everything => asked,
             _ => current,
         };
-        if transaction.changes(resource, cursor).is_err() {
-            return Err(Status::expired(format!("too old resource version: {cursor} ({current})")));
-        }
         let existing: Vec<Arc<Object>> = if everything {
             transaction.list(resource, target.namespace.as_deref()).map(Arc::clone).collect()
         } else {
@@ -111,7 +109,7 @@ impl Watch {
             }),
             deadline: Instant::now() + Duration::from_secs(seconds),
             existing: existing.into_iter(),
-            marked: initial == Initial::Send,
+            marked: everything && bookmarks,
             headed: false,
             pending: BytesMut::new(),
             over: false,
@@ -264,32 +262,35 @@ enum Initial {
 }
 
 impl Initial {
-    fn read(query: &Query, bookmarks: bool, resource: &Resource) -> Result<Self> {
-        let matching = query.get("resourceVersionMatch");
-        let refuse =
-            |field: &str, why: &str| Err(Status::invalid(resource, "", &[FieldError::forbidden(field, why)]));
-        if !query.has("sendInitialEvents") {
-            return match matching {
-                "" => Ok(Self::ByVersion),
-                _ => refuse(
-                    "resourceVersionMatch",
-                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                ),
-            };
+    fn read(query: &Query) -> Result<Self> {
+        let field = "resourceVersionMatch";
+        let matching = query.get(field);
+        let said = query.has("sendInitialEvents");
+        let mut errors = Vec::new();
+        if said && matching != "NotOlderThan" {
+            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            errors.push(FieldError::forbidden(field, why));
         }
-        if matching != "NotOlderThan" {
-            return refuse(
-                "resourceVersionMatch",
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            );
+        if !matching.is_empty() {
+            if !said {
+                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                errors.push(FieldError::forbidden(field, why));
+            }
+            if matching != "NotOlderThan" {
+                errors.push(FieldError::not_supported(field, matching, &["NotOlderThan"]));
+            }
+            if !query.get("continue").is_empty() {
+                let why = "resourceVersionMatch is forbidden when continue is provided";
+                errors.push(FieldError::forbidden(field, why));
+            }
         }
-        match (query.flag("sendInitialEvents"), bookmarks) {
-            (true, true) => Ok(Self::Send),
-            (true, false) => refuse(
-                "allowWatchBookmarks",
-                "sendInitialEvents requires setting allowWatchBookmarks to true",
-            ),
-            (false, _) => Ok(Self::Skip),
+        if !errors.is_empty() {
+            return Err(Status::invalid_options(&errors));
         }
+        Ok(match said {
+            true if query.flag("sendInitialEvents") => Self::Send,
+            true => Self::Skip,
+            false => Self::ByVersion,
+        })
     }
 }

@@ -17,6 +17,7 @@ use serde_json::json;
 use super::admission::Admit;
 use super::pod;
 use super::status::FieldError;
+use super::warnings;
 
 impl Admit for ReplicaSet {
     fn fill(&mut self) {
@@ -34,6 +35,10 @@ impl Admit for ReplicaSet {
         let old = old.map(|old| &old.spec.selector);
         check(spec.replicas, &spec.selector, spec.template.as_ref(), old, &mut errors);
         errors
+    }
+
+    fn warn(&self, old: Option<&Self>) -> Vec<String> {
+        warn(self.spec.template.as_ref(), old.and_then(|old| old.spec.template.as_ref()))
     }
 }
 
@@ -80,6 +85,10 @@ impl Admit for Deployment {
             }
         }
         errors
+    }
+
+    fn warn(&self, old: Option<&Self>) -> Vec<String> {
+        warn(Some(&self.spec.template), old.map(|old| &old.spec.template))
     }
 }
 
@@ -130,6 +139,10 @@ impl Admit for DaemonSet {
         }
         errors
     }
+
+    fn warn(&self, old: Option<&Self>) -> Vec<String> {
+        warn(Some(&self.spec.template), old.map(|old| &old.spec.template))
+    }
 }
 
 fn is_zero(value: Option<&IntOrString>) -> bool {
@@ -171,6 +184,17 @@ impl Admit for ReplicationController {
         check(spec.replicas, &selector, spec.template.as_ref(), None, &mut errors);
         errors
     }
+
+    fn warn(&self, old: Option<&Self>) -> Vec<String> {
+        let template = |it: &'_ Self| it.spec.as_ref().and_then(|spec| spec.template.clone());
+        warn(template(self).as_ref(), old.and_then(template).as_ref())
+    }
+}
+
+/// A template is worth a word when it comes or changes.
+fn warn(template: Option<&PodTemplateSpec>, old: Option<&PodTemplateSpec>) -> Vec<String> {
+    let spec = template.filter(|template| Some(*template) != old).and_then(|template| template.spec.as_ref());
+    spec.map(|spec| warnings::of_pod_spec("spec.template.spec", spec)).unwrap_or_default()
 }
 
 fn check(

@@ -275,11 +275,11 @@ impl Terminal {
     }
 }
 
-fn nothing() -> io::Result<OwnedFd> {
+pub(crate) fn nothing() -> io::Result<OwnedFd> {
     Ok(File::options().read(true).write(true).open("/dev/null")?.into())
 }
 
-fn c_strings(strings: &[String]) -> io::Result<Vec<CString>> {
+pub(crate) fn c_strings(strings: &[String]) -> io::Result<Vec<CString>> {
     strings.iter().map(|string| Ok(CString::new(string.as_str())?)).collect()
 }
 

@@ -1,10 +1,13 @@
-//! Images: which program a name means. There is no registry; every image is the running executable
-//! under another name, with the shared libraries it was loaded with.
+//! Images: which program a name means. There is no registry; an image is the running executable under
+//! another name, with the shared libraries it was loaded with, or a program of this machine that a
+//! node was given.
 
 use std::ffi::{CStr, OsStr, c_int, c_void};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+use super::init::Mount;
 
 /// The last path elements that are images, each with the command it runs by default.
 const IMAGES: &[(&str, &[&str])] = &[
@@ -23,33 +26,72 @@ const IMAGES: &[(&str, &[&str])] = &[
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// An image that is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Image {
     /// Its name here.
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// What it runs if the manifest names no command.
-    pub(crate) command: &'static [&'static str],
+    pub(crate) command: Vec<String>,
+    /// What it has of this machine.
+    pub(crate) mounts: Vec<Mount>,
 }
 
 impl Image {
     /// What a status calls it.
-    pub(crate) fn id(self) -> String {
+    pub(crate) fn id(&self) -> String {
         format!("stickler://{}", self.name)
     }
 }
 
-/// Finds the image a manifest means: registry, repository, tag and digest do not matter, the last
-/// path element does.
-pub(crate) fn find(reference: &str) -> Option<Image> {
-    let path = reference.split('@').next()?;
-    let last = path.rsplit('/').next()?;
-    let name = last.split(':').next()?;
-    IMAGES.iter().find(|(known, _)| *known == name).map(|(known, command)| Image { name: known, command })
+/// A program of this machine as an image. It is seen at the same path inside, with the machine's shared
+/// libraries, in case it needs any; nothing of it can be written.
+#[derive(Clone, Debug)]
+pub(crate) struct ForeignImage {
+    pub(crate) name: String,
+    pub(crate) program: PathBuf,
 }
 
-/// For messages: the images there are.
-pub(crate) fn names() -> String {
-    IMAGES.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+impl ForeignImage {
+    fn image(&self) -> Image {
+        let libraries = ["/lib", "/lib64", "/usr/lib"].map(PathBuf::from);
+        let there =
+            libraries.into_iter().filter(|folder| folder.is_dir() && !self.program.starts_with(folder));
+        let mount = |path: &Path| Mount { source: path.to_owned(), target: path.to_owned(), read_only: true };
+        Image {
+            name: self.name.clone(),
+            command: vec![self.program.display().to_string()],
+            mounts: there.chain([self.program.clone()]).map(|path| mount(&path)).collect(),
+        }
+    }
+}
+
+/// The images of a node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Images {
+    pub(crate) foreign: Vec<ForeignImage>,
+}
+
+impl Images {
+    /// Finds the image a manifest means: registry, repository, tag and digest do not matter, the last
+    /// path element does.
+    pub(crate) fn find(&self, reference: &str) -> Option<Image> {
+        let path = reference.split('@').next()?;
+        let last = path.rsplit('/').next()?;
+        let name = last.split(':').next()?;
+        if let Some(foreign) = self.foreign.iter().find(|foreign| foreign.name == name) {
+            return Some(foreign.image());
+        }
+        let (known, command) = IMAGES.iter().find(|(known, _)| *known == name)?;
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        Some(Image { name: (*known).to_owned(), command, mounts: Vec::new() })
+    }
+
+    /// For messages: the images there are.
+    pub(crate) fn names(&self) -> String {
+        let foreign = self.foreign.iter().map(|foreign| foreign.name.as_str());
+        let all = IMAGES.iter().map(|(name, _)| *name).chain(foreign);
+        all.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// The files the dynamic loader used to start this process, the loader included, under the names it
@@ -93,11 +135,27 @@ mod tests {
             ("docker.io/library/busybox@sha256:0123", "busybox"),
             ("stickler/agent:latest@sha256:0123", "agent"),
         ] {
-            assert_eq!(find(reference).map(|image| image.name), Some(name), "{reference}");
+            let found = Images::default().find(reference).map(|image| image.name);
+            assert_eq!(found.as_deref(), Some(name), "{reference}");
         }
         for reference in ["", "nginx", "goweb/nginx", "registry.k8s.io/e2e-test-images/agnhost:2.53"] {
-            assert_eq!(find(reference), None, "{reference}");
+            assert!(Images::default().find(reference).is_none(), "{reference}");
         }
+    }
+
+    #[test]
+    fn a_foreign_image_has_its_program_and_the_machines_libraries() {
+        let foreign = ForeignImage { name: "cluster-dns".to_owned(), program: "/opt/x/dns".into() };
+        let images = Images { foreign: vec![foreign] };
+        let image = images.find("registry.example/cluster-dns:v1").expect("it is there");
+        assert_eq!(
+            (image.id().as_str(), image.command),
+            ("stickler://cluster-dns", vec!["/opt/x/dns".to_owned()])
+        );
+        assert!(image.mounts.iter().all(|mount| mount.read_only && mount.source == mount.target));
+        assert!(image.mounts.iter().any(|mount| mount.target == Path::new("/opt/x/dns")));
+        assert!(image.mounts.iter().any(|mount| mount.target == Path::new("/lib")));
+        assert!(images.names().ends_with(", `cluster-dns`"));
     }
 
     #[test]

@@ -382,7 +382,7 @@ fn running_executable() -> Result<PathBuf, StartFailure> {
 }
 
 #[expect(unsafe_code, reason = "mount has no wrapper")]
-fn mount(
+pub(crate) fn mount(
     what: &str,
     source: Option<&CStr>,
     target: &CStr,
@@ -398,10 +398,19 @@ fn mount(
     check(mounted).map_err(|error| failed(what, &error))
 }
 
+fn read_only(target: &Path) -> io::Result<()> {
+    set_read_only(target, 0)
+}
+
+/// The mount, and every mount below it.
+pub(crate) fn read_only_below(target: &Path) -> io::Result<()> {
+    set_read_only(target, libc::AT_RECURSIVE)
+}
+
 /// `mount_setattr` changes nothing else: a remount would have to repeat flags that a user namespace
 /// may not drop.
 #[expect(unsafe_code, reason = "mount_setattr has no wrapper")]
-fn read_only(target: &Path) -> io::Result<()> {
+fn set_read_only(target: &Path, flags: c_int) -> io::Result<()> {
     let path = CString::new(target.as_os_str().as_bytes())?;
     // SAFETY: mount_attr is plain data.
     let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
@@ -409,43 +418,44 @@ fn read_only(target: &Path) -> io::Result<()> {
     let size = size_of::<libc::mount_attr>();
     // SAFETY: the path is a C string, the attributes outlive the call and their size is given.
     let set = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, path.as_ptr(), 0, &raw const attributes, size)
+        let number = libc::SYS_mount_setattr;
+        libc::syscall(number, libc::AT_FDCWD, path.as_ptr(), flags, &raw const attributes, size)
     };
     check(set as c_int)
 }
 
 /// A session of its own, as runtimes give each container.
 #[expect(unsafe_code, reason = "setsid has no wrapper")]
-fn session() {
+pub(crate) fn session() {
     // SAFETY: no memory is involved; it fails only for a process group leader, which is as good.
     unsafe { libc::setsid() };
 }
 
 #[expect(unsafe_code, reason = "the kubelet passes descriptors by number")]
-fn descriptor(number: RawFd) -> File {
+pub(crate) fn descriptor(number: RawFd) -> File {
     // SAFETY: the kubelet has opened it for us, and each is taken once.
     unsafe { OwnedFd::from_raw_fd(number) }.into()
 }
 
 #[expect(unsafe_code, reason = "F_SETFD has no wrapper")]
-fn close_on_exec(number: RawFd) {
+pub(crate) fn close_on_exec(number: RawFd) {
     // SAFETY: no memory is involved.
     unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
-fn check(result: c_int) -> io::Result<()> {
+pub(crate) fn check(result: c_int) -> io::Result<()> {
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-fn c_path(path: &Path) -> Result<CString, StartFailure> {
+pub(crate) fn c_path(path: &Path) -> Result<CString, StartFailure> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| StartFailure::new(format!("the path {path:?} has a zero byte")))
 }
 
-fn failed(what: &str, error: &io::Error) -> StartFailure {
+pub(crate) fn failed(what: &str, error: &io::Error) -> StartFailure {
     StartFailure::new(format!("cannot {what}: {}", lower(error)))
 }
 

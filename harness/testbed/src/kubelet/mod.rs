@@ -1,13 +1,13 @@
 //! A kubelet: runs the pods that are bound to its node as processes, and says how they are.
 
 mod address;
-mod container;
+pub(crate) mod container;
 mod environment;
 mod events;
 mod exec;
 mod host_port;
 mod image;
-mod init;
+pub(crate) mod init;
 mod log;
 mod node;
 mod output;
@@ -18,7 +18,7 @@ mod resolver;
 mod sandbox;
 mod server;
 mod services;
-mod spawn;
+pub(crate) mod spawn;
 mod status;
 mod stopping;
 mod volumes;
@@ -56,9 +56,12 @@ use services::Services;
 use worker::{Wanted, Worker};
 
 pub use container::{Container, ContainerSpec, ExecSpec, Runtime, Session, Terminal};
+pub(crate) use image::ForeignImage;
+use image::Images;
 pub use init::{Mount, StartFailure, init_main};
 pub use log::{Line, Log};
 pub use sandbox::Sandbox;
+pub(crate) use spawn::shared_folder;
 pub use spawn::{Child, Children, Exit};
 
 /// Connects pods to the node's network; what a CNI plugin does on a real node.
@@ -102,6 +105,8 @@ pub(crate) struct KubeletConfig {
     pub(crate) node_searches: Vec<String>,
     /// Names under which the running executable behaves as another program.
     pub(crate) applets: Vec<String>,
+    /// Programs of this machine that containers may be made of.
+    pub(crate) images: Vec<ForeignImage>,
     /// What is wrong on purpose.
     pub(crate) bugs: Bugs,
 }
@@ -147,6 +152,7 @@ impl Kubelet {
             labels: config.labels,
             control_plane: config.control_plane,
             version: config.version,
+            images: Images { foreign: config.images },
             resolver: Resolver {
                 cluster: config.cluster_dns,
                 cluster_domain: config.cluster_domain,

@@ -23,6 +23,7 @@ use super::address::Addresses;
 use super::container::Runtime;
 use super::environment::Place;
 use super::events::Events;
+use super::image::Images;
 use super::records::Records;
 use super::resolver::Resolver;
 use super::sandbox::Sandbox;
@@ -61,6 +62,7 @@ pub(crate) struct Node {
     pub(crate) control_plane: bool,
     pub(crate) version: String,
     pub(crate) resolver: Resolver,
+    pub(crate) images: Images,
     pub(crate) services: Services,
     pub(crate) runtime: Runtime,
     pub(crate) addresses: Addresses,

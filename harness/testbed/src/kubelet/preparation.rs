@@ -14,6 +14,7 @@ use super::node::Node;
 use super::sandbox::Sandbox;
 use super::volumes::Volumes;
 use super::{image, probe};
+use crate::bugs::Bug;
 use crate::kernel::HostPort;
 
 /// Namespaces and address of a pod.
@@ -33,7 +34,10 @@ pub(crate) async fn make_sandbox(node: Arc<Node>, pod: Arc<Pod>) -> anyhow::Resu
         release(&node, &sandbox, ip, &[]).await;
         return Err(error).with_context(|| format!("cannot attach pod address {ip} to the node's network"));
     }
-    let ports = host_ports(&pod);
+    let mut ports = host_ports(&pod);
+    if node.bugs.has(Bug::HostPortEverywhere) {
+        ports.iter_mut().for_each(|port| port.at = None);
+    }
     if !ports.is_empty()
         && let Err(error) = node.network.map_ports(ip, &ports).await
     {
@@ -78,7 +82,8 @@ pub(crate) async fn container_spec(
     let services =
         services.context("services have not yet been read at least once, cannot construct envvars")?;
     let environment = environment::environment(&node.client, pod, container, place, services).await?;
-    let mounts = volumes.mounts(pod, container, &environment)?;
+    let mut mounts = image.mounts;
+    mounts.extend(volumes.mounts(pod, container, &environment)?);
     let expand = |words: &[String]| -> Vec<String> {
         words.iter().map(|word| environment::expand(word, &environment)).collect()
     };
@@ -86,11 +91,11 @@ pub(crate) async fn container_spec(
     // Arguments alone replace the image's own arguments, not its program.
     let default = match container.args {
         Some(_) => image.command.get(..1).unwrap_or_default(),
-        None => image.command,
+        None => &image.command,
     };
     let mut command = match container.command.as_deref() {
         Some(command) if !command.is_empty() => expand(command),
-        _ => default.iter().map(|word| (*word).to_owned()).collect(),
+        _ => default.to_vec(),
     };
     command.extend(arguments);
     command.extend(node.bugs.arguments(command.first().map_or("", String::as_str)));

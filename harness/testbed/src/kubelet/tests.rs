@@ -269,6 +269,7 @@ async fn kubelet(api: &Arc<Api>) -> Kubelet {
 async fn kubelet_of(api: &Arc<Api>, pki: &Pki, bugs: Bugs) -> Kubelet {
     let node_ip = Ipv4Addr::LOCALHOST;
     let config = KubeletConfig {
+        images: Vec::new(),
         client: api.client(),
         node_name: "kube1".into(),
         node_ip,

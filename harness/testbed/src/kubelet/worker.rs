@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::container::Container;
 use super::events::Tone;
 use super::host_port::host_ports;
-use super::image;
+use super::image::Images;
 use super::node::Node;
 use super::preparation::{container_spec, host_network, make_sandbox, release};
 use super::probe::{Probes, Purpose, Subject, Verdict};
@@ -156,7 +156,8 @@ impl Worker {
             (if stays { Role::Sidecar } else { Role::Init }, container)
         });
         let apps = spec.containers.into_iter().map(|container| (Role::App, container));
-        let slots = inits.chain(apps).map(|(role, spec)| Slot::new(role, spec, waiting)).collect();
+        let slots =
+            inits.chain(apps).map(|(role, spec)| Slot::new(role, spec, waiting, &node.images)).collect();
         Self {
             started: Timestamp::now(),
             sandbox: None,
@@ -284,8 +285,8 @@ impl Worker {
     async fn start(&mut self, index: usize) {
         let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
         let (Some(sandbox), slot) = (&self.sandbox, &mut self.slots[index]) else { return };
-        let Some(image) = image::find(&slot.view.image) else {
-            let (reason, message) = slot.miss_image();
+        let Some(image) = node.images.find(&slot.view.image) else {
+            let (reason, message) = slot.miss_image(&node.images);
             return self.warn(Some(index), reason, message);
         };
         let place = node.place(sandbox, self.ip);
@@ -677,12 +678,12 @@ impl Worker {
 }
 
 impl Slot {
-    fn new(role: Role, spec: core::Container, waiting: &'static str) -> Self {
+    fn new(role: Role, spec: core::Container, waiting: &'static str, images: &Images) -> Self {
         let image = spec.image.clone().unwrap_or_default();
         Self {
             view: ContainerView {
                 name: spec.name.clone(),
-                image_id: image::find(&image).map(|image| image.id()).unwrap_or_default(),
+                image_id: images.find(&image).map(|image| image.id()).unwrap_or_default(),
                 image,
                 role,
                 state: State::Waiting { reason: waiting, message: None },
@@ -707,9 +708,9 @@ impl Slot {
 
     /// The image is not there. It will not come either, so after the first complaint there is only the
     /// state everybody knows. Returns what is to be told about it.
-    fn miss_image(&mut self) -> (&'static str, String) {
+    fn miss_image(&mut self, images: &Images) -> (&'static str, String) {
         let image = &self.view.image;
-        let there = image::names();
+        let there = images.names();
         let failed = matches!(&self.view.state, State::Waiting { reason: "ErrImagePull", .. });
         if self.spec.image_pull_policy.as_deref() == Some("Never") {
             let message = format!(

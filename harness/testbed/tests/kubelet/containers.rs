@@ -12,6 +12,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use crate::applets::APPLETS;
+use crate::external::{
+    a_program_that_is_stopped_is_not_lost_and_starts_again, an_enclosure_is_a_machine_of_its_own,
+    an_enclosure_writes_nothing_outside, nothing_survives_an_enclosure,
+    the_end_of_a_program_is_told_with_its_last_words,
+};
 
 /// Set for the run inside a user namespace.
 pub(crate) const IN_USER_NAMESPACE: &str = "STICKLER_TEST_IN_USER_NAMESPACE";
@@ -43,6 +48,11 @@ trials!(
     nothing_survives_the_runtime,
     a_pod_ends_with_its_kubelet,
     starting_is_fast,
+    an_enclosure_is_a_machine_of_its_own,
+    an_enclosure_writes_nothing_outside,
+    the_end_of_a_program_is_told_with_its_last_words,
+    a_program_that_is_stopped_is_not_lost_and_starts_again,
+    nothing_survives_an_enclosure,
 );
 
 pub(crate) fn run(run: Run) -> Result<(), libtest_mimic::Failed> {
@@ -288,7 +298,8 @@ pub(crate) fn be_killed() -> ExitCode {
         let pod = Pod::new().await?;
         let container = pod.start(&["sleep"]).await?;
         let session = pod.runtime.exec(&container, exec(&["sleep"])).await?;
-        println!("{} {}", container.process().pid(), session.process.pid());
+        let (_bench, _sleeper, external) = crate::external::start_sleeper().await?;
+        println!("{} {} {external}", container.process().pid(), session.process.pid());
         container.wait().await;
         Ok(())
     };
@@ -307,7 +318,7 @@ async fn a_pod_ends_with_its_kubelet() -> Outcome {
     kubelet.kill()?;
     kubelet.wait()?;
     let pids: Vec<&str> = line.split_whitespace().collect();
-    assert_eq!(pids.len(), 2, "two processes were started: {line:?}");
+    assert_eq!(pids.len(), 3, "three processes were started: {line:?}");
     let gone = |pid: &&str| {
         // A process nobody has reaped yet is gone for our purpose: its parent may not be ours.
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -1,10 +1,12 @@
-//! Pods as processes: what is true of them, from the inside and from the outside.
+//! Pods, and external programs, as processes: what is true of them, from the inside and from the
+//! outside.
 //!
-//! The program of the pods is this test itself, under other names.
+//! Their program is this test itself, under other names.
 #![expect(clippy::print_stdout, reason = "the programs of the pods talk through their output")]
 
 mod applets;
 mod containers;
+mod external;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -12,7 +14,10 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
-    if let Some(code) = stickler_testbed::kubelet::init_main().or_else(applets::dispatch) {
+    if let Some(code) = stickler_testbed::kubelet::init_main()
+        .or_else(stickler_testbed::external::inside_main)
+        .or_else(applets::dispatch)
+    {
         return code;
     }
     let inside = std::env::var_os(containers::IN_USER_NAMESPACE).is_some();

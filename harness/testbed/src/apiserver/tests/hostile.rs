@@ -243,7 +243,8 @@ fn attacks() -> Vec<(&'static str, String, &'static str, Vec<u8>, u16)> {
         "watch=1&timeoutSeconds=x",
         "watch=1&sendInitialEvents=true",
     ] {
-        let code = if query.contains("sendInitial") { 422 } else { 400 };
+        let unfit = query.contains("sendInitial") || query.contains("Match");
+        let code = if unfit { 422 } else { 400 };
         add("GET", &format!("{pods}?{query}"), JSON, Vec::new(), code);
     }
     add("GET", &format!("{pods}?labelSelector={}", "a%2C".repeat(3000) + "%3D"), JSON, Vec::new(), 400);

@@ -1,0 +1,324 @@
+//! The components of a cluster that can be swapped: each may be replaced by an external command, or
+//! left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+use std::path::{Component as Part, Path};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::external::{CommandError, CommandLine};
+
+/// A part of the cluster that can be swapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Component {
+    /// The API server, on the first node.
+    ApiServer,
+    /// The controllers, on the first node.
+    Controllers,
+    /// The scheduler, on the first node.
+    Scheduler,
+    /// What makes services work on a node; one on each.
+    Proxy,
+    /// Cluster DNS: the program in the pods of the Deployment `kube-dns`.
+    Dns,
+}
+
+impl Component {
+    /// Every component, in the order they start.
+    pub const ALL: &'static [Self] =
+        &[Self::ApiServer, Self::Controllers, Self::Scheduler, Self::Proxy, Self::Dns];
+
+    /// Its name on command lines and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ApiServer => "apiserver",
+            Self::Controllers => "controllers",
+            Self::Scheduler => "scheduler",
+            Self::Proxy => "proxy",
+            Self::Dns => "dns",
+        }
+    }
+
+    /// The component of that name.
+    ///
+    /// # Errors
+    /// With all names, if there is none.
+    pub fn of_name(name: &str) -> Result<Self, ComponentError> {
+        let found = Self::ALL.iter().find(|component| component.name() == name);
+        found.copied().ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|component| component.name()).collect();
+            ComponentError::Unknown { name: name.to_owned(), known: known.join(", ") }
+        })
+    }
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why components cannot be swapped like that.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ComponentError {
+    #[error("there is no component `{name}` that can be swapped; there are: {known}")]
+    Unknown { name: String, known: String },
+    #[error("component `{0}` is given twice")]
+    Twice(Component),
+    #[error("a cluster without an API server is none; replace it with `--with apiserver=COMMAND`")]
+    NoApiServer,
+    #[error("component `{component}`: {source}")]
+    Command { component: Component, source: CommandError },
+    #[error("component `{component}`: `{path}` is no path of a file below `{{dir}}`")]
+    File { component: Component, path: String },
+    #[error("component `{component}`: `{{{placeholder}}}` stands for nothing there")]
+    Placeholder { component: Component, placeholder: &'static str },
+    #[error("component `{component}` starts no programs beside its own: it runs in pods")]
+    Beside { component: Component },
+    #[error("line {line}: {message}")]
+    Toml { line: usize, message: String },
+}
+
+/// What stands in for a component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    /// The program that is the component.
+    pub command: CommandLine,
+    /// Programs it needs beside it, started before it and left alone when it is stopped.
+    pub beside: Vec<CommandLine>,
+    /// Files in its `{dir}`: relative path and contents, whose placeholders are filled in too.
+    pub files: BTreeMap<String, String>,
+}
+
+/// Which components are not the testbed's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Components {
+    swapped: BTreeMap<Component, Replacement>,
+    left_out: BTreeSet<Component>,
+}
+
+impl Components {
+    /// Lets a command stand in for a component.
+    ///
+    /// # Errors
+    /// If something else was said about the component, or the command line cannot be used.
+    pub fn swap(&mut self, component: Component, command: &str) -> Result<(), ComponentError> {
+        let wish = Wish { command: command.to_owned(), beside: Vec::new(), files: BTreeMap::new() };
+        self.wish(component, wish)
+    }
+
+    /// Leaves a component out.
+    ///
+    /// # Errors
+    /// If something else was said about it, or nothing works without it.
+    pub fn leave_out(&mut self, component: Component) -> Result<(), ComponentError> {
+        if component == Component::ApiServer {
+            return Err(ComponentError::NoApiServer);
+        }
+        self.is_new(component)?;
+        self.left_out.insert(component);
+        Ok(())
+    }
+
+    /// Adds what a file in TOML says: a table per component, with `command`, and if need be with
+    /// `beside`, a list of commands, and a table `files`.
+    ///
+    /// # Errors
+    /// What is wrong with it, and in which line as far as that is known.
+    pub fn read(&mut self, text: &str) -> Result<(), ComponentError> {
+        let wishes: BTreeMap<String, Wish> = toml::from_str(text).map_err(|error| ComponentError::Toml {
+            line: line_of(text, error.span()),
+            message: error.message().to_owned(),
+        })?;
+        for (name, wish) in wishes {
+            self.wish(Component::of_name(&name)?, wish)?;
+        }
+        Ok(())
+    }
+
+    /// What stands in for a component, if anything does.
+    pub fn replacement(&self, component: Component) -> Option<&Replacement> {
+        self.swapped.get(&component)
+    }
+
+    /// Is it the testbed's own?
+    pub fn is_own(&self, component: Component) -> bool {
+        !self.swapped.contains_key(&component) && !self.left_out.contains(&component)
+    }
+
+    /// The components that are left out.
+    pub fn left_out(&self) -> impl Iterator<Item = Component> {
+        self.left_out.iter().copied()
+    }
+
+    /// The components that something stands in for.
+    pub fn swapped(&self) -> impl Iterator<Item = (Component, &Replacement)> {
+        self.swapped.iter().map(|(component, replacement)| (*component, replacement))
+    }
+
+    /// Who is asked needs no identity to ask with, and a pod learns from its environment where it is.
+    fn meaningless(component: Component) -> &'static [&'static str] {
+        match component {
+            Component::ApiServer => &["kubeconfig"],
+            Component::Dns => &["kubeconfig", "node", "node_ip"],
+            Component::Controllers | Component::Scheduler | Component::Proxy => &[],
+        }
+    }
+
+    fn is_new(&self, component: Component) -> Result<(), ComponentError> {
+        match self.is_own(component) {
+            true => Ok(()),
+            false => Err(ComponentError::Twice(component)),
+        }
+    }
+
+    fn wish(&mut self, component: Component, wish: Wish) -> Result<(), ComponentError> {
+        self.is_new(component)?;
+        if component == Component::Dns && !wish.beside.is_empty() {
+            return Err(ComponentError::Beside { component });
+        }
+        let parse = |text: &String| {
+            CommandLine::parse(text).map_err(|source| ComponentError::Command { component, source })
+        };
+        let misplaced = |path: &&String| {
+            let mut parts = Path::new(path).components();
+            path.is_empty() || !parts.all(|part| matches!(part, Part::Normal(_)))
+        };
+        if let Some(path) = wish.files.keys().find(misplaced) {
+            return Err(ComponentError::File { component, path: path.clone() });
+        }
+        let replacement = Replacement {
+            command: parse(&wish.command)?,
+            beside: wish.beside.iter().map(parse).collect::<Result<_, _>>()?,
+            files: wish.files,
+        };
+        let commands = std::iter::once(&replacement.command).chain(&replacement.beside);
+        let meaningless = Self::meaningless(component);
+        if let Some(placeholder) = commands.filter_map(|command| command.mentions(meaningless)).next() {
+            return Err(ComponentError::Placeholder { component, placeholder });
+        }
+        self.swapped.insert(component, replacement);
+        Ok(())
+    }
+}
+
+/// A table of a file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wish {
+    command: String,
+    #[serde(default)]
+    beside: Vec<String>,
+    #[serde(default)]
+    files: BTreeMap<String, String>,
+}
+
+/// The line a mistake is in, from 1.
+fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
+    let start = span.map_or(0, |span| span.start);
+    text.get(..start).unwrap_or(text).matches('\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::external::Values;
+
+    fn read(text: &str) -> Result<Components, String> {
+        let mut components = Components::default();
+        components.read(text).map(|()| components).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_has_a_table_per_component() {
+        let text = "
+            [proxy]
+            command = '''
+              sh   # a comment is for people
+                --kubeconfig={kubeconfig}
+            '''
+            [apiserver]
+            command = 'sh --etcd'
+            beside = ['sh --data-dir={dir}/etcd']
+            [apiserver.files]
+            'conf/audit.yaml' = 'kind: Policy'
+        ";
+        let components = read(text).expect("a set");
+        let proxy = components.replacement(Component::Proxy).expect("a proxy");
+        let values = Values::default().with("kubeconfig", "/k");
+        assert_eq!(proxy.command.words(&values)[1..], ["--kubeconfig=/k"]);
+        let apiserver = components.replacement(Component::ApiServer).expect("an API server");
+        assert_eq!(
+            (apiserver.beside.len(), apiserver.files["conf/audit.yaml"].as_str()),
+            (1, "kind: Policy")
+        );
+        assert!(components.is_own(Component::Dns) && !components.is_own(Component::Proxy));
+    }
+
+    #[test]
+    fn a_mistake_in_a_file_is_named_with_its_line() {
+        let why = |text: &str| read(text).expect_err("a mistake");
+        assert_eq!(
+            why("[kube-proxy]\ncommand = 'sh'"),
+            "there is no component `kube-proxy` that can be swapped; there are: apiserver, controllers, scheduler, \
+             proxy, dns"
+        );
+        assert_eq!(
+            why("[proxy]\n\ncommand = sh"),
+            "line 3: string values must be quoted, expected literal string"
+        );
+        assert!(why("[proxy]\ncommand = 'sh'\nfile = 3").starts_with("line 3: unknown field `file`"));
+        assert!(why("[proxy]\nbeside = []").contains("missing field `command`"));
+        assert!(
+            why("[proxy]\ncommand = 'sh \"x'").starts_with("component `proxy`: `sh \"x` is no command line")
+        );
+        assert_eq!(
+            why("[proxy]\ncommand = 'sh'\nfiles = {'../x' = ''}"),
+            "component `proxy`: `../x` is no path of a file below `{dir}`"
+        );
+        assert_eq!(why("[dns]\ncommand = 'sh {node}'"), "component `dns`: `{node}` stands for nothing there");
+        assert_eq!(
+            why("[dns]\ncommand = 'sh'\nbeside = ['sh']"),
+            "component `dns` starts no programs beside its own: it runs in pods"
+        );
+    }
+
+    #[test]
+    fn the_examples_can_be_read() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/components");
+        let mut found = 0;
+        for file in std::fs::read_dir(folder).expect("there are examples").flatten() {
+            let (name, text) = (file.path().display().to_string(), std::fs::read_to_string(file.path()));
+            let wishes: BTreeMap<String, Wish> = toml::from_str(&text.expect("text")).expect(&name);
+            for (component, wish) in wishes {
+                Component::of_name(&component).expect(&name);
+                for command in std::iter::once(&wish.command).chain(&wish.beside) {
+                    let line = CommandLine::split(command).expect(&name);
+                    // No comment became words, and no words a comment.
+                    let lines = command.lines().map(str::trim);
+                    let words = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+                    assert_eq!(
+                        line.words(&Values::default()),
+                        words.flat_map(str::split_whitespace).collect::<Vec<_>>()
+                    );
+                }
+            }
+            found += 1;
+        }
+        assert!(found >= 5, "{found}");
+    }
+
+    #[test]
+    fn each_component_is_spoken_of_once() {
+        let mut components = read("[proxy]\ncommand = 'sh'").expect("a set");
+        assert_eq!(components.swap(Component::Proxy, "sh"), Err(ComponentError::Twice(Component::Proxy)));
+        assert_eq!(components.leave_out(Component::Proxy), Err(ComponentError::Twice(Component::Proxy)));
+        assert_eq!(components.leave_out(Component::ApiServer), Err(ComponentError::NoApiServer));
+        components.leave_out(Component::Dns).expect("it may be left out");
+        assert_eq!(components.left_out().collect::<Vec<_>>(), [Component::Dns]);
+        assert!(components.replacement(Component::Dns).is_none() && !components.is_own(Component::Dns));
+    }
+}

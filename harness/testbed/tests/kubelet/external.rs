@@ -1,0 +1,197 @@
+//! External programs in enclosures: what they see, and how they end.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use stickler_testbed::external::{DIRECTORY, Enclosure, EnclosureSpec, External, Loss, Losses, Output};
+use stickler_testbed::kubelet::Exit;
+use stickler_testbed::namespace::NetNamespace;
+use tokio::time::timeout;
+
+type Outcome = anyhow::Result<()>;
+
+/// An enclosure, and this test's program under other names beside it.
+pub(crate) struct Bench {
+    enclosure: Arc<Enclosure>,
+    programs: PathBuf,
+    losses: Losses,
+    known: usize,
+}
+
+impl Bench {
+    pub(crate) async fn new() -> anyhow::Result<Self> {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let programs =
+            std::env::temp_dir().join(format!("stickler-programs-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&programs)?;
+        let spec = EnclosureSpec {
+            network: NetNamespace::new()?,
+            hostname: "kube1.vm".to_owned(),
+            private: vec!["/srv".into()],
+            files: vec![(Path::new(DIRECTORY).join("conf/a"), "contents\n".to_owned())],
+            hosts: "127.0.0.1 localhost\n192.0.2.7 kube1.vm\n".to_owned(),
+            resolver: "nameserver 192.0.2.1\n".to_owned(),
+        };
+        Ok(Self {
+            enclosure: Arc::new(Enclosure::open(spec).await?),
+            programs,
+            losses: Losses::none(),
+            known: 0,
+        })
+    }
+
+    fn words(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Vec<String>> {
+        let path = self.programs.join(name);
+        if !path.exists() {
+            symlink(std::env::current_exe()?, &path)?;
+        }
+        let words = std::iter::once(path.display().to_string());
+        Ok(words.chain(arguments.iter().map(|argument| (*argument).to_owned())).collect())
+    }
+
+    pub(crate) async fn start(&self, name: &str, arguments: &[&str]) -> anyhow::Result<External> {
+        self.start_with(name, arguments, Output::default()).await
+    }
+
+    async fn start_with(&self, name: &str, arguments: &[&str], output: Output) -> anyhow::Result<External> {
+        let (enclosure, title) = (Arc::clone(&self.enclosure), format!("{name} on kube1.vm"));
+        Ok(External::start(enclosure, title, self.words(name, arguments)?, output, self.losses.clone())
+            .await?)
+    }
+
+    async fn loss(&mut self) -> anyhow::Result<Loss> {
+        let losses = timeout(Duration::from_secs(10), self.losses.more_than(self.known)).await;
+        let losses = losses.context("nobody was lost within ten seconds")?;
+        let loss = losses.get(self.known).context("there is no new loss")?.clone();
+        self.known += 1;
+        Ok(loss)
+    }
+
+    /// What a program prints.
+    async fn said(&mut self, name: &str, arguments: &[&str]) -> anyhow::Result<Vec<String>> {
+        let _program = self.start(name, arguments).await?;
+        Ok(self.loss().await?.last_lines)
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // A leftover of links in a temporary folder is no reason to fail.
+        let _ = std::fs::remove_dir_all(&self.programs);
+    }
+}
+
+pub(crate) async fn an_enclosure_is_a_machine_of_its_own() -> Outcome {
+    let mut bench = Bench::new().await?;
+    assert_eq!(bench.said("hostname", &[]).await?, ["kube1.vm"]);
+    assert_eq!(bench.said("cat", &["/etc/resolv.conf"]).await?, ["nameserver 192.0.2.1"]);
+    assert_eq!(bench.said("cat", &["/etc/hosts"]).await?[1], "192.0.2.7 kube1.vm");
+    assert_eq!(bench.said("cat", &[&format!("{DIRECTORY}/conf/a")]).await?, ["contents"]);
+    assert_eq!(bench.said("ls", &["/run"]).await?, ["stickler"]);
+    assert!(bench.said("ls", &["/srv"]).await?.is_empty());
+    let environment: BTreeSet<String> = bench.said("env", &[]).await?.into_iter().collect();
+    assert!(environment.contains(&format!("TMPDIR={DIRECTORY}/tmp")), "{environment:?}");
+    assert_eq!(environment.len(), 3, "{environment:?}");
+    // The first process has number 1; ours are not there.
+    let pid: u32 = bench.said("pid", &[]).await?.concat().parse()?;
+    assert!((2..50).contains(&pid), "{pid}");
+    // Its network's sysctls are its own to set.
+    let forward = "/proc/sys/net/ipv4/ip_forward";
+    assert_eq!(bench.said("cat", &[forward]).await?.len(), 1);
+    assert!(bench.said("touch", &[forward]).await?.is_empty());
+    Ok(())
+}
+
+pub(crate) async fn an_enclosure_writes_nothing_outside() -> Outcome {
+    let mut bench = Bench::new().await?;
+    let outside = bench.programs.join("written");
+    let said = bench.said("touch", &[&outside.display().to_string()]).await?;
+    assert!(said.concat().contains("Read-only file system"), "{said:?}");
+    assert!(!outside.exists());
+    for inside in ["/run/xtables.lock", "/srv/x", "/run/stickler/tmp/x"] {
+        assert!(bench.said("touch", &[inside]).await?.is_empty(), "{inside} can be written");
+    }
+    assert!(!Path::new("/srv/x").exists() && !Path::new("/run/stickler").exists());
+    Ok(())
+}
+
+pub(crate) async fn the_end_of_a_program_is_told_with_its_last_words() -> Outcome {
+    let mut bench = Bench::new().await?;
+    let file = bench.programs.join("logs/noise.log");
+    let _noise = bench.start_with("noise", &[], Output::to_file(&file)?).await?;
+    let loss = bench.loss().await?;
+    assert_eq!((loss.title.as_str(), loss.exit), ("noise on kube1.vm", Exit::Code(0)));
+    let said: BTreeSet<&str> = loss.last_lines.iter().map(String::as_str).collect();
+    assert_eq!(said, BTreeSet::from(["err", "out"]));
+    let kept = std::fs::read_to_string(&file)?;
+    assert!(kept.contains("out\n") && kept.contains("err\n"), "{kept:?}");
+    let _failing = bench.start("exit", &["3"]).await?;
+    let told = bench.loss().await?.to_string();
+    assert_eq!(told, "exit on kube1.vm ended by itself with exit status 3 and had said nothing");
+    let missing = vec!["/no/such/program".to_owned()];
+    let enclosure = Arc::clone(&bench.enclosure);
+    let refused =
+        External::start(enclosure, "it".to_owned(), missing, Output::default(), bench.losses.clone()).await;
+    assert_eq!(refused.err().map(|why| why.to_string()).as_deref(), Some("`/no/such/program` is not found"));
+    Ok(())
+}
+
+pub(crate) async fn a_program_that_is_stopped_is_not_lost_and_starts_again() -> Outcome {
+    let mut bench = Bench::new().await?;
+    let program = bench.start("stubborn", &[]).await?;
+    assert!(program.is_running().await);
+    program.stop().await;
+    program.stop().await;
+    assert!(!program.is_running().await);
+    assert!(bench.said("touch", &["/run/stickler/left"]).await?.is_empty());
+    program.resume().await?;
+    program.resume().await?;
+    assert!(program.is_running().await);
+    // What was left is still there, and the only ones that ended are those that were asked to.
+    let left = bench.said("ls", &["/run/stickler"]).await?.concat();
+    assert!(left.contains("left"), "{left}");
+    let titles: Vec<String> = bench.losses.more_than(1).await.into_iter().map(|loss| loss.title).collect();
+    assert_eq!(titles, ["touch on kube1.vm", "ls on kube1.vm"]);
+    Ok(())
+}
+
+pub(crate) async fn nothing_survives_an_enclosure() -> Outcome {
+    let bench = Bench::new().await?;
+    let mut programs = Vec::new();
+    for _ in 0..3 {
+        programs.push(bench.start("sleep", &[]).await?);
+    }
+    let ours = || processes(&bench.programs.join("sleep"));
+    assert_eq!(ours().len(), 3);
+    let enclosure = Arc::downgrade(&bench.enclosure);
+    let name = bench.programs.join("sleep");
+    drop(programs);
+    drop(bench);
+    assert!(enclosure.upgrade().is_none());
+    assert!(processes(&name).is_empty(), "processes are left");
+    Ok(())
+}
+
+/// The processes that were started under a name.
+fn processes(name: &Path) -> Vec<u32> {
+    let wanted = [name.as_os_str().as_encoded_bytes(), b"\0"].concat();
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(&wanted))
+    })
+    .collect()
+}
+
+/// A program and its enclosure, for the process that is to be killed: its id.
+pub(crate) async fn start_sleeper() -> anyhow::Result<(Bench, External, u32)> {
+    let bench = Bench::new().await?;
+    let sleeper = bench.start("sleep", &[]).await?;
+    let pid = processes(&bench.programs.join("sleep")).first().copied().context("it does not run")?;
+    Ok((bench, sleeper, pid))
+}
