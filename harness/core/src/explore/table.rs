@@ -144,7 +144,7 @@ impl Table {
         // What a flow to a port or address comes to that the service has no more, nobody promises.
         let services = &self.services;
         let is_of_service =
-            |destination| services.get(destination).is_some_and(|known| known.service == *key);
+            |destination: &Destination| services.get(destination).is_some_and(|known| known.service == *key);
         self.flows.retain(|destination, (was, _)| *was == form || !is_of_service(destination));
     }
 
