@@ -3,7 +3,15 @@
 
 use std::process::ExitCode;
 
+#[cfg(target_os = "linux")]
+#[path = "disruption/tiny_proxy.rs"]
+mod tiny_proxy;
+
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Some(code) = tiny_proxy::dispatch() {
+        return code;
+    }
     if let Some(code) = stickler_suites::reexec() {
         return code;
     }
@@ -33,16 +41,20 @@ mod disruption {
     use serde_json::json;
     use stickler::protocol::{Probe, Workload};
     use stickler::providers::TestbedProvider;
+    use stickler::providers::components::{Component, Components};
     use stickler::{
         Check, Class, Cluster, Disruption, Ending, Held, Provider as _, Run, Scene, Session, Sink, Vantage,
         Verdict, as_promised, cluster_ip, fixture, resolve_as_promised,
     };
     use stickler_model::RecordType;
     use stickler_reports::{Event, Record, Report, Reporter};
+    use tempfile::TempDir;
     use tokio::runtime::Runtime;
     use tokio::sync::mpsc;
     use tokio::time::timeout;
     use tokio_util::sync::CancellationToken;
+
+    use crate::tiny_proxy;
 
     /// No check may hang: what is lost for good is known to be lost well before this.
     const SOON: Duration = Duration::from_secs(20);
@@ -66,6 +78,8 @@ mod disruption {
         ("apiserver/stopped-in-a-run", |bed| apiserver_stopped_in_a_run(bed).boxed()),
         ("apiserver/comes-back", |bed| apiserver_comes_back(bed).boxed()),
         ("kubelet/stopped-under-a-vantage", |bed| kubelet_stopped_under_a_vantage(bed).boxed()),
+        ("component/replaced", |bed| component_replaced(bed).boxed()),
+        ("component/ends-in-a-run", |bed| component_ends_in_a_run(bed).boxed()),
         ("kubelet/its-pods-leave-and-return", |bed| pods_leave_and_return(bed).boxed()),
     ];
 
@@ -78,7 +92,8 @@ mod disruption {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let trial = |(name, body): &'static (&'static str, Body)| {
             Trial::test(*name, move || {
-                let run = async { body(Bed::start().await?).await };
+                let swapped = name.starts_with("component/");
+                let run = async { body(Bed::start(swapped).await?).await };
                 Runtime::new()?.block_on(run).map_err(|error| Failed::from(format!("{error:#}")))
             })
         };
@@ -92,6 +107,8 @@ mod disruption {
         cluster: Arc<dyn Cluster>,
         sink: Sink,
         told: mpsc::UnboundedReceiver<Event>,
+        /// For the external command, if there is one: its program, its logs, what ends it.
+        folder: TempDir,
     }
 
     struct Told(mpsc::UnboundedSender<Event>);
@@ -104,11 +121,22 @@ mod disruption {
     }
 
     impl Bed {
-        async fn start() -> anyhow::Result<Self> {
-            let provider = TestbedProvider::enter(3, 0, [].into_iter().collect())?;
+        /// With `swapped` the proxies are external commands.
+        async fn start(swapped: bool) -> anyhow::Result<Self> {
+            let folder = tempfile::tempdir()?;
+            let mut provider = TestbedProvider::enter(3, 0, [].into_iter().collect())?;
+            if swapped {
+                let program = folder.path().join(tiny_proxy::NAME);
+                std::os::unix::fs::symlink(std::env::current_exe()?, &program)?;
+                let (program, here) = (program.display(), folder.path().display());
+                let command = format!("{program} --kubeconfig={{kubeconfig}} '--until={here}/{{node}}'");
+                let mut components = Components::default();
+                components.swap(Component::Proxy, &command)?;
+                provider = provider.with_components(components, Some(folder.path().join("logs")));
+            }
             let cluster: Arc<dyn Cluster> = Arc::from(provider.start().await?);
             let (tell, told) = mpsc::unbounded_channel();
-            Ok(Self { cluster, sink: Sink::new(vec![Box::new(Told(tell))]), told })
+            Ok(Self { cluster, sink: Sink::new(vec![Box::new(Told(tell))]), told, folder })
         }
 
         fn disruption(&self) -> anyhow::Result<&dyn Disruption> {
@@ -396,6 +424,76 @@ mod disruption {
     #[expect(clippy::print_stderr, reason = "how long it took is of interest beside the verdict")]
     fn eprintln_run(took: Duration) {
         eprintln!("a run without API server ended after {took:?}");
+    }
+
+    /// A command does a component's work, and can be stopped and started.
+    async fn component_replaced(bed: Bed) -> anyhow::Result<()> {
+        let [card] = bed.cluster.card().components.as_slice() else {
+            anyhow::bail!("{:?}", bed.cluster.card().components)
+        };
+        assert_eq!((card.component.as_str(), card.version.as_deref()), ("proxy", Some(tiny_proxy::VERSION)));
+        let command = card.command.as_deref().unwrap_or_default();
+        ensure!(command.contains("tiny-proxy --kubeconfig={kubeconfig}"), "{command}");
+        let nodes = bed.cluster.card().nodes.iter();
+        let on_each: Vec<_> = nodes.map(|node| ("proxy".to_owned(), node.clone())).collect();
+        assert_eq!(bed.disruption()?.programs(), on_each);
+        let log = bed.folder.path().join(format!("logs/proxy-{NODE}.log"));
+        let served = "serves `kubernetes` by 192.168.199.117:6443\n";
+        assert_eq!(std::fs::read_to_string(&log)?, served);
+        bed.disruption()?.stop_program("proxy", NODE).await?;
+        bed.disruption()?.stop_program("proxy", NODE).await?;
+        bed.disruption()?.start_program("proxy", NODE).await?;
+        let again = async {
+            while std::fs::read_to_string(&log)? != served.repeat(2) {
+                tokio::task::yield_now().await;
+            }
+            anyhow::Ok(())
+        };
+        timeout(SOON, again).await.context("it does not serve again")??;
+        ensure!(bed.cluster.lost().now_or_never().is_none(), "what was stopped counts as lost");
+        let unknown = bed.disruption()?.stop_program("proxy", "nowhere").await;
+        let why = unknown.err().map(|error| error.to_string());
+        assert_eq!(why.as_deref(), Some("no external command is the proxy on `nowhere`"));
+        Ok(())
+    }
+
+    /// A whole run in the middle of which a component ends: nothing is judged any more, and the report
+    /// has its last words.
+    async fn component_ends_in_a_run(mut bed: Bed) -> anyhow::Result<()> {
+        let report = Arc::new(Mutex::new(Report::default()));
+        let (tell, told) = mpsc::unbounded_channel();
+        bed.told = told;
+        let sink = Sink::new(vec![Box::new(Told(tell)), Box::new(Written(Arc::clone(&report)))]);
+        let checks: Vec<&'static Check> = vec![&CALLS, &WAITS];
+        sink.tell(Event::RunStarted {
+            tool: "test".to_owned(),
+            suite: "test".to_owned(),
+            seed: 1,
+            jobs: 1,
+            checks: checks.iter().map(|check| check.card()).collect(),
+        });
+        let run = Run { checks, seed: 1, jobs: 1, deviations: Vec::new(), cancel: CancellationToken::new() };
+        let cluster = Arc::clone(&bed.cluster);
+        let ends_it = bed.folder.path().join(NODE);
+        let ending = async {
+            bed.until_any(|event| matches!(event, Event::CheckStarted { .. })).await?;
+            std::fs::write(ends_it, "")?;
+            anyhow::Ok(())
+        };
+        let both = async { tokio::join!(run.on(&cluster, &sink), ending) };
+        let ((), ended) = timeout(SOON, both).await.context("the run goes on")?;
+        ended?;
+        let report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = format!("proxy on {NODE} ended by itself with exit status {}", tiny_proxy::EXIT);
+        for check in &report.checks {
+            let reason = check.reason.as_deref().unwrap_or_default();
+            ensure!(check.verdict == Verdict::Inconclusive, "{}: {:?} {reason}", check.id, check.verdict);
+            ensure!(reason.contains(&why), "{}: {reason}", check.id);
+        }
+        let [trouble] = report.troubles.as_slice() else { anyhow::bail!("{:?}", report.troubles) };
+        ensure!(trouble.contains(&why) && trouble.contains("goodbye"), "{trouble}");
+        ensure!(report.verdict() == Verdict::Inconclusive && !report.interrupted, "{:?}", report.verdict());
+        Ok(())
     }
 
     /// Everything recovers by itself: nothing is restarted, and what is created then is served.

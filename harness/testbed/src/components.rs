@@ -287,6 +287,31 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_can_be_read() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/components");
+        let mut found = 0;
+        for file in std::fs::read_dir(folder).expect("there are examples").flatten() {
+            let (name, text) = (file.path().display().to_string(), std::fs::read_to_string(file.path()));
+            let wishes: BTreeMap<String, Wish> = toml::from_str(&text.expect("text")).expect(&name);
+            for (component, wish) in wishes {
+                Component::of_name(&component).expect(&name);
+                for command in std::iter::once(&wish.command).chain(&wish.beside) {
+                    let line = CommandLine::split(command).expect(&name);
+                    // No comment became words, and no words a comment.
+                    let lines = command.lines().map(str::trim);
+                    let words = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+                    assert_eq!(
+                        line.words(&Values::default()),
+                        words.flat_map(str::split_whitespace).collect::<Vec<_>>()
+                    );
+                }
+            }
+            found += 1;
+        }
+        assert!(found >= 5, "{found}");
+    }
+
+    #[test]
     fn each_component_is_spoken_of_once() {
         let mut components = read("[proxy]\ncommand = 'sh'").expect("a set");
         assert_eq!(components.swap(Component::Proxy, "sh"), Err(ComponentError::Twice(Component::Proxy)));

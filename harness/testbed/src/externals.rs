@@ -180,12 +180,14 @@ impl Externals {
         match timeout(bound, self.unless_lost(waiting)).await {
             Ok(done) => done,
             Err(_) => {
-                let mut said = Vec::new();
-                for ((component, node), unit) in mine() {
-                    let lines = unit.program.last_lines().await.join(" | ");
-                    said.push(format!("{component} on {node} said last: {lines}"));
+                // What one of them says, the others say too.
+                let mut said = String::new();
+                if let Some(((component, node), unit)) = mine().next() {
+                    let lines = unit.program.last_lines().await;
+                    let last = lines.get(lines.len().saturating_sub(2)..).unwrap_or_default().join(" | ");
+                    said = format!("; {component} on {node} said last: {last}");
                 }
-                bail!("not within {bound:?}; {}", said.join("; "))
+                bail!("not within {bound:?}{said}")
             }
         }
     }

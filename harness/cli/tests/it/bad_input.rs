@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_port_that_is_taken", a_port_that_is_taken),
     ("a_kubeconfig_that_is_in_the_way", a_kubeconfig_that_is_in_the_way),
     ("cases_with_mistakes", cases_with_mistakes),
+    ("components_with_mistakes", components_with_mistakes),
     ("manifests_with_mistakes", manifests_with_mistakes),
     ("a_machine_without_network_namespaces", a_machine_without_network_namespaces),
     ("a_machine_without_user_namespaces", a_machine_without_user_namespaces),
@@ -97,6 +98,51 @@ fn cases_with_mistakes() -> Result<(), Impossible> {
     ] {
         fs::write(folder.path().join("case.yaml"), &text).expect("it can be written");
         is_refused(folder.path(), stickler(folder.path(), &["replay", "case.yaml"]), words);
+    }
+    Ok(())
+}
+
+fn components_with_mistakes() -> Result<(), Impossible> {
+    let folder = folder();
+    for (arguments, words) in [
+        (
+            ["--with", "kube-proxy=sh"].as_slice(),
+            ["`--with kube-proxy=...`", "no component `kube-proxy`", "proxy, dns"].as_slice(),
+        ),
+        (&["--with", "proxy"], &["`--with proxy` has no command"]),
+        (&["--with", "proxy="], &["`--with proxy=...`", "the command line is empty"]),
+        (&["--with", "proxy=no-such-program --x"], &["there is no program `no-such-program`"]),
+        (&["--with", "proxy=/no/such/program"], &["there is no program at `/no/such/program`"]),
+        (&["--with", "proxy=sh -c 'x"], &["a quote is open at its end"]),
+        (&["--with", "proxy=sh {nodes}"], &["`{nodes}` in `{nodes}` stands for nothing", "`{node_ip}`"]),
+        (&["--with", "proxy=sh", "--with", "proxy=sh"], &["component `proxy` is given twice"]),
+        (&["--with", "dns=sh", "--without", "dns"], &["`--without dns`", "component `dns` is given twice"]),
+        (&["--without", "apiserver"], &["a cluster without an API server is none"]),
+        (&["--without", "kubelet"], &["there is no component `kubelet`"]),
+        (&["--components", "nosuch.toml"], &["`nosuch.toml` cannot be read"]),
+        (&["--cluster", "kubeconfig", "--with", "proxy=sh"], &["`--with` swaps components of the testbed"]),
+        (&["--cluster", "kubeconfig", "--without", "dns"], &["`--without` swaps components of the testbed"]),
+    ] {
+        for command in ["run", "up", "explore", "chaos"] {
+            let cluster = arguments.first() == Some(&"--cluster");
+            if command == "up" && cluster {
+                continue;
+            }
+            is_refused(folder.path(), stickler(folder.path(), &[&[command], arguments].concat()), words);
+        }
+    }
+    for (text, words) in [
+        ("[proxy]\ncommand = sh\n", ["`--components set.toml`: line 2: "].as_slice()),
+        ("[proxy]\ncommands = 'sh'\n", &["line 2", "unknown field `commands`"]),
+        ("[ingress-nginx]\ncommand = 'sh'\n", &["there is no component `ingress-nginx`"]),
+        ("[dns]\ncommand = 'sh {node}'\n", &["component `dns`: `{node}` stands for nothing there"]),
+        (
+            "[proxy]\ncommand = 'sh'\nfiles = {'/etc/x' = 'y'}\n",
+            &["`/etc/x` is no path of a file below `{dir}`"],
+        ),
+    ] {
+        fs::write(folder.path().join("set.toml"), text).expect("it can be written");
+        is_refused(folder.path(), stickler(folder.path(), &["run", "--components", "set.toml"]), words);
     }
     Ok(())
 }

@@ -129,6 +129,7 @@ pub(crate) static RESOURCES: &[&Resource] = &[
     &OLD_INGRESSES,
     &LEASES,
     &ENDPOINT_SLICES,
+    &OLD_ENDPOINT_SLICES,
     &CLUSTER_ROLE_BINDINGS,
     &CLUSTER_ROLES,
     &ROLE_BINDINGS,
@@ -439,7 +440,7 @@ pub(crate) static LEASES: Resource = Resource {
     ..CORE
 };
 
-pub(crate) static ENDPOINT_SLICES: Resource = Resource {
+const ENDPOINT_SLICE: Resource = Resource {
     group: "discovery.k8s.io",
     plural: "endpointslices",
     singular: "endpointslice",
@@ -448,6 +449,20 @@ pub(crate) static ENDPOINT_SLICES: Resource = Resource {
     rules: Rules::of::<EndpointSlice>(),
     columns: &tables::ENDPOINT_SLICES,
     ..CORE
+};
+
+pub(crate) static ENDPOINT_SLICES: Resource = ENDPOINT_SLICE;
+
+/// The only version that Kubernetes before 1.21 knows.
+pub(crate) static OLD_ENDPOINT_SLICES: Resource = Resource {
+    version: "v1beta1",
+    rules: ENDPOINT_SLICE.rules.without_schema(),
+    stored: Some(&Stored {
+        resource: &ENDPOINT_SLICES,
+        read: versions::read_old_slice,
+        show: versions::show_old_slice,
+    }),
+    ..ENDPOINT_SLICE
 };
 
 const INGRESS: Resource = Resource {

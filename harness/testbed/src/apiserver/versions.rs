@@ -1,7 +1,8 @@
-//! Kinds that are served in more than one form and stored in one: older versions of Ingress, and
-//! Events as their own group shows them
+//! Kinds that are served in more than one form and stored in one: older versions of Ingress and of
+//! EndpointSlice, and Events as their own group shows them
 //! ([Kubernetes Deprecation Policy](https://kubernetes.io/docs/reference/using-api/deprecation-policy/),
-//! [Deprecated API Migration Guide, "Ingress"](https://kubernetes.io/docs/reference/using-api/deprecation-guide/#ingress-v122)).
+//! [Deprecated API Migration Guide, "Ingress"](https://kubernetes.io/docs/reference/using-api/deprecation-guide/#ingress-v122),
+//! ["EndpointSlice"](https://kubernetes.io/docs/reference/using-api/deprecation-guide/#endpointslice-v125)).
 
 use serde_json::{Map, Value, json};
 
@@ -81,6 +82,54 @@ fn show_old_backend(backend: &mut Value) {
     {
         backend.insert("servicePort".to_owned(), port);
     }
+}
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+const HOSTNAME: &str = "kubernetes.io/hostname";
+
+/// An EndpointSlice of `v1beta1` as one of `v1`. Where an endpoint is, was a map of labels: the zone has
+/// a field now, and the host name is the node's, which could be said twice.
+pub(crate) fn read_old_slice(slice: &mut Value) {
+    for endpoint in endpoints(slice) {
+        // A field of the new version is unknown in the old one: it must not be taken for what it says.
+        for new in ["zone", "deprecatedTopology"] {
+            rename(endpoint, new, &format!("{new} (of v1)"));
+        }
+        let Some(Value::Object(mut topology)) = endpoint.remove("topology") else { continue };
+        if let Some(zone) = topology.remove(ZONE) {
+            endpoint.insert("zone".to_owned(), zone);
+        }
+        if topology.get(HOSTNAME) == endpoint.get("nodeName") {
+            topology.remove(HOSTNAME);
+        }
+        if !topology.is_empty() {
+            endpoint.insert("deprecatedTopology".to_owned(), Value::Object(topology));
+        }
+    }
+}
+
+/// An EndpointSlice of `v1` as one of `v1beta1`.
+pub(crate) fn show_old_slice(slice: &mut Value) {
+    for endpoint in endpoints(slice) {
+        let mut topology = match endpoint.remove("deprecatedTopology") {
+            Some(Value::Object(topology)) => topology,
+            _ => Map::new(),
+        };
+        if let Some(zone) = endpoint.remove("zone") {
+            topology.insert(ZONE.to_owned(), zone);
+        }
+        if let Some(node) = endpoint.get("nodeName") {
+            topology.entry(HOSTNAME).or_insert_with(|| node.clone());
+        }
+        if !topology.is_empty() {
+            endpoint.insert("topology".to_owned(), Value::Object(topology));
+        }
+    }
+}
+
+fn endpoints(slice: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
+    let endpoints = slice.get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten();
+    endpoints.filter_map(Value::as_object_mut)
 }
 
 fn paths(spec: &mut Map<String, Value>) -> impl Iterator<Item = &mut Map<String, Value>> {
@@ -172,6 +221,29 @@ mod tests {
         let path = &ingress["spec"]["rules"][0]["http"]["paths"][0];
         assert_eq!(path["pathType"], "ImplementationSpecific");
         assert!(path["backend"].get("service").is_none(), "the old version has no such field: {path}");
+    }
+
+    #[test]
+    fn an_old_slice_says_where_its_endpoints_are() {
+        let new = json!({"endpoints": [
+            {"addresses": ["10.0.0.1"], "nodeName": "n", "zone": "z", "hints": {"forZones": [{"name": "z"}]}},
+            {"addresses": ["10.0.0.2"], "deprecatedTopology": {"kubernetes.io/hostname": "m", "rack": "r"}},
+            {"addresses": ["10.0.0.3"]},
+        ]});
+        let old = json!({"endpoints": [
+            {"addresses": ["10.0.0.1"], "nodeName": "n", "hints": {"forZones": [{"name": "z"}]},
+                "topology": {"kubernetes.io/hostname": "n", "topology.kubernetes.io/zone": "z"}},
+            {"addresses": ["10.0.0.2"], "topology": {"kubernetes.io/hostname": "m", "rack": "r"}},
+            {"addresses": ["10.0.0.3"]},
+        ]});
+        let mut slice = new.clone();
+        show_old_slice(&mut slice);
+        assert_eq!(slice, old);
+        read_old_slice(&mut slice);
+        assert_eq!(slice, new);
+        let mut mixed = json!({"endpoints": [{"addresses": ["10.0.0.1"], "zone": "z"}]});
+        read_old_slice(&mut mixed);
+        assert!(mixed["endpoints"][0].get("zone").is_none(), "the old version has no such field: {mixed}");
     }
 
     #[test]

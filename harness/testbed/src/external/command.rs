@@ -44,13 +44,21 @@ impl CommandLine {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, CommandError> {
-        let mut words =
-            shlex::split(text).ok_or_else(|| CommandError::Unterminated(text.trim().to_owned()))?;
-        let program = words.first_mut().ok_or(CommandError::Empty)?;
-        *program = find(program)?.display().to_string();
-        let line = Self { words };
-        Values::default().check(&line.words)?;
+        let mut line = Self::split(text)?;
+        if let Some(program) = line.words.first_mut() {
+            *program = find(program)?.display().to_string();
+        }
         Ok(line)
+    }
+
+    /// The same, without a look at this machine.
+    pub(crate) fn split(text: &str) -> Result<Self, CommandError> {
+        let words = shlex::split(text).ok_or_else(|| CommandError::Unterminated(text.trim().to_owned()))?;
+        if words.is_empty() {
+            return Err(CommandError::Empty);
+        }
+        Values::check(&words)?;
+        Ok(Self { words })
     }
 
     /// The path of its program.
@@ -143,7 +151,7 @@ impl Values {
     }
 
     /// In a command line a name in braces that stands for nothing is a mistake.
-    fn check(&self, words: &[String]) -> Result<(), CommandError> {
+    fn check(words: &[String]) -> Result<(), CommandError> {
         for text in words {
             let mut rest = text.as_str();
             while let Some((_, word, after)) = next(rest) {
