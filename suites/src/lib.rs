@@ -2,8 +2,10 @@
 //! provider and no component: it must not know what it talks to.
 
 mod affinity;
+mod allocation;
 mod confirmation;
 mod dns;
+mod endpoint_slices;
 mod endpoints;
 mod env;
 mod exec;
@@ -11,7 +13,9 @@ mod external_ips;
 mod external_name;
 mod goweb;
 mod headless;
+mod host_port;
 mod ingress;
+mod kubectl;
 mod liveness;
 mod load_balancer;
 mod node_port;
@@ -19,26 +23,47 @@ mod ports;
 mod profile;
 mod readiness;
 mod service;
+mod service_type;
 mod traffic_policy;
+mod udp;
 mod vip;
+
+use std::process::ExitCode;
 
 use stickler::Check;
 
 pub use confirmation::confirmed_by;
 pub use profile::Profile;
 
+/// The notes at a terminal, chapter by chapter.
+pub mod transcript {
+    pub use crate::kubectl::{Chapter, NAMESPACE, chapters, kubectl_minor, perform};
+}
+
+/// Runs the part of the program that was asked for under another name: the programs of pods, and the
+/// editor that a kubectl of the transcript opens. To be called first in every `main` that may perform
+/// checks; if it returns something, that is how the process ends.
+pub fn reexec() -> Option<ExitCode> {
+    kubectl::editor().or_else(stickler::reexec)
+}
+
 /// Every chapter: the prefix of its checks' ids, and the checks.
 pub const CHAPTERS: &[(&str, &[Check])] = &[
     ("goweb", goweb::CHECKS),
     ("service", service::CHECKS),
     ("exec", exec::CHECKS),
+    ("udp", udp::CHECKS),
     ("affinity", affinity::CHECKS),
     ("ports", ports::CHECKS),
     ("env", env::CHECKS),
     ("dns", dns::CHECKS),
     ("vip", vip::CHECKS),
     ("endpoints", endpoints::CHECKS),
+    ("endpoint-slices", endpoint_slices::CHECKS),
     ("node-port", node_port::CHECKS),
+    ("host-port", host_port::CHECKS),
+    ("allocation", allocation::CHECKS),
+    ("service-type", service_type::CHECKS),
     ("readiness", readiness::CHECKS),
     ("liveness", liveness::CHECKS),
     ("headless", headless::CHECKS),
@@ -47,6 +72,7 @@ pub const CHAPTERS: &[(&str, &[Check])] = &[
     ("traffic-policy", traffic_policy::CHECKS),
     ("external-ips", external_ips::CHECKS),
     ("ingress", ingress::CHECKS),
+    ("kubectl", kubectl::CHECKS),
 ];
 
 /// Every check, chapter by chapter.

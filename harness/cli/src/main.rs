@@ -85,8 +85,8 @@ enum Ended {
 }
 
 fn main() -> ExitCode {
-    // What runs inside pods is this very program under another name.
-    if let Some(code) = stickler::reexec() {
+    // What runs inside pods is this very program under another name, and so is an editor.
+    if let Some(code) = stickler_suites::reexec() {
         return code;
     }
     let cli = parse();

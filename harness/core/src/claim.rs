@@ -47,6 +47,8 @@ pub(crate) fn labels(run: &str) -> BTreeMap<String, String> {
 pub(crate) struct Claim {
     client: kube::Client,
     run: String,
+    /// The cluster's version: 1.`minor`.
+    minor: u32,
     bounds: Bounds,
     /// The cluster goes away with the run: nobody needs to know whether it is alive.
     is_ephemeral: bool,
@@ -60,6 +62,7 @@ impl Claim {
         Self {
             client: cluster.client(),
             run,
+            minor: cluster.promises().minor,
             bounds: cluster.bounds(),
             is_ephemeral: cluster.is_ephemeral(),
             renewing: Mutex::default(),
@@ -115,7 +118,7 @@ impl Claim {
 
     /// Creates a namespace of the run, and waits until pods may be created in it.
     pub(crate) async fn create_namespace(&self, name: &str) -> anyhow::Result<()> {
-        create_namespace(&self.client, name, &self.run, self.bounds.request).await
+        create_namespace(&self.client, name, &self.run, self.minor, self.bounds.request).await
     }
 
     /// Deletes one of the run's namespaces, and does not wait until it is gone.
@@ -141,6 +144,7 @@ pub(crate) async fn create_namespace(
     client: &kube::Client,
     name: &str,
     run: &str,
+    minor: u32,
     bound: Duration,
 ) -> anyhow::Result<()> {
     let mut labels = labels(run);
@@ -151,7 +155,7 @@ pub(crate) async fn create_namespace(
     let params = PostParams::default();
     let what = format!("create the namespace `{name}`");
     wait::within(bound, &what, api.create(&params, &namespace)).await?;
-    wait::for_service_account(client, name, bound).await
+    wait::for_service_account(client, name, minor, bound).await
 }
 
 fn agents(run: &str) -> String {

@@ -1,8 +1,10 @@
 //! Clusters: whatever can be started, or found running, and looked at. Suites know no provider.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -64,6 +66,11 @@ pub trait Cluster: Send + Sync {
     /// Does nothing of the cluster outlive this process? Then namespaces need not be cleaned up.
     fn is_ephemeral(&self) -> bool;
 
+    /// Where commands can be typed, if it is the notes' lab: three nodes, which are this harness' own.
+    fn terminal(&self) -> Option<&dyn Terminal> {
+        None
+    }
+
     /// Is it for each run to find out how fast the cluster is? Then its bounds are the most that is
     /// allowed.
     fn is_measured(&self) -> bool {
@@ -83,6 +90,38 @@ pub trait Outside: Send + Sync {
     fn may_call(&self) -> Option<BTreeSet<IpAddr>> {
         None
     }
+}
+
+/// Starts programs as somebody would who sits in front of the machines.
+pub trait Terminal: Send + Sync {
+    /// A kubeconfig for programs that this process starts.
+    fn kubeconfig(&self) -> &str;
+
+    /// A folder where those programs find files, and which goes with this process, however it ends.
+    ///
+    /// # Errors
+    /// If there is none.
+    fn folder(&self) -> anyhow::Result<PathBuf>;
+
+    /// A command that runs one of the programs of pods on a machine.
+    ///
+    /// # Errors
+    /// If there is no such machine or program.
+    fn command(
+        &self,
+        machine: Machine<'_>,
+        program: &str,
+        arguments: &[String],
+    ) -> anyhow::Result<std::process::Command>;
+}
+
+/// A machine somebody can sit in front of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine<'a> {
+    /// A node, by its name.
+    Node(&'a str),
+    /// One that is no part of the cluster.
+    Outside,
 }
 
 /// Stops parts of the control plane as if their processes had died, and starts them again. What is
@@ -140,8 +179,16 @@ pub enum Capability {
     ContainerEngine,
     /// This harness may stop kubelets and the API server.
     Disruption,
-    /// Somebody gives services of type `LoadBalancer` their address.
+    /// It is the notes' lab, and programs can be started on its machines.
+    NotesLab,
+    /// There is a kubectl on PATH.
+    Kubectl,
+    /// Somebody gives addresses to services of type `LoadBalancer`.
     LoadBalancer,
+    /// At least two nodes say that they are in different zones.
+    Zones,
+    /// The API is that of Kubernetes 1.`minor` or newer. No cluster lists it: its version says so.
+    Since(u32),
 }
 
 impl Capability {
@@ -152,36 +199,62 @@ impl Capability {
         Self::NodesReachable,
         Self::ContainerEngine,
         Self::Disruption,
+        Self::NotesLab,
+        Self::Kubectl,
         Self::LoadBalancer,
+        Self::Zones,
     ];
 
-    /// The name in reports.
-    pub fn name(self) -> &'static str {
+    /// What this machine can do, whatever the cluster.
+    pub(crate) fn of_this_machine() -> impl Iterator<Item = Self> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let has_kubectl = std::env::split_paths(&path).any(|folder| folder.join("kubectl").is_file());
+        has_kubectl.then_some(Self::Kubectl).into_iter()
+    }
+
+    /// Does a cluster have it that lists these, and whose version promises this?
+    pub fn is_met(self, capabilities: &[Self], promises: &Promises) -> bool {
         match self {
+            Self::Since(minor) => promises.minor >= minor,
+            listed => capabilities.contains(&listed),
+        }
+    }
+
+    /// The name in reports.
+    pub fn name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::SeveralNodes => "several-nodes",
             Self::HostNetwork => "host-network",
             Self::NodesReachable => "nodes-reachable",
             Self::ContainerEngine => "container-engine",
             Self::Disruption => "disruption",
+            Self::NotesLab => "notes-lab",
+            Self::Kubectl => "kubectl",
             Self::LoadBalancer => "load-balancer",
-        }
+            Self::Zones => "zones",
+            Self::Since(minor) => return Cow::Owned(format!("kubernetes-1.{minor}")),
+        })
     }
 
     /// Why a check that needs it was skipped.
-    pub fn lacking(self) -> &'static str {
-        match self {
+    pub fn lacking(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::SeveralNodes => "the cluster has only one node",
             Self::HostNetwork => "pods may not use their node's network here",
             Self::NodesReachable => "the nodes' addresses cannot be reached from outside the cluster",
             Self::ContainerEngine => "no container engine that this harness drives runs on this machine",
             Self::Disruption => "the cluster's kubelets and API server are not this harness' to stop",
-            Self::LoadBalancer => "nobody is known to give services of type `LoadBalancer` an address here",
-        }
+            Self::NotesLab => "it is not the notes' lab: three nodes, on which programs can be started",
+            Self::Kubectl => "there is no kubectl on PATH",
+            Self::LoadBalancer => "nobody is known to give addresses to services of type LoadBalancer here",
+            Self::Zones => "the nodes are not labelled as being in different zones",
+            Self::Since(minor) => return Cow::Owned(format!("it is promised since Kubernetes 1.{minor}")),
+        })
     }
 }
 
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(&self.name())
     }
 }

@@ -116,7 +116,8 @@ impl Scene {
         let known = Api::<Namespace>::all(client.clone()).get_opt(&names.namespace).await?;
         // A check that was given up half-way may have made it.
         if known.is_none() {
-            create_namespace(&client, &names.namespace, &names.run, bounds.request).await?;
+            let minor = self.cluster.promises().minor;
+            create_namespace(&client, &names.namespace, &names.run, minor, bounds.request).await?;
         }
         for fixture in MANIFESTS {
             for manifest in parse(fixture.path, fixture.yaml)? {

@@ -18,6 +18,7 @@ use crate::controller::{InUse, Standing};
 use crate::image::Copying;
 use crate::journal::Sink;
 use crate::measure;
+use crate::providers::ranges;
 use crate::vantage::Vantages;
 
 /// A run on a cluster, from its first namespace to its last.
@@ -151,6 +152,9 @@ impl Stay {
         });
         let mut found = Found::as_promised(Arc::clone(&self.cluster));
         found.bounds = bounds;
+        if found.promises.service_cidr.is_none() {
+            found.promises.service_cidr = ranges::refused_in(&self.cluster.client(), &namespace).await;
+        }
         if let Some(domain) = measured.cluster_domain {
             found.promises.cluster_domain = domain;
         }

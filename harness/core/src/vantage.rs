@@ -193,7 +193,9 @@ impl Vantages {
     }
 
     fn exec(&self, namespace: &str, pod: &str) -> ThroughExec {
-        ThroughExec { api: Api::namespaced(self.client.clone(), namespace), pod: pod.to_owned() }
+        let api = Api::namespaced(self.client.clone(), namespace);
+        // Less than the agent may take, so that it is told what is wrong with its pod.
+        ThroughExec { api, pod: pod.to_owned(), bound: self.bound * 9 / 10 }
     }
 
     async fn create_pods(&mut self, image: Image<'_>, run: &str) -> anyhow::Result<()> {
@@ -281,12 +283,13 @@ fn agent_pod(node: &str, image: Image<'_>, run: &str, on_node: bool) -> Pod {
 struct ThroughExec {
     api: Api<Pod>,
     pod: String,
+    bound: Duration,
 }
 
 impl Attach for ThroughExec {
     fn attach(&mut self) -> BoxFuture<'_, anyhow::Result<AgentStream>> {
         async move {
-            wait::for_running(&self.api, &self.pod).await?;
+            wait::for_running(&self.api, &self.pod, self.bound).await?;
             let params = AttachParams::default().stdin(true).stdout(true).stderr(false);
             let mut process = self
                 .api

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use futures::TryStreamExt as _;
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, ServiceAccount};
 use kube::Api;
 use kube::runtime::watcher::{self, Config, Event};
 use serde::de::DeserializeOwned;
@@ -86,30 +86,41 @@ where
     }
 }
 
-/// Waits until a namespace has its `default` service account: before, pods are refused there.
+/// The first minor version that gives a service account's pods tokens without a Secret of its own
+/// ([KEP-2799](https://github.com/kubernetes/enhancements/tree/master/keps/sig-auth/2799-reduction-of-secret-based-service-account-token)).
+const WITHOUT_SECRETS: u32 = 24;
+
+/// Waits until a namespace has its `default` service account, and in Kubernetes 1.`minor` whatever that needs:
+/// before, pods are refused there.
 pub(crate) async fn for_service_account(
     client: &kube::Client,
     namespace: &str,
+    minor: u32,
     bound: Duration,
 ) -> anyhow::Result<()> {
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let what = format!("the service account `default` of namespace `{namespace}`");
     until(api, Config::default().fields("metadata.name=default"), &what, bound, |accounts| {
-        if accounts.is_empty() { Err("no such service account".to_owned()) } else { Ok(()) }
+        let account = accounts.first().ok_or_else(|| "no such service account".to_owned())?;
+        let has_token = account.secrets.as_ref().is_some_and(|secrets| !secrets.is_empty());
+        if minor < WITHOUT_SECRETS && !has_token { Err("it has no token".to_owned()) } else { Ok(()) }
     })
     .await
 }
 
-/// Waits until a pod's containers run; the caller bounds it.
-pub(crate) async fn for_running(api: &Api<Pod>, name: &str) -> anyhow::Result<()> {
+/// Waits until a pod's containers run.
+pub(crate) async fn for_running(api: &Api<Pod>, name: &str, bound: Duration) -> anyhow::Result<()> {
     let config = Config::default().fields(&format!("metadata.name={name}"));
     let what = format!("pod `{name}` to run");
-    until(api.clone(), config, &what, Duration::from_secs(3600), |pods| {
+    until(api.clone(), config, &what, bound, |pods| {
         let pod = pods.first().ok_or_else(|| "no such pod".to_owned())?;
         let running = |pod: &Pod| pod.status.as_ref()?.phase.clone();
         match running(pod).as_deref() {
             Some("Running") => Ok(()),
-            phase => Err(format!("its phase is {}", phase.unwrap_or("unknown"))),
+            phase => {
+                let phase = format!("its phase is {}", phase.unwrap_or("unknown"));
+                Err(pod_ready(pod).err().unwrap_or(phase))
+            }
         }
     })
     .await
@@ -128,6 +139,15 @@ pub(crate) fn pod_running(pod: &Pod) -> Result<(), String> {
 }
 
 /// Is a pod Ready, and not on its way out? If not, why not, as far as it can be told.
+/// A pod that has an address, or why it has none.
+pub(crate) fn pod_addressed(pod: &Pod) -> Result<(), String> {
+    let status = pod.status.as_ref();
+    match status.and_then(|status| status.pod_ip.as_deref()) {
+        Some(_) => Ok(()),
+        None => Err(format!("pod `{}` has no address", pod.metadata.name.as_deref().unwrap_or_default())),
+    }
+}
+
 pub(crate) fn pod_ready(pod: &Pod) -> Result<(), String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     if pod.metadata.deletion_timestamp.is_some() {
@@ -141,15 +161,14 @@ pub(crate) fn pod_ready(pod: &Pod) -> Result<(), String> {
     if ready {
         return Ok(());
     }
-    let waiting = status.and_then(|status| status.container_statuses.as_ref()).and_then(|containers| {
-        containers.iter().find_map(|container| {
-            let waiting = container.state.as_ref()?.waiting.as_ref()?;
-            Some(format!(
-                "{}: {}",
-                waiting.reason.as_deref().unwrap_or("waiting"),
-                waiting.message.as_deref().unwrap_or_default()
-            ))
-        })
+    // What comes first is what the others wait for.
+    let lists = |status: &PodStatus| {
+        [status.init_container_statuses.clone(), status.container_statuses.clone()].into_iter().flatten()
+    };
+    let waiting = status.into_iter().flat_map(lists).flatten().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref().unwrap_or("waiting");
+        Some(format!("{reason}: {}", waiting.message.as_deref().unwrap_or_default()))
     });
     let phase = status.and_then(|status| status.phase.clone()).unwrap_or_else(|| "Unknown".to_owned());
     Err(format!("pod `{name}` is {}", waiting.unwrap_or(phase)))
@@ -214,5 +233,30 @@ mod tests {
             Ok(pods.iter().map(|pod| pod.metadata.name.clone().unwrap_or_default()).collect::<Vec<_>>())
         });
         assert_eq!(first.await.expect("a list"), ["web"]);
+    }
+
+    /// Where tokens are Secrets, pods are refused until there is one.
+    #[tokio::test]
+    async fn an_account_without_a_token_is_enough_for_new_clusters_only() {
+        let list = json!({
+            "kind": "ServiceAccountList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"},
+            "items": [{"metadata": {"name": "default", "namespace": "n", "uid": "1"}}],
+        });
+        let answer = list.to_string();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let answer = answer.clone().into_bytes();
+            async move {
+                // Nothing ever changes.
+                if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Infallible>(http::Response::new(Body::from(answer)))
+            }
+        });
+        let client = kube::Client::new(service, "default");
+        let within = async |minor| for_service_account(&client, "n", minor, Duration::from_millis(200)).await;
+        within(24).await.expect("it is there");
+        let error = within(23).await.expect_err("it has no token").to_string();
+        assert!(error.ends_with("last seen: it has no token"), "{error}");
     }
 }

@@ -296,7 +296,7 @@ impl Scene<'_> {
         let within = |endpoint: &&Endpoint| node.is_none_or(|node| endpoint.node.as_deref() == Some(node));
         let choose = |wanted: fn(&Endpoint) -> bool| {
             let (mut backends, mut doubt) = (BTreeSet::new(), None);
-            for port in port {
+            for port in port.iter() {
                 for endpoint in port.endpoints.iter().filter(within).filter(|endpoint| wanted(endpoint)) {
                     backends.extend(Backend::of(self.world, endpoint));
                     if expected.is_by_hand(port, endpoint) {

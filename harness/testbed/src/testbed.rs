@@ -264,11 +264,13 @@ impl Testbed {
                 patience: NodePatience::default(),
                 load_balancer,
             })),
-            (false, Some(balancer)) => Some(Controllers::start_providers(&for_controllers, balancer)),
+            (false, Some(balancer)) => {
+                Some(Controllers::start_providers(&for_controllers, balancer, &spec.bugs))
+            }
             (false, None) => None,
         };
         let scheduler = match components.is_own(Component::Scheduler) {
-            true => Some(Scheduler::start(as_component("system:kube-scheduler", &[])?)),
+            true => Some(Scheduler::start(as_component("system:kube-scheduler", &[])?, spec.bugs.clone())),
             false => None,
         };
 
@@ -343,6 +345,15 @@ impl Testbed {
     /// A kubeconfig for programs that this process starts: they live in its network, not the machine's.
     pub fn kubeconfig_inside(&self) -> &str {
         &self.kubeconfig_inside
+    }
+
+    /// A folder in memory, by a path that programs this process starts can use. It has no name on the
+    /// machine and goes with the process, however that ends.
+    ///
+    /// # Errors
+    /// If there is no memory file system to be had.
+    pub fn shared_folder(&self) -> io::Result<PathBuf> {
+        crate::kubelet::shared_folder()
     }
 
     /// What the API server says it is.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 
-/// The name under which the test program is this editor.
+/// The name under which the running program is this editor.
 pub(crate) const NAME: &str = "editor-of-the-transcript";
 /// The variable that says where the change is; the file goes away when it was made, because kubectl
 /// opens the editor again when the object is refused.

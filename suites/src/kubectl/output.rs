@@ -1,7 +1,7 @@
 //! Outputs: what a command is expected to print, compared with what it printed. Tables are compared
 //! column by column, everything else line by line and word by word.
 
-use crate::pattern::{Bindings, Pattern};
+use super::pattern::{Bindings, Pattern};
 
 /// What a command is expected to print.
 #[derive(Clone, Debug, Default, PartialEq)]

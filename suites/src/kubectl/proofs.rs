@@ -1,33 +1,20 @@
 //! Proofs that the transcript notices: outputs that are as expected must be taken, and every kind of
 //! wrong one must not.
 
-use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::editor::changed;
-use crate::output::Output;
-use crate::pattern::Bindings;
-use crate::play::{Seen, play};
-use crate::shell::fixtures;
-use crate::text::{Place, Text};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 
-pub(crate) const TESTS: &[(&str, fn())] = &[
-    ("a_table_is_compared_by_its_columns", a_table_is_compared_by_its_columns),
-    ("a_wrong_table_is_noticed", a_wrong_table_is_noticed),
-    ("rows_with_generated_names_come_in_any_order", rows_with_generated_names_come_in_any_order),
-    ("a_variable_keeps_its_value", a_variable_keeps_its_value),
-    ("values_are_of_their_kind", values_are_of_their_kind),
-    ("lists_of_addresses_have_no_order", lists_of_addresses_have_no_order),
-    ("lines_are_compared_word_by_word", lines_are_compared_word_by_word),
-    ("rest_and_any_order", rest_and_any_order),
-    ("versions_of_kubectl_choose_lines", versions_of_kubectl_choose_lines),
-    ("the_text_is_read_with_its_remarks", the_text_is_read_with_its_remarks),
-    ("mistakes_in_the_text_are_named_with_their_line", mistakes_in_the_text_are_named_with_their_line),
-    ("a_command_is_given_again_until_it_is_so", a_command_is_given_again_until_it_is_so),
-    ("a_failure_says_where_and_what", a_failure_says_where_and_what),
-    ("the_editor_changes_one_place", the_editor_changes_one_place),
-    ("manifests_in_the_text_are_the_fixtures", manifests_in_the_text_are_the_fixtures),
-];
+use super::editor::changed;
+use super::output::Output;
+use super::pattern::Bindings;
+use super::play::{Give, Seen, Stumble, play};
+use super::text::{Chapter, Place, Step, Text};
+use super::{CORE, NAMESPACE, NOTES, only};
 
 fn output(text: &str) -> Output {
     Output::parse(&text.lines().collect::<Vec<_>>(), false).expect("the expected output can be read")
@@ -43,6 +30,7 @@ goweb-rs-<pod:a>     1/1     Running   <age>
 goweb-rs-<pod:b>     0/1     Running   <age>
 ";
 
+#[test]
 fn a_table_is_compared_by_its_columns() {
     let seen = "NAME             READY   STATUS    AGE\ngoweb-rs-bcdfg   1/1     Running   9s\n\
                 goweb-rs-zzzzz   0/1     Running   3d15h\n";
@@ -60,6 +48,7 @@ fn a_table_is_compared_by_its_columns() {
     assert!(compare(empty, "NAME   ADDRESS   PORTS\nx      80        80\n").is_none());
 }
 
+#[test]
 fn a_wrong_table_is_noticed() {
     let header = "NAME             READY   STATUS    AGE\n";
     let (a, b) = ("goweb-rs-bcdfg   1/1     Running   9s\n", "goweb-rs-zzzzz   0/1     Running   9s\n");
@@ -81,6 +70,7 @@ fn a_wrong_table_is_noticed() {
     }
 }
 
+#[test]
 fn rows_with_generated_names_come_in_any_order() {
     let (a, b) = ("goweb-rs-zzzzz   1/1     Running   9s\n", "goweb-rs-bcdfg   0/1     Running   9s\n");
     let seen = ["NAME             READY   STATUS    AGE\n", b, a].concat();
@@ -90,6 +80,7 @@ fn rows_with_generated_names_come_in_any_order() {
     assert!(compare(fixed, "NAME   AGE\nb      9s\na      9s\n").is_none());
 }
 
+#[test]
 fn a_variable_keeps_its_value() {
     let known = compare("this is <pod:a>", "this is zzzzz").expect("it fits");
     let (same, other, either) = (output("<pod:a> 1"), output("<pod:b> 1"), output("<pod:a|c> 1"));
@@ -105,6 +96,7 @@ fn a_variable_keeps_its_value() {
     assert!(compare("<age> <age>", "1s 1s").is_some());
 }
 
+#[test]
 fn values_are_of_their_kind() {
     for (pattern, good, bad) in [
         ("<pod>", &["4k7xz"][..], &["4k7x", "4k7xzz", "hello", "4K7XZ", ""][..]),
@@ -128,6 +120,7 @@ fn values_are_of_their_kind() {
     }
 }
 
+#[test]
 fn lists_of_addresses_have_no_order() {
     let known = compare("<pod-ip:a> <pod-ip:b>", "10.244.1.2 10.244.2.2").expect("it fits");
     let line = output("Endpoints:   <pod-ip:a>:80,<pod-ip:b>:80");
@@ -140,6 +133,7 @@ fn lists_of_addresses_have_no_order() {
     assert!(compare("53/UDP,53/TCP", "53/TCP,53/UDP").is_none());
 }
 
+#[test]
 fn lines_are_compared_word_by_word() {
     assert!(compare("Server:    10.96.0.10", "Server:\t\t10.96.0.10\n\n").is_some());
     for wrong in [
@@ -157,6 +151,7 @@ fn lines_are_compared_word_by_word() {
     assert!(compare("a\n\nb", "a\nb").is_none());
 }
 
+#[test]
 fn rest_and_any_order() {
     assert!(compare("a\n...\nc", "a\nb\nb\nc").is_some());
     assert!(compare("a\n...\nc", "a\nc").is_some());
@@ -200,9 +195,10 @@ edited
 ```
 ";
 
+#[test]
 fn versions_of_kubectl_choose_lines() {
     for (minor, commands, line) in [(30, 4, "old"), (31, 3, "new")] {
-        let text = Text::parse(TEXT, minor).expect("it can be read");
+        let text = Text::parse(TEXT, minor, NAMESPACE).expect("it can be read");
         let steps = &text.chapters[0].steps;
         assert_eq!(steps.len(), commands, "{steps:#?}");
         assert_eq!(steps[0].printed, format!("goweb-rs-<pod:a>\n{line}"));
@@ -212,8 +208,9 @@ fn versions_of_kubectl_choose_lines() {
     }
 }
 
+#[test]
 fn the_text_is_read_with_its_remarks() {
-    let text = Text::parse(TEXT, 32).expect("it can be read");
+    let text = Text::parse(TEXT, 32, NAMESPACE).expect("it can be read");
     let titles: Vec<&str> = text.chapters.iter().map(|chapter| chapter.title.as_str()).collect();
     assert_eq!(titles, ["First", "Second"]);
     assert_eq!((text.manifests[0].file.as_str(), text.manifests[0].text.as_str()), ("x.yaml", "kind: X\n"));
@@ -225,6 +222,7 @@ fn the_text_is_read_with_its_remarks() {
     assert_eq!(text.chapters[1].steps[0].edit.as_deref(), Some(" spec:\n+  x: y\n"));
 }
 
+#[test]
 fn mistakes_in_the_text_are_named_with_their_line() {
     for (text, complaint) in [
         ("```console\n$ x\n```", "line 1"),
@@ -241,29 +239,39 @@ fn mistakes_in_the_text_are_named_with_their_line() {
         ("## A\n```diff\n+x\n```", "no command opens"),
         ("## A\n```go\n```", "line 2: a block is"),
     ] {
-        let error = Text::parse(text, 32).expect_err(text);
+        let error = Text::parse(text, 32, NAMESPACE).expect_err(text);
         assert!(format!("{error:#}").contains(complaint), "{error:#}");
     }
 }
 
-/// Plays one command against a shell that prints one of these after the other, and the last for ever.
-fn played(text: &str, outputs: &[(&str, i32)]) -> Result<usize, String> {
-    let text = Text::parse(text, 32).expect("it can be read");
-    let given = RefCell::new(0);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let played = runtime.block_on(play(
-        &text.chapters[0],
-        &async |_, _| {
-            let (text, code) = outputs[(*given.borrow()).min(outputs.len() - 1)];
-            *given.borrow_mut() += 1;
-            Ok(Seen { text: text.to_owned(), code: Some(code) })
-        },
-        Duration::from_millis(250),
-    ));
-    played.map_err(|error| format!("{error:#}"))?;
-    Ok(given.into_inner())
+/// Prints one of these after the other, and the last for ever.
+struct Said<'a> {
+    outputs: &'a [(&'a str, i32)],
+    given: AtomicUsize,
 }
 
+impl Give for Said<'_> {
+    fn give<'a>(&'a self, _: &'a Step, _: &'a [String]) -> BoxFuture<'a, anyhow::Result<Seen>> {
+        let given = self.given.fetch_add(1, Ordering::Relaxed);
+        let (text, code) = self.outputs[given.min(self.outputs.len() - 1)];
+        std::future::ready(Ok(Seen { text: text.to_owned(), code: Some(code) })).boxed()
+    }
+}
+
+/// How often a command was given.
+fn played(text: &str, outputs: &[(&str, i32)]) -> Result<usize, String> {
+    let text = Text::parse(text, 32, NAMESPACE).expect("it can be read");
+    let said = Said { outputs, given: AtomicUsize::new(0) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let played = runtime.block_on(play(&text.chapters[0], &said, Duration::from_millis(250)));
+    played.map_err(|stumble| match stumble {
+        Stumble::Otherwise { promised, observed } => format!("{promised}\n{observed}"),
+        Stumble::Lost(error) => format!("{error:#}"),
+    })?;
+    Ok(said.given.into_inner())
+}
+
+#[test]
 fn a_command_is_given_again_until_it_is_so() {
     let again = "## A\n```console\n$ x  # after a while\nyes\n```";
     assert_eq!(played(again, &[("no", 0), ("yes", 0)]), Ok(2));
@@ -280,11 +288,17 @@ fn a_command_is_given_again_until_it_is_so() {
     assert!(played(pods, &[("bcdfg no", 0), ("zzzzz yes", 0), ("bcdfg", 0)]).is_err());
 }
 
+#[test]
 fn a_failure_says_where_and_what() {
     let text = "## A\n```console\n$ get\n<pod:a>\n$ show <pod:a>\nyes\n```";
     let complaint = played(text, &[("bcdfg", 0), ("no", 3)]).expect_err("it does not fit");
-    for part in ["line 5", "show bcdfg", "exit code 0:\n    yes", "exit code 3:\n    no", "<pod:a> is bcdfg"]
-    {
+    for part in [
+        "line 5",
+        "show bcdfg",
+        "exit code 0 and prints:\n    yes",
+        "exit code 3 and printed:\n    no",
+        "<pod:a> is bcdfg",
+    ] {
         assert!(complaint.contains(part), "{part}: {complaint}");
     }
     let unknown =
@@ -292,6 +306,7 @@ fn a_failure_says_where_and_what() {
     assert!(unknown.contains("line 3") && unknown.contains("nothing was `<pod:a>` before"), "{unknown}");
 }
 
+#[test]
 fn the_editor_changes_one_place() {
     let file = "a:\n  b: c\nspec:\n  x: y\n";
     let change = |diff| changed(file, diff).map_err(|error| error.to_string());
@@ -302,11 +317,12 @@ fn the_editor_changes_one_place() {
     assert!(changed("a\na\n", " a\n+b\n").is_err());
 }
 
+#[test]
 fn manifests_in_the_text_are_the_fixtures() {
-    let text =
-        Text::parse(include_str!("../../transcript/notes.md"), 32).expect("the transcript can be read");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/notes");
+    let text = Text::parse(NOTES, 32, NAMESPACE).expect("the transcript can be read");
     let read = |file: &str| {
-        std::fs::read_to_string(fixtures().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+        std::fs::read_to_string(fixtures.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
     };
     for manifest in &text.manifests {
         assert_eq!(
@@ -316,12 +332,62 @@ fn manifests_in_the_text_are_the_fixtures() {
             manifest.file
         );
     }
+    let steps = text.chapters.iter().flat_map(|chapter| &chapter.steps);
+    let files: BTreeSet<&str> = steps
+        .flat_map(|step| step.typed.split_whitespace())
+        .filter(|word| word.ends_with(".yaml") && !word.contains('/'))
+        .collect();
     let shown = |file: &str| text.manifests.iter().any(|manifest| manifest.file == file);
-    for file in text.files() {
+    for file in &files {
         assert!(shown(file), "the transcript does not show {file}");
     }
-    for entry in std::fs::read_dir(fixtures()).expect("the notes' manifests") {
+    for entry in std::fs::read_dir(&fixtures).expect("the notes' manifests") {
         let file = entry.expect("an entry").file_name().to_string_lossy().into_owned();
-        assert!(shown(&file) && text.files().contains(file.as_str()), "the transcript does not use {file}");
+        assert!(shown(&file) && files.contains(file.as_str()), "the transcript does not use {file}");
+    }
+}
+
+#[test]
+fn the_text_can_be_moved_to_another_namespace() {
+    const OWN: &str = "NAME         AGE\na            1s\n";
+    const ALL: &str = "NAME         AGE\na            1s\nkubernetes   2s\n";
+    let text = "## A\n```console\n$ curl http://web.default.svc x-default\ndefaults from default namespace\n\
+                $ get\nNAME         AGE\na            <age>\nkubernetes   <age>\n```";
+    let steps =
+        |namespace| Text::parse(text, 32, namespace).expect("it can be read").chapters.remove(0).steps;
+    let here = steps(NAMESPACE);
+    assert_eq!(here[0].typed, "curl http://web.default.svc x-default");
+    assert!(here[1].expected.compare(ALL, &Bindings::default()).is_some());
+    let there = steps("other-1");
+    assert_eq!(there[0].typed, "curl http://web.other-1.svc x-default");
+    assert_eq!(there[0].printed, "defaults from other-1 namespace");
+    // The API server's own service is in one namespace only.
+    assert!(there[1].expected.compare(OWN, &Bindings::default()).is_some());
+    assert!(there[1].expected.compare(ALL, &Bindings::default()).is_none());
+}
+
+#[test]
+fn the_check_plays_what_can_be_played_beside_others() {
+    let text = Text::parse(NOTES, 32, NAMESPACE).expect("the transcript can be read");
+    for title in CORE {
+        let there = Text::parse(&only(title), 32, "somewhere-else-0").expect("it can be played elsewhere");
+        let [chapter] = there.chapters.as_slice() else { panic!("not one chapter is called `{title}`") };
+        let here = text.chapters.iter().find(|chapter| chapter.title == title).expect("it is a chapter");
+        let lines = |chapter: &Chapter| chapter.steps.iter().map(|step| step.line).collect::<Vec<_>>();
+        assert_eq!(lines(chapter), lines(here), "lines keep their numbers");
+        for step in &chapter.steps {
+            let of_the_cluster = ["-n", "node", "nodes", "goweb-nodeport.yaml"];
+            let stays = !step.typed.split_whitespace().any(|word| of_the_cluster.contains(&word));
+            assert!(stays && step.place != Place::Outside, "`{title}`: {}", step.typed);
+        }
+    }
+    let all: Vec<&str> = CORE
+        .iter()
+        .flat_map(|title| text.chapters.iter().filter(move |chapter| chapter.title == *title))
+        .flat_map(|chapter| &chapter.steps)
+        .filter_map(|step| step.typed.strip_prefix("kubectl ")?.split_whitespace().next())
+        .collect();
+    for verb in ["create", "get", "describe", "exec", "edit", "delete"] {
+        assert!(all.contains(&verb), "nobody types `kubectl {verb}`");
     }
 }

@@ -1,16 +1,19 @@
 //! The text: a Markdown file in which every `console` block is a conversation with a shell.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::output::Output;
-use crate::pattern::Pattern;
+use super::NAMESPACE;
+use super::output::Output;
+use super::pattern::Pattern;
 
 /// A part of the text that begins with an empty cluster.
 #[derive(Debug, Default)]
-pub(crate) struct Chapter {
-    pub(crate) title: String,
+pub struct Chapter {
+    pub title: String,
+    /// Where it is to be played.
+    pub namespace: String,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -59,14 +62,15 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    /// Reads the text as it is for one minor version of kubectl.
-    pub(crate) fn parse(text: &str, kubectl: u32) -> anyhow::Result<Self> {
+    /// Reads the text as it is for one minor version of kubectl, and in one namespace.
+    pub(crate) fn parse(text: &str, kubectl: u32, namespace: &str) -> anyhow::Result<Self> {
         let mut parsed = Self::default();
         let mut edit = None;
         let mut lines = text.lines().enumerate();
         while let Some((index, line)) = lines.next() {
             if let Some(title) = line.strip_prefix("## ") {
-                parsed.chapters.push(Chapter { title: title.to_owned(), steps: Vec::new() });
+                let namespace = namespace.to_owned();
+                parsed.chapters.push(Chapter { title: title.to_owned(), namespace, steps: Vec::new() });
             }
             let Some(info) = line.strip_prefix("```") else { continue };
             let mut block = Vec::new();
@@ -87,8 +91,10 @@ impl Text {
                 ("console", "") => {
                     let chapter = parsed.chapters.last_mut();
                     let chapter = chapter.with_context(|| format!("line {}: in no chapter", index + 1))?;
+                    let block: Vec<_> = block.iter().map(|line| moved(line, namespace)).collect();
+                    let block: Vec<&str> = block.iter().map(AsRef::as_ref).collect();
                     // The block's first line is the one after its opening.
-                    conversation(&block, index + 2, kubectl, &mut edit, &mut chapter.steps)?;
+                    conversation(&block, index + 2, kubectl, namespace, &mut edit, &mut chapter.steps)?;
                 }
                 _ => bail!("line {}: a block is `console`, `diff`, or `yaml FILE`, not `{info}`", index + 1),
             }
@@ -97,20 +103,42 @@ impl Text {
         Ok(parsed)
     }
 
-    /// The notes' manifests that commands name.
-    pub(crate) fn files(&self) -> BTreeSet<&str> {
-        let steps = self.chapters.iter().flat_map(|chapter| &chapter.steps);
-        steps
-            .flat_map(|step| step.typed.split_whitespace())
-            .filter(|word| word.ends_with(".yaml") && !word.contains('/'))
-            .collect()
+    /// The manifests the text shows.
+    pub(crate) fn files(text: &str) -> anyhow::Result<Vec<Manifest>> {
+        Ok(Self::parse(text, u32::MAX, NAMESPACE)?.manifests)
     }
+}
+
+/// A line as it is in another namespace than the one the text is written for.
+fn moved<'a>(line: &'a str, namespace: &str) -> Cow<'a, str> {
+    if namespace == NAMESPACE {
+        return Cow::Borrowed(line);
+    }
+    let is_part_of_word = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+    let mut moved = String::new();
+    let mut rest = line;
+    while let Some(at) = rest.find(NAMESPACE) {
+        let (before, after) = (&rest[..at], &rest[at + NAMESPACE.len()..]);
+        let stands_alone = !before.ends_with(is_part_of_word) && !after.starts_with(is_part_of_word);
+        moved.push_str(before);
+        moved.push_str(if stands_alone { namespace } else { NAMESPACE });
+        rest = after;
+    }
+    moved.push_str(rest);
+    Cow::Owned(moved)
+}
+
+/// Does the line show what only the namespace of the text has: the API server's own service?
+fn is_elsewhere(line: &str, namespace: &str) -> bool {
+    let name = line.strip_prefix("service/").unwrap_or(line);
+    namespace != NAMESPACE && name.starts_with("kubernetes ")
 }
 
 fn conversation(
     block: &[&str],
     first: usize,
     kubectl: u32,
+    namespace: &str,
     edit: &mut Option<String>,
     steps: &mut Vec<Step>,
 ) -> anyhow::Result<()> {
@@ -146,6 +174,10 @@ fn conversation(
                 None => expected.push(*line),
                 Some(range) if range.contains(kubectl) => expected.push(text.trim_end()),
                 Some(_) => continue,
+            }
+            if is_elsewhere(line, namespace) {
+                expected.pop();
+                continue;
             }
             numbers.push(number);
         }

@@ -1,5 +1,6 @@
 //! `stickler up` with an unmodified kubectl: what the notes type, compared column by column.
 
+mod following;
 mod verbs;
 
 use std::fs;
@@ -23,6 +24,11 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("objects_are_deleted", verbs::objects_are_deleted),
     ("the_api_describes_itself", verbs::the_api_describes_itself),
     ("mistakes_are_named", verbs::mistakes_are_named),
+    ("changes_are_followed", following::changes_are_followed),
+    ("logs_are_followed", following::logs_are_followed),
+    ("objects_are_chosen_by_their_fields", verbs::objects_are_chosen_by_their_fields),
+    ("workloads_are_run_and_exposed_with_every_flag", verbs::workloads_are_run_and_exposed),
+    ("warnings_are_printed", verbs::warnings_are_printed),
 ];
 
 /// A cluster that is up.

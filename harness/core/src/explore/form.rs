@@ -282,6 +282,7 @@ pub(crate) fn reach(reach: Reach) -> Value {
 
 impl Form {
     /// A service about which nothing is special.
+    #[cfg(test)]
     pub(crate) fn plain(service: ServiceName, of: Selection, reach: Reach) -> Self {
         Self {
             service,

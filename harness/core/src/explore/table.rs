@@ -50,8 +50,9 @@ pub(crate) struct Table {
     ports: BTreeSet<String>,
     /// Every health check port there ever was, at every node.
     checks: BTreeMap<SocketAddr, (ObjectKey, String)>,
-    /// For each service how it is, and the port flows to it come from as long as it is so.
-    flows: BTreeMap<ObjectKey, (String, u16)>,
+    /// For each address for datagrams how its service is, and the port its flow comes from as long as
+    /// it is so.
+    flows: BTreeMap<Destination, (String, u16)>,
     /// How often it was looked at.
     turn: usize,
 }
@@ -94,14 +95,22 @@ impl Table {
 
     fn learn_service(&mut self, world: &World, key: &ObjectKey, service: &Service, name: &str) {
         let Some(spec) = &service.spec else { return };
+        let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let ingress = balancer.map(|balancer| &balancer.ingress);
+        let form = format!("{:?} {spec:?} {ingress:?}", service.metadata.labels);
         let mut known = |ip: IpAddr, number: u16, protocol: Protocol, label: String, at: At| {
             let destination = Destination::new(ip, number, protocol);
             self.services.insert(destination, Known { label, at, service: key.clone() });
+            if protocol == Protocol::Udp {
+                let flow = self.flows.entry(destination).or_default();
+                if flow.0 != form {
+                    *flow = (form.clone(), next_flow());
+                }
+            }
         };
         let number = |port: Option<i32>| port.and_then(|port| u16::try_from(port).ok());
         let cluster_ip: Option<IpAddr> = spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok());
         let external = spec.external_ips.iter().flatten().map(|ip| (ip, "the external IP"));
-        let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         let balanced = balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
         let balanced = balanced.filter_map(|ingress| Some((ingress.ip.as_ref()?, "the load balancer")));
         let others: Vec<(IpAddr, &str)> =
@@ -131,12 +140,6 @@ impl Table {
                 let label = format!("the health check port of `{}` at {node}", key.name);
                 self.checks.insert(SocketAddr::new(ip, port), (key.clone(), label));
             }
-        }
-        let status = balancer.map(|balancer| &balancer.ingress);
-        let form = format!("{:?} {spec:?} {status:?}", service.metadata.labels);
-        let flow = self.flows.entry(key.clone()).or_default();
-        if flow.0 != form {
-            *flow = (form, next_flow());
         }
     }
 
@@ -235,12 +238,11 @@ impl Table {
         if terminating {
             return;
         }
-        for (destination, known) in &self.services {
-            let is_there = world.services.contains_key(&known.service);
-            let Some((_, port)) = self.flows.get(&known.service).filter(|_| is_there) else { continue };
-            if destination.protocol != Protocol::Udp {
+        for (destination, (_, port)) in &self.flows {
+            let known = self.services.get(destination);
+            let Some(known) = known.filter(|known| world.services.contains_key(&known.service)) else {
                 continue;
-            }
+            };
             for from in from.iter().filter(|from| matches!(from, Vantage::PodOn(_) | Vantage::Outside)) {
                 let label = format!("{} ({destination}) with a flow known before", known.label);
                 let target = Target { label, destination: *destination };
@@ -407,6 +409,7 @@ async fn check(
         source_port: None,
         reuse_connection: false,
         server_name: None,
+        lines: None,
     };
     for outcome in scene.call(from, label, scene.workload(probe, 1)).await? {
         let status = match &outcome.seen {

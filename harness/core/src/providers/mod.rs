@@ -1,7 +1,7 @@
 //! Providers: the ways to get a cluster.
 
 mod kubeconfig;
-mod ranges;
+pub(crate) mod ranges;
 #[cfg(target_os = "linux")]
 mod testbed;
 

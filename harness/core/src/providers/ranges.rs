@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -40,6 +40,28 @@ async fn refused(client: &kube::Client) -> Option<IpNet> {
         Err(kube::Error::Api(status)) => valid_range(&status.message),
         Ok(_) | Err(_) => None,
     }
+}
+
+/// The same in a namespace of ours, of an API server that does not look at addresses when nothing is to be
+/// made (1.20 does not): if it takes the address, the service is deleted again.
+pub(crate) async fn refused_in(client: &kube::Client, namespace: &str) -> Option<IpNet> {
+    let asked = json!({
+        "metadata": {"name": "range"}, "spec": {"clusterIP": "192.0.2.1", "ports": [{"port": 80}]},
+    });
+    let asked: Service = serde_json::from_value(asked).ok()?;
+    let api = Api::<Service>::namespaced(client.clone(), namespace);
+    let asking = async {
+        match api.create(&PostParams::default(), &asked).await {
+            Err(kube::Error::Api(status)) => valid_range(&status.message),
+            Ok(_) => {
+                // The namespace goes soon, and with it the service.
+                let _ = api.delete("range", &DeleteParams::default()).await;
+                None
+            }
+            Err(_) => None,
+        }
+    };
+    timeout(Bounds::REAL.request, asking).await.ok().flatten()
 }
 
 /// The range node ports come from, said by whoever refuses one outside of it; nothing is created.

@@ -213,7 +213,6 @@ impl Rows {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Masquerade {
     Everybody,
-    NobodyButSelf,
     NotPods,
     Nobody,
 }
@@ -227,7 +226,6 @@ impl fmt::Display for Balance {
         }
         let masquerade = match self.masquerade {
             Masquerade::Everybody => "masquerade-all",
-            Masquerade::NobodyButSelf => "masquerade-self",
             Masquerade::NotPods => "masquerade-others",
             Masquerade::Nobody => "keep-source",
         };
@@ -467,7 +465,6 @@ fn balance_rules(
     transaction = transaction.add_chain(Chain::new(TABLE, name.as_str())?.family(Family::Ip));
     let marked = match balance.masquerade {
         Masquerade::Everybody => Some(rule(&name)),
-        Masquerade::NobodyButSelf => Some(rule(&name).match_fib_type(FibFlags::SADDR, RouteType::Local)),
         Masquerade::NotPods => Some(rule(&name).match_saddr_v4_not(pods.network(), pods.prefix_len())),
         Masquerade::Nobody => None,
     };

@@ -61,6 +61,7 @@ use image::Images;
 pub use init::{Mount, StartFailure, init_main};
 pub use log::{Line, Log};
 pub use sandbox::Sandbox;
+pub(crate) use spawn::shared_folder;
 pub use spawn::{Child, Children, Exit};
 
 /// Connects pods to the node's network; what a CNI plugin does on a real node.

@@ -270,6 +270,12 @@ pub(crate) fn store() -> io::Result<&'static Store> {
     store.as_ref().map_err(|error| io::Error::other(error.clone()))
 }
 
+/// A folder in memory for programs that this process starts. It has no name on the machine and goes with
+/// the process, however that ends.
+pub(crate) fn shared_folder() -> io::Result<PathBuf> {
+    Ok(store()?.shared())
+}
+
 type Spawner = (mpsc::Sender<Request>, Result<Store, String>);
 
 fn spawner_and_store() -> io::Result<&'static Spawner> {
@@ -329,6 +335,11 @@ impl Store {
     /// The path for this process.
     pub(crate) fn outside(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.root.as_raw_fd()).into()
+    }
+
+    /// The path for programs that this process starts.
+    fn shared(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.root.as_raw_fd()).into()
     }
 
     /// The path for the first process of a container, before it has a root of its own.

@@ -34,6 +34,18 @@ pub struct Frontend {
     pub port: u16,
 }
 
+impl Frontend {
+    /// The same as an address of the other kind, whose elements have the same keys.
+    fn twin(self) -> Option<Self> {
+        let at = match self.at {
+            At::ClusterIp(ip) => At::ExternalIp(ip),
+            At::ExternalIp(ip) => At::ClusterIp(ip),
+            At::NodePort => return None,
+        };
+        Some(Self { at, ..self })
+    }
+}
+
 /// The address part of a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum At {
@@ -95,6 +107,12 @@ const NODE_PORT_ROWS: Ipv4Addr = Ipv4Addr::new(0, 0, 0, 0);
 const LOCAL_NODE_PORT_ROWS: Ipv4Addr = Ipv4Addr::new(0, 0, 0, 1);
 
 impl Desired {
+    /// Is there a frontend at this address?
+    fn serves(&self, at: At) -> bool {
+        let first = Frontend { at, protocol: Protocol::Tcp, port: 0 };
+        self.frontends.range(first..).next().is_some_and(|(frontend, _)| frontend.at == at)
+    }
+
     /// The elements that make the kernel do it.
     fn elements(&self) -> BTreeMap<Element, Value> {
         let mut elements = Elements::default();
@@ -137,7 +155,8 @@ impl Elements {
     }
 
     /// With policy Local, callers from outside get local endpoints with their source kept; pods and
-    /// the node itself get any, as at the cluster IP.
+    /// the node itself get any, in the node's name: a pod of another node would be answered past this
+    /// one otherwise, by somebody it never called.
     fn external(&mut self, ip: Ipv4Addr, frontend: &Frontend, backends: &Backends) {
         let (protocol, port) = (frontend.protocol.number(), frontend.port);
         let key = [Field::Address(ip), Field::Protocol(protocol), Field::Port(port)];
@@ -160,7 +179,7 @@ impl Elements {
             Value::Balance(Balance { rows, masquerade, endpoints, affinity: *affinity })
         };
         self.rows(ip, protocol, port, all, *affinity);
-        let any = balance(Rows::Destination, Masquerade::NobodyButSelf, all);
+        let any = balance(Rows::Destination, Masquerade::Everybody, all);
         self.0.insert((Map::ExternalInside, key.to_vec()), any);
         if local.is_empty() {
             self.0.insert((Map::Dropped, key.to_vec()), Value::Member);
@@ -173,7 +192,8 @@ impl Elements {
     }
 
     /// With policy Local, callers from outside get local endpoints with their source kept; pods and
-    /// the node itself get any, as at the cluster IP.
+    /// the node itself get any, in the node's name: a pod of another node would be answered past this
+    /// one otherwise, by somebody it never called.
     fn node_port(&mut self, frontend: &Frontend, backends: &Backends) {
         let (protocol, port) = (frontend.protocol.number(), frontend.port);
         let key = [Field::Protocol(protocol), Field::Port(port)];
@@ -197,7 +217,7 @@ impl Elements {
             self.0.insert((Map::NodePortsOutside, key.to_vec()), any);
             return;
         };
-        let any = balance(NODE_PORT_ROWS, Masquerade::NobodyButSelf, all);
+        let any = balance(NODE_PORT_ROWS, Masquerade::Everybody, all);
         self.0.insert((Map::NodePortsInside, key.to_vec()), any);
         if local.is_empty() {
             self.0.insert((Map::NodePortsDropped, key.to_vec()), Value::Member);
@@ -241,23 +261,99 @@ pub struct Dataplane {
     ///
     /// [`Bug::StaleUdpConntrack`]: crate::bugs::Bug::StaleUdpConntrack
     pub(super) keeps_flows: bool,
+    /// UDP flows to frontends that are gone go on as they were; for [`Bug::UdpDeletedServiceStays`] only.
+    ///
+    /// [`Bug::UdpDeletedServiceStays`]: crate::bugs::Bug::UdpDeletedServiceStays
+    pub(super) keeps_flows_of_deleted: bool,
     /// Nobody's source is kept where only local endpoints answer; for [`Bug::LocalSourceLost`] only.
     ///
     /// [`Bug::LocalSourceLost`]: crate::bugs::Bug::LocalSourceLost
     pub(super) loses_sources: bool,
 }
 
+/// What the kernel holds.
 #[derive(Default)]
 struct Applied {
     desired: Desired,
     elements: BTreeMap<Element, Value>,
 }
 
+impl Applied {
+    /// The frontends that are to be served otherwise, or were, or are to be for the first time; nothing
+    /// else is looked at when a change is made.
+    fn touched(&self, desired: &Desired) -> BTreeSet<Frontend> {
+        let (before, after) = (&self.desired.frontends, &desired.frontends);
+        let gone = before.keys().filter(|frontend| !after.contains_key(frontend));
+        let come = after.iter().filter(|(frontend, backends)| before.get(frontend) != Some(backends));
+        let mut touched: BTreeSet<Frontend> =
+            gone.copied().chain(come.map(|(frontend, _)| *frontend)).collect();
+        // An address of both kinds has its elements once.
+        let twins: Vec<Frontend> = touched.iter().filter_map(|frontend| frontend.twin()).collect();
+        touched
+            .extend(twins.into_iter().filter(|twin| before.contains_key(twin) || after.contains_key(twin)));
+        touched
+    }
+
+    /// What is to be changed for these frontends.
+    fn changes(&self, touched: &BTreeSet<Frontend>, desired: &Desired, loses_sources: bool) -> Vec<Change> {
+        let elements = |of: &Desired| {
+            let part =
+                touched.iter().filter_map(|frontend| Some((*frontend, of.frontends.get(frontend)?.clone())));
+            let mut elements = Desired { frontends: part.collect() }.elements();
+            if loses_sources {
+                elements.values_mut().for_each(lose_source);
+            }
+            elements
+        };
+        let (before, after) = (elements(&self.desired), elements(desired));
+        let is_needed = |(map, key): &Element| match (map, key.as_slice()) {
+            // A call to oneself may have its destination already and its source not yet. Such a pair says
+            // nothing wrong when its endpoint has left, and there are no more of them than pod addresses.
+            (Map::Hairpin, _) => true,
+            // All ports of a service share it.
+            (Map::ClusterIps, [Field::Address(ip)]) => desired.serves(At::ClusterIp(*ip)),
+            _ => false,
+        };
+        let gone = before.into_keys().filter(|element| !after.contains_key(element) && !is_needed(element));
+        let gone: Vec<Change> = gone
+            .map(|element| Change { before: self.elements.get(&element).copied(), element, after: None })
+            .collect();
+        let come = after.into_iter().filter_map(|(element, value)| {
+            let before = self.elements.get(&element).copied();
+            (before != Some(value)).then_some(Change { element, before, after: Some(value) })
+        });
+        gone.into_iter().chain(come).collect()
+    }
+
+    /// The changes were made.
+    fn change(&mut self, touched: &BTreeSet<Frontend>, desired: &Desired, changes: Vec<Change>) {
+        for Change { element, after, .. } in changes {
+            match after {
+                Some(value) => self.elements.insert(element, value),
+                None => self.elements.remove(&element),
+            };
+        }
+        for frontend in touched {
+            match desired.frontends.get(frontend) {
+                Some(backends) => self.desired.frontends.insert(*frontend, backends.clone()),
+                None => self.desired.frontends.remove(frontend),
+            };
+        }
+    }
+}
+
 impl Dataplane {
     /// Callers from `pods` keep their source address at cluster IPs.
     pub fn open(node: &NetNamespace, pods: Ipv4Net) -> anyhow::Result<Self> {
         let (tables, conntrack) = (Tables::open(node, pods)?, Conntrack::open(node)?);
-        Ok(Self { tables, conntrack, applied: None, keeps_flows: false, loses_sources: false })
+        Ok(Self {
+            tables,
+            conntrack,
+            applied: None,
+            keeps_flows: false,
+            keeps_flows_of_deleted: false,
+            loses_sources: false,
+        })
     }
 
     /// Writes the rules of a node without services, unless an earlier proxy left its own: those go
@@ -272,28 +368,25 @@ impl Dataplane {
     /// Brings the kernel to forward exactly this. After a failure the kernel's state is unknown, and
     /// the next call starts anew.
     pub async fn apply(&mut self, desired: &Desired) -> anyhow::Result<()> {
-        let before = match self.applied.take() {
+        let mut applied = match self.applied.take() {
             Some(applied) => applied,
             None => {
                 self.tables.reset().await?;
                 Applied::default()
             }
         };
-        let mut elements = desired.elements();
-        if self.loses_sources {
-            elements.values_mut().for_each(lose_source);
-        }
-        // A call to oneself may have its destination already and its source not yet. Such a pair says
-        // nothing wrong when its endpoint has left, and there are no more of them than pod addresses.
-        let hairpins = before.elements.iter().filter(|((map, _), _)| *map == Map::Hairpin);
-        elements.extend(hairpins.map(|(element, value)| (element.clone(), *value)));
-        self.tables.change(&changes(&before.elements, &elements)).await?;
+        let touched = applied.touched(desired);
+        let changes = applied.changes(&touched, desired, self.loses_sources);
+        self.tables.change(&changes).await?;
         // Only now: flows that are forgotten earlier could be learnt again from the old rules.
-        let outdated = outdated_flows(&before.desired, desired);
+        let keeps = self.keeps_flows_of_deleted;
+        let known = touched.iter().filter(|frontend| !keeps || desired.frontends.contains_key(frontend));
+        let outdated = outdated_flows(known, &applied.desired, desired);
         for flows in outdated.into_iter().filter(|_| !self.keeps_flows) {
             self.conntrack.forget(&flows).await?;
         }
-        self.applied = Some(Applied { desired: desired.clone(), elements });
+        applied.change(&touched, desired, changes);
+        self.applied = Some(applied);
         Ok(())
     }
 }
@@ -304,33 +397,18 @@ fn lose_source(value: &mut Value) {
     }
 }
 
-fn changes(before: &BTreeMap<Element, Value>, after: &BTreeMap<Element, Value>) -> Vec<Change> {
-    let gone = before
-        .iter()
-        .filter(|(element, _)| !after.contains_key(element))
-        .map(|(element, value)| Change { element: element.clone(), before: Some(*value), after: None });
-    let come = after.iter().filter_map(|(element, value)| {
-        let old = before.get(element);
-        (old != Some(value)).then(|| Change {
-            element: element.clone(),
-            before: old.copied(),
-            after: Some(*value),
-        })
-    });
-    gone.chain(come).collect()
-}
-
 /// UDP flows that would go on as the rules were: to endpoints that left, and untranslated ones from
 /// before there was any endpoint.
-fn outdated_flows(before: &Desired, after: &Desired) -> BTreeSet<Flows> {
+fn outdated_flows<'a>(
+    touched: impl Iterator<Item = &'a Frontend>,
+    before: &Desired,
+    after: &Desired,
+) -> BTreeSet<Flows> {
     let nobody = Backends::default();
-    let udp = |desired: &Desired| -> Vec<Frontend> {
-        desired.frontends.keys().filter(|frontend| frontend.protocol == Protocol::Udp).copied().collect()
-    };
     let mut outdated = BTreeSet::new();
-    for frontend in udp(before).into_iter().chain(udp(after)) {
-        let was = before.frontends.get(&frontend).unwrap_or(&nobody);
-        let is = after.frontends.get(&frontend).unwrap_or(&nobody);
+    for frontend in touched.filter(|frontend| frontend.protocol == Protocol::Udp) {
+        let was = before.frontends.get(frontend).unwrap_or(&nobody);
+        let is = after.frontends.get(frontend).unwrap_or(&nobody);
         let flows = |answered_by| Flows { to: frontend.at.address(), port: frontend.port, answered_by };
         if was.all.is_empty() && !is.all.is_empty() {
             // Untranslated, they are answered by whom they were sent to. Others went by the new rules
@@ -346,6 +424,9 @@ fn outdated_flows(before: &Desired, after: &Desired) -> BTreeSet<Flows> {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng as _, SeedableRng as _};
+
     use super::*;
 
     fn endpoint(last: u8) -> Endpoint {
@@ -361,10 +442,22 @@ mod tests {
         Desired { frontends: [(frontend, backends)].into() }
     }
 
+    impl Applied {
+        /// What is done when this is desired.
+        fn becomes(&mut self, desired: &Desired) -> Vec<Change> {
+            let touched = self.touched(desired);
+            let changes = self.changes(&touched, desired, false);
+            self.change(&touched, desired, changes.clone());
+            changes
+        }
+    }
+
     #[test]
     fn nothing_changes_when_nothing_changed() {
-        let desired = one(web(Protocol::Tcp), &[2, 3]).elements();
-        assert_eq!(changes(&desired, &desired), []);
+        let mut applied = Applied::default();
+        let desired = one(web(Protocol::Tcp), &[2, 3]);
+        assert!(!applied.becomes(&desired).is_empty());
+        assert_eq!(applied.becomes(&desired), []);
     }
 
     #[test]
@@ -374,10 +467,63 @@ mod tests {
         few.frontends.extend(one(other, &[7, 8, 9]).frontends);
         let mut more = few.clone();
         more.frontends.extend(one(web(Protocol::Tcp), &[2, 3, 4]).frontends);
-        let changed = changes(&few.elements(), &more.elements());
+        let mut applied = Applied::default();
+        applied.becomes(&few);
+        let changed = applied.becomes(&more);
         let maps: Vec<Map> = changed.iter().map(|change| change.element.0).collect();
         assert_eq!(maps, [Map::Endpoints, Map::Hairpin, Map::Services]);
         assert!(changed.iter().all(|change| change.after.is_some()));
+    }
+
+    #[test]
+    fn an_address_stays_while_one_of_its_ports_does() {
+        let address =
+            |desired: &Desired| desired.elements().keys().filter(|(map, _)| *map == Map::ClusterIps).count();
+        let mut both = one(web(Protocol::Tcp), &[2]);
+        let other = Frontend { port: 81, ..web(Protocol::Tcp) };
+        both.frontends.extend(one(other, &[2]).frontends);
+        let mut applied = Applied::default();
+        applied.becomes(&both);
+        applied.becomes(&one(other, &[2]));
+        assert_eq!((address(&both), address(&applied.desired)), (1, 1));
+        assert!(applied.elements.keys().any(|(map, _)| *map == Map::ClusterIps));
+        applied.becomes(&Desired::default());
+        assert!(applied.elements.keys().all(|(map, _)| *map == Map::Hairpin), "{:?}", applied.elements);
+    }
+
+    /// Changes one after the other lead to where everything at once would have led.
+    #[test]
+    fn changes_add_up() {
+        let mut random = StdRng::seed_from_u64(1);
+        let mut applied = Applied::default();
+        let mut hairpins = BTreeMap::new();
+        for round in 0..2000 {
+            let mut desired = applied.desired.clone();
+            for _ in 0..random.random_range(0..4) {
+                let ip = Ipv4Addr::new(10, 96, 0, random.random_range(1..4));
+                let at = [At::ClusterIp(ip), At::ExternalIp(ip), At::NodePort][random.random_range(0..3)];
+                let protocol = [Protocol::Tcp, Protocol::Udp][random.random_range(0..2)];
+                let frontend = Frontend { at, protocol, port: random.random_range(80..82) };
+                if random.random_bool(0.3) {
+                    desired.frontends.remove(&frontend);
+                    continue;
+                }
+                let mut some = || -> BTreeSet<Endpoint> {
+                    (0..random.random_range(0..3)).map(|_| endpoint(random.random_range(2..6))).collect()
+                };
+                let (all, local) = (some(), some());
+                let local = random.random_bool(0.4).then_some(local);
+                let affinity = random.random_bool(0.3).then_some(60);
+                let sources = random.random_bool(0.2).then(|| ["10.0.0.0/8".parse().unwrap()].into());
+                desired.frontends.insert(frontend, Backends { all, local, affinity, sources });
+            }
+            applied.becomes(&desired);
+            assert_eq!(applied.desired, desired, "round {round}");
+            let mut elements = desired.elements();
+            hairpins.extend(elements.clone().into_iter().filter(|((map, _), _)| *map == Map::Hairpin));
+            elements.extend(hairpins.clone());
+            assert_eq!(applied.elements, elements, "round {round}");
+        }
     }
 
     #[test]
@@ -408,8 +554,14 @@ mod tests {
         assert_eq!(ends(&desired, Map::Services), [(2, Masquerade::Everybody)]);
         desired.frontends.values_mut().for_each(|backends| backends.local = Some([endpoint(3)].into()));
         assert_eq!(ends(&desired, Map::Services), []);
-        assert_eq!(ends(&desired, Map::ExternalInside), [(2, Masquerade::NobodyButSelf)]);
+        assert_eq!(ends(&desired, Map::ExternalInside), [(2, Masquerade::Everybody)]);
         assert_eq!(ends(&desired, Map::ExternalOutside), [(1, Masquerade::Nobody)]);
+        // At a node port the caller may be a pod of another node, and so may the endpoint.
+        let port = Frontend { at: At::NodePort, ..at };
+        let backends = desired.frontends[&at].clone();
+        let node_port = Desired { frontends: [(port, backends)].into() };
+        assert_eq!(ends(&node_port, Map::NodePortsInside), [(2, Masquerade::Everybody)]);
+        assert_eq!(ends(&node_port, Map::NodePortsOutside), [(1, Masquerade::Nobody)]);
         // The local endpoint is the second of all, and the first of its own rows.
         let first = |protocol| {
             let key = [Field::Address(ip), Field::Protocol(protocol), Field::Port(80), Field::Index(0)];
@@ -438,8 +590,12 @@ mod tests {
     #[test]
     fn only_udp_flows_to_endpoints_that_left_are_forgotten() {
         let address = Some(Ipv4Addr::new(10, 96, 0, 10));
+        let outdated = |before: &Desired, after: &Desired| {
+            let touched = Applied { desired: before.clone(), ..Applied::default() }.touched(after);
+            outdated_flows(touched.iter(), before, after)
+        };
         let forgotten = |before: &[u8], after: &[u8], protocol| {
-            outdated_flows(&one(web(protocol), before), &one(web(protocol), after))
+            outdated(&one(web(protocol), before), &one(web(protocol), after))
         };
         let left = Flows { to: address, port: 80, answered_by: Some(endpoint(2).ip) };
         assert_eq!(forgotten(&[2, 3], &[3, 4], Protocol::Udp), [left].into());
@@ -447,13 +603,10 @@ mod tests {
         // One that only served locally, while it ended, is gone as well.
         let mut ending = one(web(Protocol::Udp), &[3]);
         ending.frontends.values_mut().for_each(|backends| backends.local = Some([endpoint(2)].into()));
-        assert_eq!(outdated_flows(&ending, &one(web(Protocol::Udp), &[3])), [left].into());
+        assert_eq!(outdated(&ending, &one(web(Protocol::Udp), &[3])), [left].into());
         // So are those to a port or an address the service does not have any more.
         let elsewhere = Frontend { port: 81, ..web(Protocol::Udp) };
-        assert_eq!(
-            outdated_flows(&one(web(Protocol::Udp), &[2]), &one(elsewhere, &[2])).first(),
-            Some(&left)
-        );
+        assert_eq!(outdated(&one(web(Protocol::Udp), &[2]), &one(elsewhere, &[2])).first(), Some(&left));
         let untranslated = Flows { to: address, port: 80, answered_by: address };
         assert_eq!(forgotten(&[], &[2], Protocol::Udp), [untranslated].into());
         assert_eq!(forgotten(&[2, 3], &[3, 4], Protocol::Tcp), [].into());

@@ -51,7 +51,7 @@ impl Up {
     }
 
     /// Each command line ends well and says what it is to say.
-    fn says(&self, commands: &[(&str, &str)]) {
+    pub(super) fn says(&self, commands: &[(&str, &str)]) {
         for (line, expected) in commands {
             let arguments: Vec<&str> = line.split(' ').collect();
             let said = self.kubectl(&arguments);
@@ -221,6 +221,9 @@ pub(super) fn objects_are_changed() -> Result<(), Impossible> {
         ("scale deploy/web --replicas=0 --current-replicas=1", "deployment.apps/web scaled"),
         ("set image deploy/web goweb=other", "image updated"),
         ("set env deploy/web A=B", "env updated"),
+        ("set env deploy/web --list", "A=B"),
+        ("set env deploy/web A-", "env updated"),
+        ("set serviceaccount deploy/web other", "serviceaccount updated"),
         ("set resources deploy/web --limits=cpu=100m", "resource requirements updated"),
         ("get deploy web -o jsonpath={.spec.template.spec.containers[0].image}", "other"),
         ("taint node kube2.vm a=b:NoSchedule", "tainted"),
@@ -250,7 +253,8 @@ pub(super) fn workloads_roll_out_and_are_looked_into() -> Result<(), Impossible>
         ("set env deploy/web A=1", "env updated"),
         ("rollout status deploy/web --timeout=30s", "successfully rolled out"),
         ("rollout history deploy/web", "2         <none>"),
-        ("rollout undo deploy/web", "rolled back"),
+        ("rollout history deploy/web --revision=2", "A:\t1"),
+        ("rollout undo deploy/web --to-revision=1", "rolled back"),
         ("rollout status deploy/web --timeout=30s", "successfully rolled out"),
         ("rollout restart deploy/web", "restarted"),
         ("rollout pause deploy/web", "paused"),
@@ -385,6 +389,181 @@ pub(super) fn mistakes_are_named() -> Result<(), Impossible> {
         warned.code() == Some(0) && warned.stderr.contains("unknown field \"spec.replicass\""),
         "{warned:#?}"
     );
+    up.stop();
+    Ok(())
+}
+
+pub(super) fn objects_are_chosen_by_their_fields() -> Result<(), Impossible> {
+    needs_kubectl()?;
+    let up = Up::start(&[]);
+    for (name, node) in [("a", "kube1.vm"), ("b", "kube2.vm")] {
+        let overrides = format!("--overrides={{\"spec\":{{\"nodeName\":\"{node}\"}}}}");
+        up.kubectl(&["run", name, "--image=goweb", "--labels=run=it", &overrides]);
+    }
+    let done =
+        ["run", "done", "--image=busybox", "--labels=run=it", "--restart=Never", "--command", "--", "true"];
+    up.kubectl(&done);
+    up.says(&[
+        ("wait --for=condition=Ready pod/a pod/b --timeout=30s", "condition met"),
+        ("wait --for=jsonpath={.status.phase}=Succeeded pod/done --timeout=30s", "condition met"),
+        ("wait --for=jsonpath={.status.podIP} pod/a --timeout=30s", "condition met"),
+        ("create service clusterip headless --clusterip=None", "created"),
+    ]);
+    for (line, names) in [
+        ("get pods --field-selector=metadata.name=a", vec!["pod/a"]),
+        ("get pods --field-selector=metadata.name!=a", vec!["pod/b", "pod/done"]),
+        (
+            "get pods --field-selector=spec.nodeName=kube2.vm -l run=it --field-selector=metadata.name=b",
+            vec!["pod/b"],
+        ),
+        ("get pods --field-selector=spec.nodeName=kube1.vm,status.phase=Running", vec!["pod/a"]),
+        ("get pods --field-selector=status.phase=Succeeded", vec!["pod/done"]),
+        ("get pods --field-selector=status.phase!=Running,status.phase!=Succeeded", vec![]),
+        ("get pods --field-selector=spec.restartPolicy=Never", vec!["pod/done"]),
+        (
+            "get pods -A -l run=it --field-selector=metadata.namespace=default,spec.nodeName=kube1.vm",
+            vec!["pod/a"],
+        ),
+        ("get pods -A -l run=it --field-selector=metadata.namespace=kube-system", vec![]),
+        ("get svc --field-selector=metadata.name=headless", vec!["service/headless"]),
+        ("get svc --field-selector=spec.clusterIP=None", vec!["service/headless"]),
+        ("get svc --field-selector=spec.type=NodePort", vec![]),
+        ("get nodes --field-selector=metadata.name=kube0.vm", vec!["node/kube0.vm"]),
+        ("get ns --field-selector=status.phase=Active,metadata.name=default", vec!["namespace/default"]),
+    ] {
+        let arguments: Vec<&str> = line.split(' ').chain(["-o", "name"]).collect();
+        assert_eq!(up.lines(&arguments), names, "{line}");
+    }
+    let about = ["get", "events", "-o", "jsonpath={range .items[*]}{.involvedObject.name}{'\\n'}{end}"];
+    let selected = |fields: &str| up.lines(&[&about[..], &["--field-selector", fields]].concat());
+    let events = selected("involvedObject.name=a,involvedObject.kind=Pod,type=Normal");
+    assert!(events.len() >= 3 && events.iter().all(|name| name == "a"), "{events:?}");
+    assert_eq!(selected("involvedObject.name=a,involvedObject.kind=Service"), [""; 0]);
+    assert_eq!(selected("involvedObject.name=a,reason=Started"), ["a"]);
+    assert_eq!(selected("involvedObject.namespace=kube-system"), [""; 0]);
+    up.says(&[
+        ("events --for=pod/a --types=Normal", "Started"),
+        ("events -A --no-headers", "kube-system"),
+        ("get events --sort-by=.lastTimestamp -o wide", "SUBOBJECT"),
+    ]);
+    up.stop();
+    Ok(())
+}
+
+pub(super) fn workloads_are_run_and_exposed() -> Result<(), Impossible> {
+    needs_kubectl()?;
+    let up = Up::start(&[]);
+    let web = up.file("web.yaml", WEB);
+    up.kubectl(&["apply", "-f", web]);
+    let exposed = "service/%s exposed";
+    let expose = |name: &str, line: &str| {
+        let line = format!("expose {line} --name={name}");
+        up.says(&[(&line, &exposed.replace("%s", name))]);
+    };
+    let shows = |line: &str, expected: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        assert_eq!(up.kubectl(&arguments), expected, "{line}");
+    };
+    expose(
+        "a",
+        "deploy/web --port=80 --target-port=8000 --type=NodePort --labels=x=y --session-affinity=ClientIP",
+    );
+    shows(
+        "get svc a -o jsonpath={.spec.type}/{.spec.sessionAffinity}/{.metadata.labels}",
+        "NodePort/ClientIP/{\"x\":\"y\"}",
+    );
+    shows("get svc a -o jsonpath={.spec.selector}", "{\"app\":\"web\"}");
+    expose("b", "deploy web --port=80 --protocol=UDP --selector=app=other,tier=x --cluster-ip=10.96.7.7");
+    shows(
+        "get svc b -o jsonpath={.spec.ports[0].protocol}/{.spec.clusterIP}/{.spec.selector.tier}",
+        "UDP/10.96.7.7/x",
+    );
+    expose("c", "svc/a --port=81 --target-port=8000 --external-ip=192.168.199.60");
+    shows("get svc c -o jsonpath={.spec.externalIPs[0]}/{.spec.ports[0].port}", "192.168.199.60/81");
+    expose("d", "deploy/web --port=80 --type=LoadBalancer --load-balancer-ip=192.168.199.245");
+    shows("get svc d -o jsonpath={.spec.loadBalancerIP}", "192.168.199.245");
+    expose("e", "deploy/web --port=80 --cluster-ip=None");
+    shows("get svc e -o jsonpath={.spec.clusterIP}", "None");
+    // The ports are those of the containers, if none are said.
+    expose("f", "-f web.yaml");
+    shows("get svc f -o jsonpath={.spec.ports[0].port}", "8000");
+    let set = up.kubectl(&["get", "rs", "-l", "app=web", "-o", "name"]);
+    expose("g", &format!("{} --port=80", set.trim()));
+    up.says(&[
+        ("expose deploy/web --port=80 --name=h --dry-run=client -o yaml", "kind: Service"),
+        ("expose deploy/web --port=80 --name=h --dry-run=server", "service/h exposed (server dry run)"),
+    ]);
+    up.refuses(&[
+        ("get svc h", "not found"),
+        ("expose deploy/web --port=80 --name=a", "already exists"),
+        (
+            "expose svc/e --name=i --port=80 --cluster-ip=10.1.1.1",
+            "provided IP (10.1.1.1) is not in the valid range",
+        ),
+        ("expose node/kube0.vm --port=80", "cannot expose"),
+    ]);
+
+    let run = "run one --image=goweb --env=A=B --labels=x=z --annotations=n=m --port=8000 --expose";
+    up.says(&[(run, "service/one created\npod/one created")]);
+    shows("get svc one -o jsonpath={.spec.selector}/{.spec.ports[0].port}", "{\"x\":\"z\"}/8000");
+    shows(
+        "get pod one -o jsonpath={.spec.containers[0].env[0].value}/{.metadata.annotations.n}/{.spec.restartPolicy}",
+        "B/m/Always",
+    );
+    up.kubectl(&[
+        "run",
+        "two",
+        "--image=busybox",
+        "--restart=Never",
+        "--command",
+        "--",
+        "sh",
+        "-c",
+        "echo said; exit 4",
+    ]);
+    up.says(&[
+        ("wait --for=jsonpath={.status.phase}=Failed pod/two --timeout=30s", "condition met"),
+        ("logs two", "said"),
+        ("describe pod two", "Exit Code:    4"),
+        ("get pod two", "Error"),
+        ("run three --image=goweb --dry-run=server -o name", "pod/three"),
+        ("run three --image=goweb --dry-run=client -o yaml", "image: goweb"),
+        ("wait --for=condition=Ready pod/one --timeout=30s", "condition met"),
+    ]);
+    // What needs a terminal into a container is refused in words.
+    let attached =
+        up.ended(&["run", "four", "--image=goweb", "-i", "--rm", "--restart=Never", "--timeout=10s"]);
+    assert!(
+        attached.code() != Some(0) && attached.stderr.contains("not supported by this server"),
+        "{attached:#?}"
+    );
+    up.stop();
+    Ok(())
+}
+
+pub(super) fn warnings_are_printed() -> Result<(), Impossible> {
+    needs_kubectl()?;
+    let up = Up::start(&[]);
+    let endpoints = "Warning: v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+    let shown = up.ended(&["get", "ep"]);
+    assert_eq!((shown.code(), shown.stderr.as_str()), (Some(0), endpoints), "{shown:#?}");
+    assert!(shown.stdout.contains("192.168.199.117:6443"), "{shown:#?}");
+    let manifest = fixture("goweb-ingress.yaml");
+    let created = up.ended(&["create", "-f", &manifest.to_string_lossy()]);
+    let ingress = "Warning: extensions/v1beta1 Ingress is deprecated in v1.14+, unavailable in v1.22+; use \
+                   networking.k8s.io/v1 Ingress";
+    assert_eq!((created.code(), created.stderr.as_str()), (Some(0), ingress), "{created:#?}");
+    let service = up.file(
+        "service.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: None, sessionAffinity: ClientIP}\n",
+    );
+    let ignored = "Warning: spec.SessionAffinity is ignored for headless services";
+    for command in [["create", "-f", service], ["apply", "-f", service]] {
+        let made = up.ended(&command);
+        assert!(made.code() == Some(0) && made.stderr.lines().any(|line| line == ignored), "{made:#?}");
+    }
+    let failed = up.ended(&["get", "ep", "nobody", "--warnings-as-errors"]);
+    assert!(failed.code() == Some(1) && failed.stderr.starts_with(endpoints), "{failed:#?}");
     up.stop();
     Ok(())
 }
