@@ -345,7 +345,7 @@ fn programs_are_copied() -> Result<(), Impossible> {
         "--filter",
         "exec/*",
         "--filter",
-        "readiness/exec*",
+        "readiness/touch*",
         "--filter",
         "vip/*",
     ];
