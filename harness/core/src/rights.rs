@@ -81,7 +81,12 @@ pub const RIGHTS: &[Right] = &[
     right("networking.k8s.io", "ingresses/status", &["patch"], "the run's ingress controller"),
     right("networking.k8s.io", "ingressclasses", &["create", "delete", "list", "watch"], "its class"),
     right("networking.k8s.io", "servicecidrs", &["list"], "knowing which addresses are services'"),
-    right("extensions", "ingresses", &["create"], "Ingresses of the notes' time, where they are served"),
+    right(
+        "extensions",
+        "ingresses",
+        &["create", "get"],
+        "Ingresses of the notes' time, where they are served",
+    ),
     right(RBAC, "clusterroles", &["create", "delete", "list"], "what the ingress controller may do"),
     right(RBAC, "clusterrolebindings", &["create", "delete", "list"], "that it may"),
     right(RBAC, "roles", &["create"], "what it may do in its namespace"),
