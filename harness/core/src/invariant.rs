@@ -67,7 +67,8 @@ impl AsPromised {
     }
 
     /// Datagrams are all sent from this port, one after the other, so that to everybody on the way
-    /// they are one flow.
+    /// they are one flow. Where there are several destinations, each has a port of its own, counted
+    /// from this one.
     #[must_use]
     pub fn with_source_port(self, port: u16) -> Self {
         Self { source_port: Some(port), ..self }
@@ -91,9 +92,11 @@ impl Invariant for AsPromised {
                 Ok(targets) => targets,
                 Err(missing) => return Ok(broken(self.promise(), missing)),
             };
-            let cells = self.from.iter().flat_map(|from| targets.iter().map(move |target| (from, target)));
+            let targets = &targets;
+            let cells =
+                self.from.iter().flat_map(|from| (0..).zip(targets).map(move |(n, to)| (from, n, to)));
             let world = &world;
-            let looks = cells.map(|(from, target)| async move {
+            let looks = cells.map(|(from, number, target)| async move {
                 let client = scene.vantages().to_model(from);
                 let route = route(world, scene.cluster.promises(), &client, &target.destination);
                 if matches!(route, Route::NotPromised { .. }) {
@@ -102,7 +105,7 @@ impl Invariant for AsPromised {
                 let mut workload = scene.workload(probe(target), self.calls);
                 if let (Probe::Udp { source_port, .. }, Some(port)) = (&mut workload.probe, self.source_port)
                 {
-                    *source_port = Some(port);
+                    *source_port = port.checked_add(number);
                     workload.concurrency = 1;
                 }
                 let again = Workload { count: Some(1), ..workload.clone() };
