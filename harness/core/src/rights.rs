@@ -56,7 +56,12 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Everything a run needs. A test compares it with the manifest.
 pub const RIGHTS: &[Right] = &[
-    right("", "namespaces", &["create", "delete", "get", "list", "watch"], "a namespace for each check"),
+    right(
+        "",
+        "namespaces",
+        &["create", "delete", "get", "list", "patch", "watch"],
+        "a namespace for each check",
+    ),
     right("", "nodes", &["list", "watch"], "an agent on every node, and their addresses"),
     right("", "pods", ALL_AT_ONCE, "agents, and the servers behind services"),
     right(
@@ -72,6 +77,9 @@ pub const RIGHTS: &[Right] = &[
     right("", "configmaps", &["create", "delete", "patch"], "dating changes of objects"),
     right("", "secrets", &["create", "list", "patch", "watch"], "certificates of Ingresses"),
     right("", "serviceaccounts", &["create", "list", "watch"], "waiting until pods may be created"),
+    right("", "replicationcontrollers", &["create"], "pods that are replaced"),
+    right("", "replicationcontrollers/scale", &["patch"], "scaling"),
+    right("apps", "daemonsets", &["create"], "a pod on every node"),
     right("apps", "deployments", ALL, "rolling updates"),
     right("apps", "deployments/scale", &["patch"], "scaling"),
     right("apps", "replicasets", ALL, "pods that are replaced"),
