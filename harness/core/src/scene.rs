@@ -166,7 +166,7 @@ impl Scene {
         let bound = self.bounds().request;
         let performed = async {
             let class = self.ingress.controller().map(|controller| controller.class.as_str());
-            let local = Local { image: Image::of(self.cluster.as_ref()), class };
+            let local = Local { image: Image::of(self.cluster.as_ref()), class, run: self.ingress.run() };
             timeout(bound, action.perform(&self.client(), &self.namespace, local))
                 .await
                 .with_context(|| format!("no answer from the API server within {bound:?}"))?
