@@ -29,10 +29,10 @@ use testcontainers_modules::testcontainers::{
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::claim::RUN_LABEL;
 use crate::invariant::{Invariant, Judgement};
 use crate::leash;
 use crate::scene::Scene;
-use crate::vantage::RUN_LABEL;
 
 /// The most an engine may take to say that it is there.
 const ANSWERS: Duration = Duration::from_secs(5);

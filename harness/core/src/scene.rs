@@ -28,6 +28,7 @@ use tokio::time::{Instant, timeout};
 use crate::action::{Action, Local};
 use crate::bounds::Bounds;
 use crate::check::{Broken, Held};
+use crate::claim::{RUN_LABEL, create_namespace};
 use crate::cluster::{Cluster, Terminal};
 use crate::controller::InUse;
 use crate::engine::{Container, Engine};
@@ -35,7 +36,7 @@ use crate::image::Image;
 use crate::invariant::{Invariant, Judgement};
 use crate::journal::Sink;
 use crate::manifest::{Fixture, parse};
-use crate::vantage::{RUN_LABEL, Vantage, Vantages, create_namespace};
+use crate::vantage::{Vantage, Vantages};
 use crate::wait;
 
 /// Between two looks of an `eventually`: short beside every bound, long beside one look.
@@ -105,7 +106,7 @@ impl Scene {
         let (namespaces, bound) = (Api::<Namespace>::all(self.client()), self.bounds().request);
         let own = wait::within(bound, "read the check's namespace", namespaces.get(&self.namespace)).await?;
         let run = own.labels().get(RUN_LABEL).cloned().unwrap_or_default();
-        create_namespace(&self.client(), &namespace, &run, bound).await?;
+        create_namespace(&self.client(), &namespace, &run, self.cluster.promises().minor, bound).await?;
         let owner = Patch::Merge(json!({"metadata": {"ownerReferences": [own.owner_ref(&())]}}));
         let parameters = PatchParams::default();
         let owned = namespaces.patch(&namespace, &parameters, &owner);
