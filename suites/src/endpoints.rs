@@ -4,11 +4,14 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Endpoints;
 use kube::Api;
-use stickler::action::{Resource, delete, label, make_endpoints, scale};
+use serde_json::{Value, json};
+use stickler::action::{Resource, delete, edit, label, make, make_endpoints, scale};
 use stickler::{
     Check, Class, Held, Scene, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture, that,
 };
 
+use crate::endpoint_slices::slices_of;
+use crate::ports::reaches_target;
 use crate::service::name_of;
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -74,6 +77,33 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: &[],
         exclusive: false,
         run: |scene| Box::pin(manual_same_name(scene)),
+    },
+    Check {
+        id: "endpoints/mirrored-in-step",
+        title: "the mirror of Endpoints made by hand follows every edit of them",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/endpoint-slices/#endpointslice-mirroring")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(mirrored_in_step(scene)),
+    },
+    Check {
+        id: "endpoints/several-subsets",
+        title: "all subsets of Endpoints made by hand are served, also with one and the same address",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/endpoint-slices/#endpointslice-mirroring")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(several_subsets(scene)),
+    },
+    Check {
+        id: "endpoints/skip-mirror",
+        title: "Endpoints whose label asks not to be mirrored are not",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/endpoint-slices/#endpointslice-mirroring")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(skip_mirror(scene)),
     },
 ];
 
@@ -197,6 +227,76 @@ async fn manual_same_name(scene: &mut Scene) -> Held {
     // `other` is answered, `made` is not.
     let both = vec![cluster_ip("other"), cluster_ip("made")];
     scene.eventually(as_promised(scene.inside(), both.clone())).await?;
+    scene.always(as_promised(scene.inside(), both)).await
+}
+
+/// "The control plane mirrors each Endpoints resource to as many EndpointSlices as necessary": whatever
+/// becomes of the Endpoints becomes of the mirror, and of the traffic.
+async fn mirrored_in_step(scene: &mut Scene) -> Held {
+    scene.given(fixture!("endpoints/two-numbers.yaml")).await?;
+    let inside = scene.inside();
+    let ips = own_pods(scene).await?;
+    let addresses = |ips: &[IpAddr]| ips.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<Value>>();
+    let (one, other) = (addresses(&ips[..1]), addresses(&ips[1..]));
+    let (low, high) = (json!([{ "port": 8000 }]), json!([{ "port": 9000 }]));
+    scene.when(make_endpoints("made", &ips, 8000)).await?;
+    scene.eventually(endpoints_mirror_pods("made")).await?;
+    for subset in [
+        json!({ "addresses": one, "ports": low }),
+        json!({ "addresses": other, "ports": low }),
+        json!({ "addresses": other, "notReadyAddresses": one, "ports": low }),
+        json!({ "addresses": other, "ports": high }),
+        json!({ "addresses": addresses(&ips), "ports": high }),
+    ] {
+        scene.when(edit(Resource::Endpoints, "made", json!({ "subsets": [subset] }))).await?;
+        scene.eventually(endpoints_mirror_pods("made")).await?;
+        scene.eventually(as_promised(inside.clone(), vec![cluster_ip("made")]).calls(12)).await?;
+    }
+    scene.when(edit(Resource::Endpoints, "made", json!({ "subsets": [] }))).await?;
+    scene.eventually(endpoints_mirror_pods("made")).await?;
+    scene.eventually(as_promised(inside, vec![cluster_ip("made")])).await
+}
+
+async fn several_subsets(scene: &mut Scene) -> Held {
+    scene.given(fixture!("endpoint-slices/two-ports.yaml")).await?;
+    let ips = own_pods(scene).await?;
+    let subset = |name: &str, port: u16| {
+        let addresses: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip })).collect();
+        json!({ "addresses": addresses, "ports": [{ "name": name, "port": port }] })
+    };
+    let subsets = [subset("first", 8000), subset("second", 9000)];
+    scene
+        .when(make(Resource::Endpoints, json!({ "metadata": { "name": "made" }, "subsets": subsets })))
+        .await?;
+    scene.eventually(endpoints_mirror_pods("made")).await?;
+    scene.eventually(as_promised(scene.inside(), vec![cluster_ip("made")])).await?;
+    reaches_target(scene, "made", &[(80, 8000), (81, 9000)]).await
+}
+
+/// "unless [..] the Endpoints resource has a `endpointslice.kubernetes.io/skip-mirror` label set to
+/// `true`". Others, made later, are mirrored: so somebody is at work.
+async fn skip_mirror(scene: &mut Scene) -> Held {
+    scene.given(fixture!("endpoints/without-selector.yaml")).await?;
+    let ips = own_pods(scene).await?;
+    let addresses: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip })).collect();
+    let labels = json!({ "endpointslice.kubernetes.io/skip-mirror": "true" });
+    let skipped = json!({
+        "metadata": { "name": "made", "labels": labels },
+        "subsets": [{ "addresses": addresses, "ports": [{ "port": 8000 }] }],
+    });
+    scene.when(make(Resource::Endpoints, skipped)).await?;
+    scene.when(make_endpoints("other", &ips, 8000)).await?;
+    scene.eventually(endpoints_mirror_pods("other")).await?;
+    let both = vec![cluster_ip("other"), cluster_ip("made")];
+    scene.eventually(as_promised(scene.inside(), both.clone())).await?;
+    scene
+        .always(that("there are no EndpointSlices of `made`", |scene| {
+            Box::pin(async move {
+                let slices = slices_of(scene, "made").await?;
+                Ok(if slices.is_empty() { Ok(()) } else { Err(format!("there are {}", slices.len())) })
+            })
+        }))
+        .await?;
     scene.always(as_promised(scene.inside(), both)).await
 }
 

@@ -1,14 +1,20 @@
 //! Ingress: HTTP routed by host and path, to pods, through a controller.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use k8s_openapi::api::networking::v1::Ingress;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use serde_json::{Value, json};
-use stickler::action::{Resource, create, create_certificate, delete, edit, replace_certificate, scale};
+use stickler::action::{
+    Resource, create, create_certificate, delete, edit, make, replace_certificate, scale,
+};
+use stickler::manifest::Fixture;
+use stickler::protocol::{Answer, Probe, Seen, Workload};
 use stickler::{
-    Broken, Check, Class, Held, Scene, docs, endpoints_mirror_pods, fixture, notes, routed_as_promised, that,
+    Broken, Capability, Check, Class, Held, Scene, docs, endpoints_mirror_pods, fixture, in_words, notes,
+    rfc, routed_as_promised, that,
 };
 use stickler_model::IngressRequest;
 
@@ -152,6 +158,55 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: &[],
         exclusive: false,
         run: |scene| Box::pin(deleted_is_gone(scene)),
+    },
+    Check {
+        id: "ingress/changes-drop-nothing",
+        title: "no request is lost while Ingresses come, change and go, and their back ends with them",
+        class: Class::Observation,
+        promised_by: &[
+            docs("concepts/services-networking/ingress/#updating-an-ingress"),
+            docs("concepts/workloads/pods/pod-lifecycle/#pod-termination"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(changes_drop_nothing(scene)),
+    },
+    Check {
+        id: "ingress/keep-alive",
+        title: "one connection to the controller carries several requests",
+        class: Class::Observation,
+        promised_by: &[rfc("rfc9112#section-9.3")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(keep_alive(scene)),
+    },
+    Check {
+        id: "ingress/streaming",
+        title: "an answer that never ends arrives piece by piece",
+        class: Class::Observation,
+        promised_by: &[rfc("rfc9112#section-7.1")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(streaming(scene)),
+    },
+    Check {
+        id: "ingress/websocket",
+        title: "a WebSocket is opened through the controller, and messages pass both ways",
+        class: Class::Observation,
+        promised_by: &[rfc("rfc9110#section-7.8"), rfc("rfc6455#section-4")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(websocket(scene)),
+    },
+    Check {
+        id: "ingress/default-class",
+        title: "an Ingress that names no class is given the default one, while there is one",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/ingress/#default-ingress-class")],
+        // A default class is for everybody's Ingresses.
+        needs: &[Capability::Disruption],
+        exclusive: true,
+        run: |scene| Box::pin(default_class(scene)),
     },
 ];
 
@@ -381,6 +436,180 @@ async fn deleted_is_gone(scene: &mut Scene) -> Held {
     routed(scene, REQUEST).await?;
     scene.when(delete(Resource::Ingress, "web")).await?;
     routed(scene, REQUEST).await
+}
+
+/// "After you save your changes, kubectl updates the resource in the API server, which tells the Ingress
+/// controller to reconfigure the load balancer."
+async fn changes_drop_nothing(scene: &mut Scene) -> Held {
+    scene.given_controller().await?;
+    scene.given(fixture!("service/rolling.yaml")).await?;
+    scene.when(create(fixture!("ingress/changing.yaml"))).await?;
+    routed(scene, &["changes-drop-nothing.example/"]).await?;
+    let request = IngressRequest::http("changes-drop-nothing.example", "/");
+    let from = scene.vantages().pods();
+    scene
+        .routed_throughout(from, &request, "rolling", async |scene: &Scene| {
+            for (round, replicas) in [(1, 5), (2, 2), (3, 3)] {
+                scene.when(create(fixture!("ingress/another.yaml"))).await?;
+                scene.when(scale(Resource::Deployment, "rolling", replicas)).await?;
+                let path = |path: String, kind: &str| {
+                    let service = json!({ "name": "rolling", "port": { "number": 80 } });
+                    json!({ "path": path, "pathType": kind, "backend": { "service": service } })
+                };
+                let paths = [path("/".to_owned(), "Prefix"), path(format!("/round/{round}"), "Exact")];
+                let rule = json!({ "host": request.host, "http": { "paths": paths } });
+                let spec = json!({ "spec": { "rules": [rule] } });
+                scene.when(edit(Resource::Ingress, "rolling", spec)).await?;
+                let requests = requests(&["another.changes-drop-nothing.example/"]);
+                scene.eventually(routed_as_promised(scene.inside(), requests)).await?;
+                scene.rolled_out("rolling").await?;
+                scene.when(delete(Resource::Ingress, "another")).await?;
+            }
+            Ok(())
+        })
+        .await?;
+    routed(scene, &["changes-drop-nothing.example/"]).await
+}
+
+/// "A client that supports persistent connections MAY [..] A server that does not support persistent
+/// connections MUST send the `close` connection option": this one need not.
+async fn keep_alive(scene: &mut Scene) -> Held {
+    let at = through_controller(scene, fixture!("ingress/keep-alive.yaml"), "keep-alive.example/").await?;
+    for from in scene.inside() {
+        let probe = Probe::Http {
+            address: at,
+            host: Some("keep-alive.example".to_owned()),
+            path: "/".to_owned(),
+            method: None,
+            source_port: None,
+            reuse_connection: true,
+            server_name: None,
+            lines: None,
+        };
+        let workload = Workload { concurrency: 1, ..scene.workload(probe, 6) };
+        let outcomes = scene.call(&from, "keep-alive.example", workload).await?;
+        let mut ports = BTreeSet::new();
+        for outcome in &outcomes {
+            match &outcome.seen {
+                Seen::Answered(answer) if answer.status == Some(200) => ports.extend(outcome.from),
+                Seen::CouldNotLook { error } => {
+                    return Err(Broken::CouldNotTell(format!("{from} could not look: {error}")));
+                }
+                other => return Err(Broken::promise("every request is answered", in_words(other))),
+            }
+        }
+        scene.same("the connections that six requests took were", &1, &ports.len())?;
+    }
+    Ok(())
+}
+
+/// "The chunked coding [..] enables content streams of unknown size to be transferred": whoever waits for
+/// the end of one that has none gives nothing on.
+async fn streaming(scene: &mut Scene) -> Held {
+    const LINES: u32 = 3;
+    let at = through_controller(scene, fixture!("ingress/streaming.yaml"), "streaming.example/").await?;
+    let probe = Probe::Http {
+        address: at,
+        host: Some("streaming.example".to_owned()),
+        path: "/stream".to_owned(),
+        method: None,
+        source_port: None,
+        reuse_connection: false,
+        server_name: None,
+        lines: Some(LINES),
+    };
+    answered_with(scene, probe, "the first lines of an answer that never ends", |answer| {
+        answer.status == Some(200) && answer.body.lines().count() >= LINES as usize
+    })
+    .await
+}
+
+/// "The `Upgrade` header field is intended to provide a simple mechanism for transitioning from HTTP/1.1
+/// to some other protocol on the same connection."
+async fn websocket(scene: &mut Scene) -> Held {
+    let at = through_controller(scene, fixture!("ingress/websocket.yaml"), "websocket.example/").await?;
+    let probe = Probe::WebSocket {
+        address: at,
+        host: Some("websocket.example".to_owned()),
+        path: "/".to_owned(),
+        message: "hello".to_owned(),
+    };
+    answered_with(scene, probe, "a message that was sent over a WebSocket", |answer| {
+        answer.status == Some(101) && answer.body == "hello"
+    })
+    .await
+}
+
+/// The pods `web` with an Ingress in front that routes this URL to them; returns where it takes HTTP.
+async fn through_controller(scene: &Scene, ingress: Fixture, url: &str) -> Result<SocketAddr, Broken> {
+    let at = scene.given_controller().await?.http.at_cluster_ip;
+    scene.given(fixture!("service/web.yaml")).await?;
+    scene.when(create(ingress)).await?;
+    routed(scene, &[url]).await?;
+    Ok(at)
+}
+
+/// From everywhere inside, this comes back each time, from pods of the check.
+async fn answered_with(scene: &Scene, probe: Probe, what: &str, is_right: fn(&Answer) -> bool) -> Held {
+    let pods = scene.pods("app=web").await?;
+    let is_ours = |answer: &Answer| pods.iter().any(|pod| pod.metadata.name == answer.hostname);
+    for from in scene.inside() {
+        for outcome in scene.call(&from, what, scene.workload(probe.clone(), 2)).await? {
+            let observed = match &outcome.seen {
+                Seen::Answered(answer) if is_right(answer) && is_ours(answer) => continue,
+                Seen::Answered(answer) => format!("{:?} with status {:?}", answer.body, answer.status),
+                Seen::CouldNotLook { error } => {
+                    return Err(Broken::CouldNotTell(format!("{from} could not look: {error}")));
+                }
+                other => in_words(other),
+            };
+            return Err(Broken::promise(format!("{what} comes back to {from}"), observed));
+        }
+    }
+    Ok(())
+}
+
+/// "Setting the `ingressclass.kubernetes.io/is-default-class` annotation to `true` on an IngressClass
+/// resource will ensure that new Ingresses without an `ingressClassName` field specified will be assigned
+/// this default IngressClass."
+async fn default_class(scene: &mut Scene) -> Held {
+    const DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";
+    let all = Api::<IngressClass>::all(scene.client()).list(&ListParams::default()).await?;
+    let is_default = |class: &IngressClass| {
+        let annotations = class.metadata.annotations.as_ref();
+        annotations.and_then(|all| all.get(DEFAULT)).is_some_and(|value| value == "true")
+    };
+    if let Some(class) = all.items.iter().find(|class| is_default(class)) {
+        let name = class.metadata.name.clone().unwrap_or_default();
+        return Err(Broken::CouldNotTell(format!("the cluster has a default class already, `{name}`")));
+    }
+    let name = scene.namespace().to_owned();
+    let class = json!({
+        "metadata": { "name": name, "annotations": { DEFAULT: "true" } },
+        "spec": { "controller": "suites.stickler.dev/nobody" },
+    });
+    let without_class = |name: &str| {
+        let backend = json!({ "service": { "name": "web", "port": { "number": 80 } } });
+        make(
+            Resource::Ingress,
+            json!({ "metadata": { "name": name }, "spec": { "defaultBackend": backend } }),
+        )
+    };
+    scene.when(make(Resource::IngressClass, class)).await?;
+    let during = scene.when(without_class("during")).await;
+    // Whatever came of it, it is nobody's default any longer.
+    scene.when(delete(Resource::IngressClass, &name)).await?;
+    during?;
+    scene.when(without_class("after")).await?;
+    let class_of = async |name: &str| -> anyhow::Result<Option<String>> {
+        Ok(ingress(scene, name).await?.spec.and_then(|spec| spec.ingress_class_name))
+    };
+    scene.same(
+        "with a default class, the class of an Ingress that named none is",
+        &Some(name),
+        &class_of("during").await?,
+    )?;
+    scene.same("without one it is", &None, &class_of("after").await?)
 }
 
 /// The notes' pods and service, and their Ingress, of whichever version is served.

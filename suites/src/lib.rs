@@ -2,8 +2,10 @@
 //! provider and no component: it must not know what it talks to.
 
 mod affinity;
+mod allocation;
 mod confirmation;
 mod dns;
+mod endpoint_slices;
 mod endpoints;
 mod env;
 mod exec;
@@ -11,6 +13,7 @@ mod external_ips;
 mod external_name;
 mod goweb;
 mod headless;
+mod host_port;
 mod ingress;
 mod kubectl;
 mod liveness;
@@ -20,7 +23,9 @@ mod ports;
 mod profile;
 mod readiness;
 mod service;
+mod service_type;
 mod traffic_policy;
+mod udp;
 mod vip;
 
 use std::process::ExitCode;
@@ -47,13 +52,18 @@ pub const CHAPTERS: &[(&str, &[Check])] = &[
     ("goweb", goweb::CHECKS),
     ("service", service::CHECKS),
     ("exec", exec::CHECKS),
+    ("udp", udp::CHECKS),
     ("affinity", affinity::CHECKS),
     ("ports", ports::CHECKS),
     ("env", env::CHECKS),
     ("dns", dns::CHECKS),
     ("vip", vip::CHECKS),
     ("endpoints", endpoints::CHECKS),
+    ("endpoint-slices", endpoint_slices::CHECKS),
     ("node-port", node_port::CHECKS),
+    ("host-port", host_port::CHECKS),
+    ("allocation", allocation::CHECKS),
+    ("service-type", service_type::CHECKS),
     ("readiness", readiness::CHECKS),
     ("liveness", liveness::CHECKS),
     ("headless", headless::CHECKS),

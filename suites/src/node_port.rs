@@ -1,7 +1,11 @@
 //! Node ports: the same port on every node.
 
-use stickler::action::{Resource, create, scale};
-use stickler::{Capability, Check, Class, Held, Scene, as_promised, cluster_ip, docs, fixture, node_port};
+use serde_json::json;
+use stickler::action::{Resource, create, edit, scale};
+use stickler::{
+    Capability, Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, fixture, node_port,
+};
+use stickler_model::{Destination, Protocol};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check {
@@ -42,7 +46,34 @@ pub(crate) const CHECKS: &[Check] = &[
         exclusive: false,
         run: |scene| Box::pin(refused_without_endpoints(scene)),
     },
+    Check {
+        id: "node-port/same-number-tcp-udp",
+        title: "a service with one port number for TCP and UDP is reached by both at its node ports",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/#type-nodeport"),
+            docs("reference/networking/service-protocols/"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(same_number_tcp_udp(scene)),
+    },
 ];
+
+/// The node ports of a service on every node, as they are now.
+pub(crate) async fn addresses(scene: &Scene, service: &str) -> anyhow::Result<Vec<To>> {
+    let spec = scene.service(service).await?.spec.unwrap_or_default();
+    let mut addresses = Vec::new();
+    for (node, ip) in scene.node_addresses().await? {
+        for port in spec.ports.iter().flatten() {
+            let protocol: Protocol = port.protocol.as_deref().unwrap_or("TCP").parse()?;
+            let number = u16::try_from(port.node_port.unwrap_or_default())?;
+            let label = format!("the node port that `{service}` had at {node}");
+            addresses.push(To::Address(label, Destination::new(ip, number, protocol)));
+        }
+    }
+    Ok(addresses)
+}
 
 /// "Every node in the cluster configures itself to listen on that assigned port and to forward
 /// traffic to one of the ready endpoints associated with that Service"
@@ -84,4 +115,14 @@ async fn refused_without_endpoints(scene: &mut Scene) -> Held {
     scene.when(scale(Resource::ReplicaSet, "web", 0)).await?;
     scene.pods_become("app=web", 0).await?;
     scene.eventually(as_promised(from, vec![node_port("web")])).await
+}
+
+/// "Every node in the cluster configures itself to listen on that assigned port", for each protocol.
+async fn same_number_tcp_udp(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/udp.yaml")).await?;
+    scene.when(edit(Resource::Service, "udp", json!({ "spec": { "type": "NodePort" } }))).await?;
+    let everywhere = scene.vantages().everywhere();
+    scene.eventually(as_promised(everywhere.clone(), vec![node_port("udp")])).await?;
+    scene.eventually(as_promised(scene.inside(), vec![cluster_ip("udp")])).await?;
+    scene.always(as_promised(everywhere, vec![node_port("udp")])).await
 }

@@ -1,7 +1,9 @@
 //! Ports: one service, several of them, by number or by name.
 
+use serde_json::{Value, json};
+use stickler::action::{Resource, edit};
 use stickler::{
-    Check, Class, Held, Scene, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture, that,
+    Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture, that,
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -50,6 +52,30 @@ pub(crate) const CHECKS: &[Check] = &[
         exclusive: false,
         run: |scene| Box::pin(same_number_tcp_udp(scene)),
     },
+    Check {
+        id: "ports/added-and-removed",
+        title: "a port that is added to a service is served, one that is removed is not, and others go on",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/#multi-port-services"),
+            docs("reference/networking/virtual-ips/"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(added_and_removed(scene)),
+    },
+    Check {
+        id: "ports/renumbered",
+        title: "a port of a service that is given another number, or target, is served there and not where it was",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/#defining-a-service"),
+            docs("reference/networking/virtual-ips/"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(renumbered(scene)),
+    },
 ];
 
 async fn several(scene: &mut Scene) -> Held {
@@ -92,27 +118,72 @@ async fn same_number_tcp_udp(scene: &mut Scene) -> Held {
     scene.eventually(as_promised(from, vec![cluster_ip("udp")])).await
 }
 
+/// What proxies forward follows the specification as it is.
+async fn added_and_removed(scene: &mut Scene) -> Held {
+    scene.given(fixture!("ports/several.yaml")).await?;
+    let from = scene.inside();
+    let (http, https) = (port("http", 80, 8000), port("https", 443, 8443));
+    for (ports, closed) in
+        [(vec![http.clone()], Some(443)), (vec![http, https.clone()], None), (vec![https], Some(80))]
+    {
+        scene.when(edit(Resource::Service, "several", json!({ "spec": { "ports": ports } }))).await?;
+        scene.eventually(endpoints_mirror_pods("several")).await?;
+        scene.eventually(as_promised(from.clone(), vec![cluster_ip("several")])).await?;
+        if let Some(number) = closed {
+            let closed = vec![To::ClusterIpPort("several", number)];
+            scene.eventually(as_promised(from.clone(), closed).calls(1)).await?;
+        }
+    }
+    reaches_target(scene, "several", &[(443, 8443)]).await
+}
+
+async fn renumbered(scene: &mut Scene) -> Held {
+    const SAME_TARGET: &[(u16, u16)] = &[(8080, 8000), (443, 8443)];
+    const OTHER_TARGET: &[(u16, u16)] = &[(8080, 8443), (443, 8443)];
+    scene.given(fixture!("ports/several.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("several")])).await?;
+    // The same target at another number, then another target at the same number.
+    for (http, targets) in [(port("http", 8080, 8000), SAME_TARGET), (port("http", 8080, 8443), OTHER_TARGET)]
+    {
+        let ports = [http, port("https", 443, 8443)];
+        scene.when(edit(Resource::Service, "several", json!({ "spec": { "ports": ports } }))).await?;
+        scene.eventually(endpoints_mirror_pods("several")).await?;
+        scene.eventually(as_promised(from.clone(), vec![cluster_ip("several")])).await?;
+        scene.eventually(reaching_target("several", targets)).await?;
+        let old = vec![To::ClusterIpPort("several", 80)];
+        scene.eventually(as_promised(from.clone(), old).calls(1)).await?;
+    }
+    Ok(())
+}
+
+fn port(name: &str, port: u16, target: u16) -> Value {
+    json!({ "name": name, "port": port, "targetPort": target })
+}
+
 /// Each port of a service arrives at its own port of the pod, as the pod tells it.
 pub(crate) async fn reaches_target(
     scene: &mut Scene,
     service: &'static str,
     ports: &'static [(u16, u16)],
 ) -> Held {
-    scene
-        .exactly(that(format!("each port of `{service}` reaches its own target port"), move |scene| {
-            Box::pin(async move {
-                for from in scene.inside() {
-                    for (port, target) in ports {
-                        let reached = scene.ports_reached(&from, service, *port).await?;
-                        if reached.iter().any(|reached| reached != target) || reached.is_empty() {
-                            return Ok(Err(format!(
-                                "from {from}, port {port} should reach {target}, but reached {reached:?}"
-                            )));
-                        }
+    scene.exactly(reaching_target(service, ports)).await
+}
+
+fn reaching_target(service: &'static str, ports: &'static [(u16, u16)]) -> impl stickler::Invariant {
+    that(format!("each port of `{service}` reaches its own target port"), move |scene: &Scene| {
+        Box::pin(async move {
+            for from in scene.inside() {
+                for (port, target) in ports {
+                    let reached = scene.ports_reached(&from, service, *port).await?;
+                    if reached.iter().any(|reached| reached != target) || reached.is_empty() {
+                        return Ok(Err(format!(
+                            "from {from}, port {port} should reach {target}, but reached {reached:?}"
+                        )));
                     }
                 }
-                Ok(Ok(()))
-            })
-        }))
-        .await
+            }
+            Ok(Ok(()))
+        })
+    })
 }

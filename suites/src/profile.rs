@@ -62,13 +62,14 @@ impl fmt::Display for Profile {
 pub(crate) fn of_chapter(chapter: &str) -> Option<&'static [Profile]> {
     use Profile::{Dns, Endpoints, Ingress, Kubelet, Proxy, Service};
     Some(match chapter {
-        "goweb" | "exec" | "liveness" | "kubectl" => &[Kubelet],
+        "goweb" | "exec" | "liveness" | "host-port" | "kubectl" => &[Kubelet],
+        "allocation" => &[Service],
         "env" => &[Service, Kubelet],
         "readiness" => &[Service, Proxy, Endpoints, Kubelet],
         "service" | "affinity" | "vip" | "node-port" | "load-balancer" | "traffic-policy"
-        | "external-ips" => &[Service, Proxy],
+        | "external-ips" | "service-type" | "udp" => &[Service, Proxy],
         "ports" => &[Service, Proxy, Endpoints],
-        "endpoints" => &[Service, Endpoints],
+        "endpoints" | "endpoint-slices" => &[Service, Endpoints],
         "dns" | "external-name" => &[Service, Dns],
         "headless" => &[Service, Dns, Endpoints],
         "ingress" => &[Ingress],

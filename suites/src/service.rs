@@ -8,7 +8,7 @@ use serde_json::json;
 use stickler::action::{Resource, create, delete, delete_pods, edit, label, scale};
 use stickler::{
     Broken, Check, Class, Held, Scene, To, Vantage, as_promised, cluster_ip, docs, endpoints_mirror_pods,
-    fixture, spreads,
+    fixture, kep, spreads,
 };
 use stickler_model::ObjectKey;
 
@@ -157,6 +157,69 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: &[],
         exclusive: false,
         run: |scene| Box::pin(udp_endpoint_appears(scene)),
+    },
+    Check {
+        id: "service/terminating-gets-none",
+        title: "a pod that terminates gets no new connection while others are ready, though it still serves",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/endpoint-slices/#conditions"),
+            kep("sig-network/1669-proxy-terminating-endpoints"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(terminating_gets_none(scene)),
+    },
+    Check {
+        id: "service/publish-not-ready",
+        title: "publishNotReadyAddresses: pods that are not ready get connections as well",
+        class: Class::Promise,
+        promised_by: &[docs("reference/kubernetes-api/service-resources/service-v1/#ServiceSpec")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(publish_not_ready(scene)),
+    },
+    Check {
+        id: "service/other-proxy",
+        title: "the cluster's proxy leaves a service alone whose label names another proxy",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/labels-annotations-taints/#servicekubernetesioservice-proxy-name"),
+            kep("sig-network/2447-Make-kube-proxy-service-abstraction-optional"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(other_proxy(scene)),
+    },
+    Check {
+        id: "service/headless-label",
+        title: "the cluster's proxy leaves a service alone that is labelled as headless",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/labels-annotations-taints/#servicekubernetesioheadless"),
+            kep("sig-network/2447-Make-kube-proxy-service-abstraction-optional"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(headless_label(scene)),
+    },
+    Check {
+        id: "service/daemon-set",
+        title: "a service leads to the pods of a DaemonSet, one on every node",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/workloads/controllers/daemonset/#communicating-with-daemon-pods")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(daemon_set(scene)),
+    },
+    Check {
+        id: "service/replication-controller",
+        title: "a service leads to the pods of a ReplicationController, however many there are",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/workloads/controllers/replicationcontroller/")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(replication_controller(scene)),
     },
     Check {
         id: "service/listed",
@@ -323,13 +386,15 @@ async fn udp_endpoint_replaced(scene: &mut Scene) -> Held {
     let flow = || as_promised(from.clone(), vec![cluster_ip("flow")]).with_source_port(PORT);
     scene.eventually(flow()).await?;
     // The pod of before lives on, and would answer.
-    scene.while_sending(&from, "flow", PORT, async |scene: &Scene| selects(scene, "green").await).await?;
+    scene
+        .while_sending(&from, cluster_ip("flow"), PORT, async |scene: &Scene| selects(scene, "green").await)
+        .await?;
     scene.eventually(endpoints_mirror_pods("flow")).await?;
     scene.eventually(flow()).await?;
     scene.always(flow()).await?;
     // The pod of before is gone, and nobody would answer.
     scene
-        .while_sending(&from, "flow", PORT, async |scene: &Scene| {
+        .while_sending(&from, cluster_ip("flow"), PORT, async |scene: &Scene| {
             scene.when(delete_pods("colour=green")).await?;
             scene.pods_become("colour=green", 1).await?;
             Ok(())
@@ -347,10 +412,14 @@ async fn udp_endpoint_appears(scene: &mut Scene) -> Held {
     let flow = || as_promised(from.clone(), vec![cluster_ip("flow")]).with_source_port(PORT);
     // First somebody, then nobody: the flow must not go on to the pod of before either.
     scene.eventually(flow()).await?;
-    scene.while_sending(&from, "flow", PORT, async |scene: &Scene| selects(scene, "none").await).await?;
+    scene
+        .while_sending(&from, cluster_ip("flow"), PORT, async |scene: &Scene| selects(scene, "none").await)
+        .await?;
     scene.eventually(endpoints_mirror_pods("flow")).await?;
     scene.eventually(flow()).await?;
-    scene.while_sending(&from, "flow", PORT, async |scene: &Scene| selects(scene, "blue").await).await?;
+    scene
+        .while_sending(&from, cluster_ip("flow"), PORT, async |scene: &Scene| selects(scene, "blue").await)
+        .await?;
     scene.eventually(endpoints_mirror_pods("flow")).await?;
     scene.eventually(flow()).await?;
     scene.always(flow()).await
@@ -359,6 +428,97 @@ async fn udp_endpoint_appears(scene: &mut Scene) -> Held {
 /// Turns the service `flow` to the pods of a colour.
 async fn selects(scene: &Scene, colour: &str) -> Result<(), Broken> {
     scene.when(edit(Resource::Service, "flow", json!({ "spec": { "selector": { "colour": colour } } }))).await
+}
+
+/// "`ready` [..] for pods [..] `false`" once they terminate: they are the last resort, and there are others.
+async fn terminating_gets_none(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/ending.yaml")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("ending")])).await?;
+    let name = name_of(scene.pods("app=ending").await?.first())?;
+    scene.when(delete(Resource::Pod, &name)).await?;
+    scene.eventually(endpoints_mirror_pods("ending")).await?;
+    let calls = || as_promised(from.clone(), vec![cluster_ip("ending")]).calls(12);
+    scene.eventually(calls()).await?;
+    scene.always(calls()).await?;
+    // Otherwise there was nothing to leave out.
+    let pods = scene.pods("app=ending").await?;
+    let still = pods.iter().any(|pod| {
+        pod.metadata.name.as_deref() == Some(&name)
+            && is_ready(pod)
+            && pod.metadata.deletion_timestamp.is_some()
+    });
+    if still { Ok(()) } else { Err(Broken::CouldNotTell("the pod ended too early".to_owned())) }
+}
+
+/// "any agent which deals with endpoints for this Service should disregard any indications of
+/// ready/not-ready".
+async fn publish_not_ready(scene: &mut Scene) -> Held {
+    scene.given_running(fixture!("service/readiness-gates.yaml")).await?;
+    scene.set_gate("gated-0", true).await?;
+    scene.becomes("gated-0", true).await?;
+    let from = scene.inside();
+    for publish in [true, false, true] {
+        let spec = json!({ "spec": { "publishNotReadyAddresses": publish } });
+        scene.when(edit(Resource::Service, "gated", spec)).await?;
+        scene.eventually(endpoints_mirror_pods("gated")).await?;
+        scene.eventually(as_promised(from.clone(), vec![cluster_ip("gated")]).calls(12)).await?;
+        let one = from.first().cloned().context("there is no place to look from")?;
+        scene.eventually(spreads("gated", one)).await?;
+    }
+    Ok(())
+}
+
+/// "The kube-proxy has this label for custom proxy, which delegates service control to custom proxy."
+async fn other_proxy(scene: &mut Scene) -> Held {
+    left_alone(scene, "service.kubernetes.io/service-proxy-name", "suites.stickler.dev").await
+}
+
+async fn headless_label(scene: &mut Scene) -> Held {
+    left_alone(scene, "service.kubernetes.io/headless", "").await
+}
+
+/// Nobody answers at the cluster IP while the label is there, though there are endpoints.
+async fn left_alone(scene: &mut Scene, label: &str, value: &str) -> Held {
+    scene.given(fixture!("service/web.yaml")).await?;
+    let from = scene.inside();
+    for value in [None, Some(value), None] {
+        let labels = json!({ "metadata": { "labels": { label: value } } });
+        scene.when(edit(Resource::Service, "web", labels)).await?;
+        scene.eventually(endpoints_mirror_pods("web")).await?;
+        scene.eventually(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+        if value.is_some() {
+            scene.always(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
+        }
+    }
+    Ok(())
+}
+
+/// "Create a service with the same Pod selector, and use the service to reach a daemon on a random node."
+async fn daemon_set(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/daemon-set.yaml")).await?;
+    scene.eventually(endpoints_mirror_pods("daemon")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("daemon")])).await?;
+    let one = from.first().cloned().context("there is no place to look from")?;
+    scene.eventually(spreads("daemon", one)).await?;
+    scene.when(delete_pods("app=daemon")).await?;
+    scene.pods_become("app=daemon", scene.vantages().nodes().len()).await?;
+    scene.eventually(endpoints_mirror_pods("daemon")).await?;
+    scene.eventually(as_promised(from, vec![cluster_ip("daemon")])).await
+}
+
+/// "Multiple ReplicationControllers can sit behind a single service"; one will do, and its number changes.
+async fn replication_controller(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/replication-controller.yaml")).await?;
+    let from = scene.inside();
+    for replicas in [3, 0, 1] {
+        scene.when(scale(Resource::ReplicationController, "old", replicas)).await?;
+        scene.pods_become("app=old", replicas as usize).await?;
+        scene.eventually(endpoints_mirror_pods("old")).await?;
+        scene.eventually(as_promised(from.clone(), vec![cluster_ip("old")])).await?;
+    }
+    Ok(())
 }
 
 async fn listed(scene: &mut Scene) -> Held {

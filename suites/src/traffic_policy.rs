@@ -262,6 +262,7 @@ async fn health_is_told(scene: &Scene, service: &str) -> anyhow::Result<Result<(
                 source_port: None,
                 reuse_connection: false,
                 server_name: None,
+                lines: None,
             };
             let label = format!("the health check port {port} of {node}");
             for outcome in scene.call(&from, &label, scene.workload(probe, 1)).await? {

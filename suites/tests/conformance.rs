@@ -35,12 +35,12 @@ mod on_testbed {
 
     use libtest_mimic::{Completion, Failed, Trial};
     use stickler::providers::TestbedProvider;
-    use stickler::{Check, Cluster, Provider as _, Session, Sink, Verdict};
+    use stickler::{Capability, Check, Cluster, Provider as _, Session, Sink, Verdict};
     use tokio::runtime::Runtime;
     use tokio::sync::OnceCell;
     use tokio_util::sync::CancellationToken;
 
-    /// One testbed for all checks, started by the first that needs it.
+    /// A testbed for many checks, started by the first that needs it.
     struct Bed {
         // Ended before the runtime its tasks run on.
         session: OnceCell<Session>,
@@ -48,19 +48,34 @@ mod on_testbed {
         provider: TestbedProvider,
     }
 
+    /// One testbed is as the notes' lab, where nobody serves load balancers; those checks that need
+    /// somebody who does have another one.
     pub(crate) fn trials() -> Result<Vec<Trial>, String> {
         let provider =
             TestbedProvider::enter(3, 0, [].into_iter().collect()).map_err(|error| error.to_string())?;
         if rustls::crypto::ring::default_provider().install_default().is_err() {
             return Err("another cryptography provider is installed already".to_owned());
         }
-        let runtime = Runtime::new().map_err(|error| error.to_string())?;
-        let bed = Arc::new(Bed { session: OnceCell::new(), runtime, provider });
-        let trial = |check: &'static Check| {
-            let bed = Arc::clone(&bed);
-            Trial::ignorable_test(check.id, move || bed.perform(check))
+        let bed = |load_balancer| -> Result<Arc<Bed>, String> {
+            let runtime = Runtime::new().map_err(|error| error.to_string())?;
+            let provider = provider.clone().with_load_balancer(load_balancer);
+            Ok(Arc::new(Bed { session: OnceCell::new(), runtime, provider }))
         };
-        Ok(stickler_suites::all().map(trial).collect())
+        let (lab, balanced) = (bed(false)?, bed(true)?);
+        let trial = |check: &'static Check, bed: &Arc<Bed>, name: String| {
+            let bed = Arc::clone(bed);
+            Trial::ignorable_test(name, move || bed.perform(check))
+        };
+        let mut trials = Vec::new();
+        for check in stickler_suites::all() {
+            let needs_one = check.needs.contains(&Capability::LoadBalancer);
+            trials.push(trial(check, if needs_one { &balanced } else { &lab }, check.id.to_owned()));
+            // The rest of its chapter holds with a load balancer as well.
+            if check.chapter() == "load-balancer" && !needs_one {
+                trials.push(trial(check, &balanced, format!("{}/with-one", check.id)));
+            }
+        }
+        Ok(trials)
     }
 
     impl Bed {

@@ -472,7 +472,7 @@ mod disruption {
             jobs: 1,
             checks: checks.iter().map(|check| check.card()).collect(),
         });
-        let run = Run { checks, seed: 1, jobs: 1, cancel: CancellationToken::new() };
+        let run = Run { checks, seed: 1, jobs: 1, deviations: Vec::new(), cancel: CancellationToken::new() };
         let cluster = Arc::clone(&bed.cluster);
         let ends_it = bed.folder.path().join(NODE);
         let ending = async {

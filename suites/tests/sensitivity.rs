@@ -99,6 +99,8 @@ mod planted {
 
     async fn run_with(card: &BugCard, extent: Extent) -> anyhow::Result<Report> {
         let provider = TestbedProvider::enter(3, 0, [card.bug].into_iter().collect())?;
+        // Without one, whoever needs it would be skipped.
+        let provider = provider.with_load_balancer(true);
         let cluster: Arc<dyn Cluster> = Arc::from(provider.start().await?);
         let report = Arc::new(Mutex::new(Report::new()));
         let cancel = CancellationToken::new();

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use stickler_pods::versions::read_old_ingress;
@@ -31,6 +31,8 @@ pub enum Action {
     Delete { resource: Resource, name: String },
     /// Delete every pod a selector finds.
     DeletePods { selector: &'static str },
+    /// Create an object that no manifest can hold, since something in it was only just learnt.
+    Make { resource: Resource, object: Value },
     /// Create Endpoints by hand: these addresses, with one port.
     MakeEndpoints { name: String, addresses: Vec<IpAddr>, port: u16 },
     /// Keep a certificate and its key, both PEM, in a Secret: a new one, or in the place of what is
@@ -53,10 +55,12 @@ pub enum Resource {
     Service,
     Pod,
     ReplicaSet,
+    ReplicationController,
     Deployment,
     Endpoints,
     EndpointSlice,
     Ingress,
+    IngressClass,
 }
 
 impl Resource {
@@ -66,11 +70,20 @@ impl Resource {
             Self::Service => ApiResource::erase::<k8s_openapi::api::core::v1::Service>(&()),
             Self::Pod => ApiResource::erase::<Pod>(&()),
             Self::ReplicaSet => ApiResource::erase::<k8s_openapi::api::apps::v1::ReplicaSet>(&()),
+            Self::ReplicationController => {
+                ApiResource::erase::<k8s_openapi::api::core::v1::ReplicationController>(&())
+            }
             Self::Deployment => ApiResource::erase::<k8s_openapi::api::apps::v1::Deployment>(&()),
             Self::Endpoints => ApiResource::erase::<Endpoints>(&()),
             Self::EndpointSlice => ApiResource::erase::<EndpointSlice>(&()),
             Self::Ingress => ApiResource::erase::<Ingress>(&()),
+            Self::IngressClass => ApiResource::erase::<IngressClass>(&()),
         }
+    }
+
+    /// Is it in no namespace?
+    fn is_of_the_cluster(self) -> bool {
+        self == Self::IngressClass
     }
 }
 
@@ -80,10 +93,12 @@ impl fmt::Display for Resource {
             Self::Service => "service",
             Self::Pod => "pod",
             Self::ReplicaSet => "replicaset",
+            Self::ReplicationController => "replicationcontroller",
             Self::Deployment => "deployment",
             Self::Endpoints => "endpoints",
             Self::EndpointSlice => "endpointslice",
             Self::Ingress => "ingress",
+            Self::IngressClass => "ingressclass",
         })
     }
 }
@@ -123,6 +138,11 @@ pub fn delete_pods(selector: &'static str) -> Action {
     Action::DeletePods { selector }
 }
 
+/// Create an object whose kind is `resource`; its `apiVersion` and `kind` need not be said.
+pub fn make(resource: Resource, object: Value) -> Action {
+    Action::Make { resource, object }
+}
+
 /// Create Endpoints by hand: these addresses, with one TCP port.
 pub fn make_endpoints(name: &str, addresses: &[IpAddr], port: u16) -> Action {
     Action::MakeEndpoints { name: name.to_owned(), addresses: addresses.to_vec(), port }
@@ -153,6 +173,9 @@ impl Action {
     ) -> anyhow::Result<Vec<String>> {
         let mut remarks = Vec::new();
         let dynamic = |resource: &Resource| -> Api<DynamicObject> {
+            if resource.is_of_the_cluster() {
+                return Api::all_with(client.clone(), &resource.api());
+            }
             Api::namespaced_with(client.clone(), namespace, &resource.api())
         };
         match self {
@@ -189,6 +212,12 @@ impl Action {
                 let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
                 pods.delete_collection(&DeleteParams::default(), &ListParams::default().labels(selector))
                     .await?;
+            }
+            Self::Make { resource, object } => {
+                let mut object = typed(*resource, object);
+                local.image.put_in(&mut object);
+                let object: DynamicObject = serde_json::from_value(object)?;
+                dynamic(resource).create(&PostParams::default(), &object).await?;
             }
             Self::MakeEndpoints { name, addresses, port } => {
                 let made = serde_json::from_value(endpoints(name, addresses, *port))?;
@@ -260,6 +289,15 @@ fn gate(ready: bool) -> Value {
     json!({ "type": "stickler.dev/ready", "status": status })
 }
 
+/// The object with its kind.
+fn typed(resource: Resource, object: &Value) -> Value {
+    let kind = resource.api();
+    let mut object = object.clone();
+    object["apiVersion"] = json!(kind.api_version);
+    object["kind"] = json!(kind.kind);
+    object
+}
+
 fn endpoints(name: &str, addresses: &[IpAddr], port: u16) -> Value {
     let addresses: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
     json!({
@@ -288,6 +326,9 @@ impl fmt::Display for Action {
             }
             Self::Delete { resource, name } => write!(f, "kubectl delete {resource} {name}"),
             Self::DeletePods { selector } => write!(f, "kubectl delete pods -l {selector}"),
+            Self::Make { resource, object } => {
+                write!(f, "kubectl create -f - <<< '{}'", typed(*resource, object))
+            }
             Self::MakeEndpoints { name, addresses, port } => {
                 write!(f, "kubectl create -f - <<< '{}'", endpoints(name, addresses, *port))
             }

@@ -9,10 +9,6 @@ use crate::measure::Measured;
 /// and a few measurements have not seen the slowest.
 pub(crate) const FACTOR: u32 = 10;
 
-/// The least that pods are given, however quickly one became Ready: some are waited for that replace each
-/// other one by one, and nobody promised when.
-const PODS_READY_FLOOR: Duration = Duration::from_secs(60);
-
 /// The bounds a run holds a cluster to.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -76,7 +72,6 @@ impl Bounds {
         // The slower one of two, if both are known.
         let slower = |one: Option<Duration>, other: Option<Duration>| Some(one?.max(other?));
         Self {
-            pods_ready: bound(seen.pod_ready, PODS_READY_FLOOR, ceiling.pods_ready),
             convergence: bound(slower(seen.served, seen.unserved), floor.convergence, ceiling.convergence),
             staleness: bound(seen.unserved, floor.staleness, ceiling.staleness),
             name_staleness: bound(
@@ -103,6 +98,7 @@ mod tests {
         let nothing = Bounds::measured(&Measured::default(), Bounds::REAL);
         assert_eq!(nothing.convergence, Bounds::REAL.convergence);
         assert_eq!(nothing.name_staleness, Bounds::REAL.name_staleness);
+        // Nobody promises when; a cluster that is busy only makes everybody wait.
         assert_eq!(bounds.pods_ready, Bounds::REAL.pods_ready);
         let quick = Measured { served: ms(3), unserved: ms(2), named: ms(1), unnamed: ms(1), ..seen };
         let bounds = Bounds::measured(&quick, Bounds::REAL);

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::Scene;
 use crate::check::{Broken, Held};
-use crate::destination::To;
+use crate::destination::{Target, To};
 use crate::scene::look_again;
 use crate::vantage::{CLOSED_PORT, NODE_CONTROL_PORT, POD_CONTROL_PORT, Vantage};
 use crate::wait;
@@ -269,7 +269,8 @@ impl Scene {
     }
 
     /// While something is done to the pods behind a UDP service, a client in each place goes on
-    /// sending to it from one socket with this source port. What comes back meanwhile is written
+    /// sending to it from one socket with this source port; where it is asked for at several
+    /// addresses, to each from a port of its own, counted from this one. What comes back meanwhile is written
     /// down and not judged; what it is for is the state it keeps alive on the way.
     ///
     /// # Errors
@@ -277,40 +278,43 @@ impl Scene {
     pub async fn while_sending(
         &self,
         from: &[Vantage],
-        service: &'static str,
+        to: To,
         port: u16,
         meanwhile: impl AsyncFnOnce(&Self) -> Result<(), Broken>,
     ) -> Result<(), Broken> {
         self.control(from).await?;
         let world = self.world().await?;
-        let targets = To::ClusterIp(service).resolve(&world, self.namespace()).map_err(anyhow::Error::msg)?;
-        let mut targets =
-            targets.iter().filter(|target| target.destination.protocol == stickler_model::Protocol::Udp);
-        let (Some(target), None) = (targets.next(), targets.next()) else {
-            let why = format!("`{service}` has to have one UDP port for one client to send to");
+        let targets = to.resolve(&world, self.namespace()).map_err(anyhow::Error::msg)?;
+        let is_tcp = |target: &Target| target.destination.protocol != stickler_model::Protocol::Udp;
+        if targets.is_empty() || targets.iter().any(is_tcp) {
+            let why = format!("{to:?} has to have nothing but UDP ports for clients to send to");
             return Err(Broken::CouldNotTell(why));
-        };
+        }
         let agents = from
             .iter()
             .map(|vantage| Ok((vantage, self.vantages.agent(vantage)?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut clients = Vec::new();
         for (vantage, agent) in &agents {
-            let probe = Probe::Udp {
-                address: target.destination.socket(),
-                payload: "{index}".to_owned(),
-                source_port: Some(port),
-                keep_socket: true,
-            };
-            // A datagram that nobody answers must not keep the next one back for long.
-            let spec = Workload { count: None, interval_ms: 20, timeout_ms: 100, ..self.workload(probe, 1) };
-            clients.push((vantage, agent.begin(Workload { concurrency: 1, ..spec })?));
+            for (port, target) in (port..).zip(&targets) {
+                let probe = Probe::Udp {
+                    address: target.destination.socket(),
+                    payload: "{index}".to_owned(),
+                    source_port: Some(port),
+                    keep_socket: true,
+                };
+                // A datagram that nobody answers must not keep the next one back for long.
+                let spec =
+                    Workload { count: None, interval_ms: 20, timeout_ms: 100, ..self.workload(probe, 1) };
+                let label = format!("{} from port {port}", target.label);
+                clients.push((vantage, label, agent.begin(Workload { concurrency: 1, ..spec })?));
+            }
         }
         let done = meanwhile(self).await;
-        clients.iter().for_each(|(_, running)| running.stop());
-        for (vantage, running) in clients {
+        clients.iter().for_each(|(_, _, running)| running.stop());
+        for (vantage, label, running) in clients {
             let outcomes = running.outcomes().await?;
-            self.tell_calls(vantage, &format!("{} from port {port}", target.label), &outcomes);
+            self.tell_calls(vantage, &label, &outcomes);
             for outcome in outcomes {
                 if let Seen::CouldNotLook { error } = outcome.seen {
                     return Err(Broken::CouldNotTell(format!("{vantage} could not send: {error}")));
@@ -354,17 +358,21 @@ pub fn http(address: SocketAddr) -> Probe {
         source_port: None,
         reuse_connection: false,
         server_name: None,
+        lines: None,
     }
 }
 
 /// An HTTP request for a host, with a cookie of its own, on a connection of its own.
 pub fn http_with_host(address: SocketAddr, host: &str) -> Probe {
-    match http(address) {
-        Probe::Http { address, path, method, source_port, reuse_connection, server_name, .. } => {
-            let host = Some(host.to_owned());
-            Probe::Http { address, host, path, method, source_port, reuse_connection, server_name }
-        }
-        other => other,
+    Probe::Http {
+        address,
+        host: Some(host.to_owned()),
+        path: "/".to_owned(),
+        method: None,
+        source_port: None,
+        reuse_connection: false,
+        server_name: None,
+        lines: None,
     }
 }
 

@@ -70,6 +70,11 @@ pub const fn kep(path: &'static str) -> Source {
     Source { base: "https://github.com/kubernetes/enhancements/tree/master/keps/", page: path }
 }
 
+/// A document of the RFC series: its number, with the section's anchor.
+pub const fn rfc(page: &'static str) -> Source {
+    Source { base: "https://www.rfc-editor.org/rfc/", page }
+}
+
 /// The study notes this project started from.
 pub const fn notes(heading: &'static str) -> Source {
     Source { base: "notes: ", page: heading }

@@ -1,5 +1,6 @@
 //! Clusters: whatever can be started, or found running, and looked at. Suites know no provider.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -182,8 +183,12 @@ pub enum Capability {
     NotesLab,
     /// There is a kubectl on PATH.
     Kubectl,
-    /// Somebody gives services of type `LoadBalancer` their address.
+    /// Somebody gives addresses to services of type `LoadBalancer`.
     LoadBalancer,
+    /// At least two nodes say that they are in different zones.
+    Zones,
+    /// The API is that of Kubernetes 1.`minor` or newer. No cluster lists it: its version says so.
+    Since(u32),
 }
 
 impl Capability {
@@ -197,6 +202,7 @@ impl Capability {
         Self::NotesLab,
         Self::Kubectl,
         Self::LoadBalancer,
+        Self::Zones,
     ];
 
     /// What this machine can do, whatever the cluster.
@@ -206,9 +212,17 @@ impl Capability {
         has_kubectl.then_some(Self::Kubectl).into_iter()
     }
 
-    /// The name in reports.
-    pub fn name(self) -> &'static str {
+    /// Does a cluster have it that lists these, and whose version promises this?
+    pub fn is_met(self, capabilities: &[Self], promises: &Promises) -> bool {
         match self {
+            Self::Since(minor) => promises.minor >= minor,
+            listed => capabilities.contains(&listed),
+        }
+    }
+
+    /// The name in reports.
+    pub fn name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::SeveralNodes => "several-nodes",
             Self::HostNetwork => "host-network",
             Self::NodesReachable => "nodes-reachable",
@@ -217,12 +231,14 @@ impl Capability {
             Self::NotesLab => "notes-lab",
             Self::Kubectl => "kubectl",
             Self::LoadBalancer => "load-balancer",
-        }
+            Self::Zones => "zones",
+            Self::Since(minor) => return Cow::Owned(format!("kubernetes-1.{minor}")),
+        })
     }
 
     /// Why a check that needs it was skipped.
-    pub fn lacking(self) -> &'static str {
-        match self {
+    pub fn lacking(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::SeveralNodes => "the cluster has only one node",
             Self::HostNetwork => "pods may not use their node's network here",
             Self::NodesReachable => "the nodes' addresses cannot be reached from outside the cluster",
@@ -232,13 +248,15 @@ impl Capability {
             Self::Disruption => "the cluster's kubelets and API server are not this harness' to stop",
             Self::NotesLab => "it is not the notes' lab: three nodes, on which programs can be started",
             Self::Kubectl => "there is no kubectl on PATH",
-            Self::LoadBalancer => "nobody is known to give services of type `LoadBalancer` an address here",
-        }
+            Self::LoadBalancer => "nobody is known to give addresses to services of type LoadBalancer here",
+            Self::Zones => "the nodes are not labelled as being in different zones",
+            Self::Since(minor) => return Cow::Owned(format!("it is promised since Kubernetes 1.{minor}")),
+        })
     }
 }
 
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(&self.name())
     }
 }

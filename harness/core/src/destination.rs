@@ -15,6 +15,8 @@ pub enum To {
     ClusterIpPort(&'static str, u16),
     /// Every node port of a service, on every node.
     NodePort(&'static str),
+    /// Every port of a service at every address of its load balancer.
+    LoadBalancer(&'static str),
     /// An address that was resolved before, for instance one of an object that is gone by now.
     Address(String, Destination),
 }
@@ -27,6 +29,11 @@ pub fn cluster_ip(service: &'static str) -> To {
 /// Every node port of a service, on every node.
 pub fn node_port(service: &'static str) -> To {
     To::NodePort(service)
+}
+
+/// Every port of a service at every address of its load balancer.
+pub fn load_balancer(service: &'static str) -> To {
+    To::LoadBalancer(service)
 }
 
 /// A destination with the words for it.
@@ -72,6 +79,22 @@ impl To {
                 }
                 Ok(targets)
             }
+            Self::LoadBalancer(name) => {
+                let service = service(name)?;
+                let addresses = balancer_addresses(service);
+                if addresses.is_empty() {
+                    return Err(format!("service `{name}` has no address of a load balancer"));
+                }
+                let mut targets = Vec::new();
+                for ip in addresses {
+                    for port in ports(service) {
+                        let destination = Destination::new(ip, number(port.port)?, protocol(port)?);
+                        let label = format!("the load balancer of `{name}` ({destination})");
+                        targets.push(Target { label, destination });
+                    }
+                }
+                Ok(targets)
+            }
             Self::Address(label, destination) => {
                 Ok(vec![Target { label: format!("{label} ({destination})"), destination: *destination }])
             }
@@ -83,6 +106,13 @@ impl To {
 pub(crate) fn service_ip(name: &str, service: &Service) -> Result<IpAddr, String> {
     let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()).unwrap_or_default();
     ip.parse().map_err(|_| format!("service `{name}` has no cluster IP (it is `{ip}`)"))
+}
+
+/// The addresses that a load balancer published in the status of a service.
+pub(crate) fn balancer_addresses(service: &Service) -> Vec<IpAddr> {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let points = balancer.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+    points.filter_map(|point| point.ip.as_deref()?.parse().ok()).collect()
 }
 
 fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {

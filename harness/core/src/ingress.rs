@@ -13,7 +13,7 @@ use stickler_pods::protocol::{Answer, Probe, Seen};
 use stickler_reports::Finding;
 
 use crate::Scene;
-use crate::calls::{http, in_words};
+use crate::calls::in_words;
 use crate::check::{Broken, Held};
 use crate::controller::{Controller, Door};
 use crate::destination::nodes;
@@ -181,17 +181,15 @@ fn door(controller: &Controller, request: &IngressRequest) -> Door {
 }
 
 fn probe(address: SocketAddr, request: &IngressRequest) -> Probe {
-    match http(address) {
-        Probe::Http { address, method, source_port, reuse_connection, .. } => Probe::Http {
-            address,
-            host: Some(request.host.clone()),
-            path: request.path.clone(),
-            method,
-            source_port,
-            reuse_connection,
-            server_name: request.tls.then(|| request.host.clone()),
-        },
-        other => other,
+    Probe::Http {
+        address,
+        host: Some(request.host.clone()),
+        path: request.path.clone(),
+        method: None,
+        source_port: None,
+        reuse_connection: false,
+        server_name: request.tls.then(|| request.host.clone()),
+        lines: None,
     }
 }
 

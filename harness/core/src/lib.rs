@@ -41,11 +41,11 @@ mod wait;
 pub use agent::{Agent, ClockOffset};
 pub use bounds::Bounds;
 pub use calls::{http, http_with_host, in_words, udp};
-pub use check::{Broken, Check, Class, Held, Source, Verdict, docs, kep, notes};
+pub use check::{Broken, Check, Class, Held, Source, Verdict, docs, kep, notes, rfc};
 pub use claim::{Healed, heal};
 pub use cluster::{AgentStream, Capability, Cluster, Disruption, Machine, Outside, Provider, Terminal};
 pub use controller::Controller;
-pub use destination::{To, cluster_ip, node_port};
+pub use destination::{To, cluster_ip, load_balancer, node_port};
 pub use ingress::{RoutedAsPromised, routed_as_promised};
 pub use invariant::{
     Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, sticks, that,

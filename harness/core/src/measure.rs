@@ -201,22 +201,33 @@ impl Measured {
             bound: bound.to_owned(),
             ms: ms(of),
             measured_ms: measured.map(ms),
-            rule: format!("{FACTOR} times {from}"),
+            rule: from.to_owned(),
         };
+        let times = |from: &str| format!("{FACTOR} times {from}");
         vec![
-            card("pods-ready", bounds.pods_ready, self.pod_ready, "a pod's way to Ready"),
+            card(
+                "pods-ready",
+                bounds.pods_ready,
+                self.pod_ready,
+                "as for any cluster, since nobody promises it",
+            ),
             card(
                 "convergence",
                 bounds.convergence,
                 self.served.max(self.unserved),
-                "the slowest change of an endpoint, seen from everywhere",
+                &times("the slowest change of an endpoint, seen from everywhere"),
             ),
-            card("staleness", bounds.staleness, self.unserved, "the last answer of an endpoint that left"),
+            card(
+                "staleness",
+                bounds.staleness,
+                self.unserved,
+                &times("the last answer of an endpoint that left"),
+            ),
             card(
                 "name-staleness",
                 bounds.name_staleness,
                 self.named.max(self.unnamed),
-                "the slowest change of a name, asked from every pod",
+                &times("the slowest change of a name, asked from every pod"),
             ),
         ]
     }

@@ -143,10 +143,10 @@ impl Session {
 
     /// Performs one check, in a namespace of its own; several may be performed at once.
     pub async fn perform(&self, check: &'static Check) -> Ending {
-        let has = self.stay.cluster.capabilities();
-        let lacking = check.needs.iter().find(|need| !has.contains(need));
+        let (capabilities, promises) = (self.stay.cluster.capabilities(), self.stay.cluster.promises());
+        let lacking = check.needs.iter().find(|need| !need.is_met(capabilities, promises));
         if let Some(lacking) = lacking {
-            return self.not_run(check, Verdict::Skipped, lacking.lacking());
+            return self.not_run(check, Verdict::Skipped, &lacking.lacking());
         }
         let _together;
         let _alone;

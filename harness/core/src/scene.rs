@@ -142,11 +142,24 @@ impl Scene {
         self.pods_are(fixture, "running", wait::pod_running).await
     }
 
+    /// Like [`Scene::given`], for pods whose containers never start: waits until they have addresses.
+    ///
+    /// # Errors
+    /// What was refused, or which pod has none.
+    pub async fn given_addressed(&self, fixture: Fixture) -> Result<(), Broken> {
+        self.when(Action::Create(fixture)).await?;
+        self.pods_are(fixture, "addressed", wait::pod_addressed).await
+    }
+
     /// Does something to the cluster.
     ///
     /// # Errors
     /// If the API server refuses or does not answer.
     pub async fn when(&self, action: Action) -> Result<(), Broken> {
+        Ok(self.perform(&action).await?)
+    }
+
+    async fn perform(&self, action: &Action) -> anyhow::Result<()> {
         let words = format!("{action}").replacen("kubectl ", &format!("kubectl -n {} ", self.namespace), 1);
         self.sink.tell(Event::Acted { check: self.check.to_owned(), action: words.clone() });
         self.note(&words);
@@ -247,12 +260,32 @@ impl Scene {
         let Err(status) = self.try_create(fixture).await? else {
             return Err(Broken::promise(promised, "it was accepted"));
         };
-        let causes = status.details.iter().flat_map(|details| &details.causes);
-        let mut named = causes.filter(|cause| cause.field == field && cause.reason.contains(reason));
-        if status.code == code && named.next().is_some() {
-            return Ok(());
-        }
-        Err(Broken::promise(promised, format!("it was refused with {}: {}", status.code, status.message)))
+        is_refusal(&status, promised, code, reason, field)
+    }
+
+    /// An action is refused as upstream refuses it: with this code, and a cause with this reason at
+    /// this field.
+    ///
+    /// # Errors
+    /// If it was done, or refused for something else.
+    pub async fn refuses(&self, action: Action, code: u16, reason: &str, field: &str) -> Held {
+        let promised = format!("`{action}` is refused with {code} and `{reason}` at `{field}`");
+        let Err(error) = self.perform(&action).await else {
+            return Err(Broken::promise(promised, "it was done"));
+        };
+        let Some(status) = refusal(&error) else { return Err(error.into()) };
+        is_refusal(&status, promised, code, reason, field)
+    }
+
+    /// An action is not refused.
+    ///
+    /// # Errors
+    /// If it was, or could not be asked for.
+    pub async fn takes(&self, action: Action) -> Held {
+        let Err(error) = self.perform(&action).await else { return Ok(()) };
+        let Some(status) = refusal(&error) else { return Err(error.into()) };
+        let observed = format!("it was refused with {}: {}", status.code, status.message);
+        Err(Broken::promise(format!("`{action}` is done"), observed))
     }
 
     /// What was seen is what was promised, to the letter.
@@ -517,7 +550,9 @@ impl Scene {
             let data = &manifest.object.data;
             wanted += match manifest.resource.kind.as_str() {
                 "Pod" => 1,
-                "ReplicaSet" | "Deployment" => {
+                // Those of the fixtures tolerate everything.
+                "DaemonSet" => self.vantages.nodes().len(),
+                "ReplicaSet" | "Deployment" | "ReplicationController" => {
                     data["spec"]["replicas"].as_u64().map_or(1, |count| usize::try_from(count).unwrap_or(0))
                 }
                 _ => 0,
@@ -550,6 +585,24 @@ impl Scene {
         }
         calls.push_back(line.to_owned());
     }
+}
+
+/// What the API server said when it refused something.
+fn refusal(error: &anyhow::Error) -> Option<Status> {
+    error.chain().find_map(|cause| match cause.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => Some((**status).clone()),
+        _ => None,
+    })
+}
+
+/// Is this the refusal that was promised?
+fn is_refusal(status: &Status, promised: String, code: u16, reason: &str, field: &str) -> Held {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let mut named = causes.filter(|cause| cause.field == field && cause.reason.contains(reason));
+    if status.code == code && named.next().is_some() {
+        return Ok(());
+    }
+    Err(Broken::promise(promised, format!("it was refused with {}: {}", status.code, status.message)))
 }
 
 async fn list<K>(client: &kube::Client, namespace: &str) -> kube::Result<Vec<K>>

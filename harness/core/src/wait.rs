@@ -139,6 +139,15 @@ pub(crate) fn pod_running(pod: &Pod) -> Result<(), String> {
 }
 
 /// Is a pod Ready, and not on its way out? If not, why not, as far as it can be told.
+/// A pod that has an address, or why it has none.
+pub(crate) fn pod_addressed(pod: &Pod) -> Result<(), String> {
+    let status = pod.status.as_ref();
+    match status.and_then(|status| status.pod_ip.as_deref()) {
+        Some(_) => Ok(()),
+        None => Err(format!("pod `{}` has no address", pod.metadata.name.as_deref().unwrap_or_default())),
+    }
+}
+
 pub(crate) fn pod_ready(pod: &Pod) -> Result<(), String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     if pod.metadata.deletion_timestamp.is_some() {

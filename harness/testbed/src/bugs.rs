@@ -50,6 +50,82 @@ pub enum Bug {
     IngressThroughService,
     /// The ingress controller goes on showing the certificate it was given first.
     IngressStaleCertificate,
+    /// An endpoint that terminates is sent new connections as if it were ready, beside those that are.
+    TerminatingStillServed,
+    /// Endpoints that serve while they terminate are left out, also when there are no others.
+    TerminatingNeverServes,
+    /// InternalTrafficPolicy Local is stored and not heeded: the cluster IP leads to any node.
+    InternalPolicyIgnored,
+    /// Services whose labels give them to another proxy, or to none, are served all the same.
+    ProxyNameIgnored,
+    /// Of a service with several slices only one is read.
+    OneSliceOnly,
+    /// An endpoint that stands in two slices is forgotten when it leaves one of them.
+    SameAddressForgotten,
+    /// An address is taken from one slice only, so that the ports it has in another are lost.
+    AddressOfOneSlice,
+    /// A port number that a service has for TCP and for UDP is taken for one and the same.
+    ProtocolsMerged,
+    /// A port that a service has no more is still served at its cluster IP.
+    RemovedPortServed,
+    /// A node port stays open when its service is no NodePort any more.
+    NodePortStays,
+    /// UDP flows of a service that was deleted go on to its pods.
+    UdpDeletedServiceStays,
+    /// LoadBalancerSourceRanges are stored and not heeded.
+    SourceRangesIgnored,
+    /// Slices that somebody edits or deletes stay so until a pod of the service changes.
+    SlicesNotPutRight,
+    /// All endpoints of a service are in one slice, however many there are.
+    SlicesWithoutLimit,
+    /// Whenever a pod changes, every slice of its services is written.
+    AllSlicesRewritten,
+    /// Slices that somebody else manages are taken for its own, and changed or deleted.
+    ForeignSlicesTaken,
+    /// Slices do not name the service that owns them.
+    SlicesWithoutOwner,
+    /// Endpoints do not say in which zone their node is.
+    ZoneMissing,
+    /// TrafficDistribution is stored and no endpoint says for whom it is meant.
+    HintsMissing,
+    /// PublishNotReadyAddresses is stored and not heeded.
+    NotReadyUnpublished,
+    /// Edits of Endpoints made by hand do not reach their mirror.
+    MirrorNotUpdated,
+    /// Of Endpoints with several subsets only one is mirrored.
+    OneSubsetMirrored,
+    /// Endpoints that ask not to be mirrored are mirrored.
+    SkipMirrorIgnored,
+    /// Connections are spread over all nodes, whatever their health check ports say.
+    BalancerIgnoresHealth,
+    /// Services of another loadBalancerClass get an address as well.
+    BalancerIgnoresClass,
+    /// A service that was deleted waits for ever for its load balancer to be cleaned up.
+    BalancerKeepsService,
+    /// Cluster IPs and node ports are not given back.
+    AllocationsLeak,
+    /// A cluster IP or a node port that is asked for is given, though another service has it.
+    AllocatedTwice,
+    /// A cluster IP or a node port that is asked for is given, though it is outside of the range.
+    AllocatedOutOfRange,
+    /// AllocateLoadBalancerNodePorts is stored and not heeded.
+    NodePortsForced,
+    /// Services are taken as they are, whatever they say.
+    ServicesUnchecked,
+    /// An Ingress without class gets none, though there is a default one.
+    DefaultClassIgnored,
+    /// A host port is taken at every address of the node, whatever its hostIP says.
+    HostPortEverywhere,
+    /// A pod is put on a node whose host port another pod has.
+    HostPortsUncounted,
+    /// An answer is kept back until it has come as a whole.
+    IngressBuffers,
+    /// The wish for another protocol is not passed on.
+    IngressDropsUpgrade,
+    /// Each request takes a connection of its own.
+    IngressClosesConnections,
+    /// While the configuration changes, requests are refused.
+    IngressReloads,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -128,6 +204,47 @@ pub const BUGS: &[BugCard] = &[
             "endpoints/manual",
             "endpoints/manual-same-name",
             "traffic-policy/terminating-serve",
+            "service/terminating-gets-none",
+            "service/publish-not-ready",
+            "service/other-proxy",
+            "service/headless-label",
+            "service/daemon-set",
+            "service/replication-controller",
+            "udp/deleted-service-stops",
+            "udp/target-port-changes",
+            "udp/port-renumbered",
+            "udp/node-port-endpoint-replaced",
+            "udp/node-port-closed",
+            "udp/internal-local-endpoint-replaced",
+            "ports/added-and-removed",
+            "ports/renumbered",
+            "node-port/same-number-tcp-udp",
+            "allocation/cluster-ip-again",
+            "allocation/node-port-given-back",
+            "service-type/to-external-name-and-back",
+            "service-type/external-name-to-node-port",
+            "service-type/node-port-and-back",
+            "service-type/load-balancer-and-back",
+            "load-balancer/reached",
+            "load-balancer/source-ranges",
+            "load-balancer/nodes-with-pods",
+            "load-balancer/given-back",
+            "load-balancer/other-class",
+            "endpoints/mirrored-in-step",
+            "endpoints/several-subsets",
+            "endpoints/skip-mirror",
+            "endpoint-slices/put-right",
+            "endpoint-slices/several-by-hand",
+            "endpoint-slices/a-port-each",
+            "endpoint-slices/same-address-twice",
+            "endpoint-slices/own-manager",
+            "endpoint-slices/conditions",
+            "endpoint-slices/same-zone-hints",
+            "endpoint-slices/same-node-hints",
+            "ingress/changes-drop-nothing",
+            "ingress/keep-alive",
+            "ingress/streaming",
+            "ingress/websocket",
             // The controller needs the API server, and clients the controller.
             "ingress/controller-needed",
             "ingress/address-published",
@@ -143,6 +260,7 @@ pub const BUGS: &[BugCard] = &[
             "ingress/pods-come-and-go",
             "ingress/nobody-without-endpoints",
             "ingress/deleted-is-gone",
+            "kubectl/transcript",
         ],
     },
     BugCard {
@@ -386,6 +504,331 @@ pub const BUGS: &[BugCard] = &[
         seen_in: "https://github.com/haproxytech/kubernetes-ingress/issues/68",
         caught_by: &["ingress/tls"],
     },
+    BugCard {
+        bug: Bug::TerminatingStillServed,
+        id: "terminating-still-served",
+        component: "proxy",
+        title: "an endpoint that terminates is sent new connections as if it were ready, beside those that are",
+        seen_in: "https://github.com/ovn-kubernetes/ovn-kubernetes/pull/4072",
+        caught_by: &["service/terminating-gets-none", "endpoint-slices/conditions"],
+    },
+    BugCard {
+        bug: Bug::TerminatingNeverServes,
+        id: "terminating-never-serves",
+        component: "proxy",
+        title: "endpoints that serve while they terminate are left out, also when there are no others",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/113841",
+        caught_by: &["traffic-policy/terminating-serve", "endpoint-slices/conditions"],
+    },
+    BugCard {
+        bug: Bug::InternalPolicyIgnored,
+        id: "internal-policy-ignored",
+        component: "proxy",
+        title: "internalTrafficPolicy Local is stored and not heeded: the cluster IP leads to any node",
+        seen_in: "https://github.com/istio/istio/issues/42377",
+        caught_by: &["traffic-policy/internal-local", "udp/internal-local-endpoint-replaced"],
+    },
+    BugCard {
+        bug: Bug::ProxyNameIgnored,
+        id: "proxy-name-ignored",
+        component: "proxy",
+        title: "services whose labels give them to another proxy, or to none, are served all the same",
+        seen_in: "https://github.com/cloudnativelabs/kube-router/issues/979",
+        caught_by: &["service/other-proxy", "service/headless-label", "ingress/straight-to-pods"],
+    },
+    BugCard {
+        bug: Bug::OneSliceOnly,
+        id: "one-slice-only",
+        component: "proxy",
+        title: "of a service with several slices only one is read",
+        seen_in: "https://github.com/cilium/cilium/issues/23823",
+        caught_by: &[
+            "endpoint-slices/several-by-hand",
+            "endpoint-slices/a-port-each",
+            "endpoints/several-subsets",
+            "ports/renumber-freely",
+        ],
+    },
+    BugCard {
+        bug: Bug::SameAddressForgotten,
+        id: "same-address-forgotten",
+        component: "proxy",
+        title: "an endpoint that stands in two slices is forgotten when it leaves one of them",
+        seen_in: "https://github.com/cilium/cilium/issues/22446",
+        caught_by: &["endpoint-slices/same-address-twice"],
+    },
+    BugCard {
+        bug: Bug::AddressOfOneSlice,
+        id: "address-of-one-slice",
+        component: "proxy",
+        title: "an address is taken from one slice only, so that the ports it has in another are lost",
+        seen_in: "https://github.com/kubernetes/kubernetes/pull/101935",
+        caught_by: &["endpoint-slices/a-port-each", "endpoints/several-subsets"],
+    },
+    BugCard {
+        bug: Bug::ProtocolsMerged,
+        id: "protocols-merged",
+        component: "proxy",
+        title: "a port number that a service has for TCP and for UDP is taken for one and the same",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/39188",
+        caught_by: &["ports/same-number-tcp-udp", "node-port/same-number-tcp-udp", "service/udp", "dns/fqdn"],
+    },
+    BugCard {
+        bug: Bug::RemovedPortServed,
+        id: "removed-port-served",
+        component: "proxy",
+        title: "a port that a service has no more is still served at its cluster IP",
+        seen_in: "https://github.com/rancher/rancher/issues/8257",
+        caught_by: &[
+            "ports/added-and-removed",
+            "ports/renumbered",
+            "udp/port-renumbered",
+            "traffic-policy/changes-live",
+        ],
+    },
+    BugCard {
+        bug: Bug::NodePortStays,
+        id: "node-port-stays",
+        component: "proxy",
+        title: "a node port stays open when its service is no NodePort any more",
+        seen_in: "https://github.com/kubernetes/kubernetes/pull/98305",
+        caught_by: &[
+            "service-type/node-port-and-back",
+            "service-type/load-balancer-and-back",
+            "udp/node-port-closed",
+        ],
+    },
+    BugCard {
+        bug: Bug::UdpDeletedServiceStays,
+        id: "udp-deleted-service-stays",
+        component: "proxy",
+        title: "UDP flows of a service that was deleted go on to its pods",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/141275",
+        caught_by: &["udp/deleted-service-stops", "udp/port-renumbered", "udp/node-port-closed"],
+    },
+    BugCard {
+        bug: Bug::SourceRangesIgnored,
+        id: "source-ranges-ignored",
+        component: "proxy",
+        title: "loadBalancerSourceRanges are stored and not heeded",
+        seen_in: "https://github.com/cilium/cilium/issues/34903",
+        caught_by: &["load-balancer/source-ranges"],
+    },
+    BugCard {
+        bug: Bug::SlicesNotPutRight,
+        id: "slices-not-put-right",
+        component: "endpointslice controller",
+        title: "slices that somebody edits or deletes stay so until a pod of the service changes",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/85353",
+        caught_by: &["endpoint-slices/put-right"],
+    },
+    BugCard {
+        bug: Bug::SlicesWithoutLimit,
+        id: "slices-without-limit",
+        component: "endpointslice controller",
+        title: "all endpoints of a service are in one slice, however many there are",
+        seen_in: "https://github.com/aws/aws-cloud-map-mcs-controller-for-k8s/pull/91",
+        caught_by: &["endpoint-slices/at-most-100"],
+    },
+    BugCard {
+        bug: Bug::AllSlicesRewritten,
+        id: "all-slices-rewritten",
+        component: "endpointslice controller",
+        title: "whenever a pod changes, every slice of its services is written",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/108231",
+        caught_by: &["endpoint-slices/few-change"],
+    },
+    BugCard {
+        bug: Bug::ForeignSlicesTaken,
+        id: "foreign-slices-taken",
+        component: "endpointslice controller",
+        title: "slices that somebody else manages are taken for its own, and changed or deleted",
+        seen_in: "https://github.com/kubernetes/kubernetes/pull/83965",
+        caught_by: &["endpoint-slices/own-manager"],
+    },
+    BugCard {
+        bug: Bug::SlicesWithoutOwner,
+        id: "slices-without-owner",
+        component: "endpointslice controller",
+        title: "slices do not name the service that owns them",
+        seen_in: "https://github.com/kubernetes/kubernetes/pull/94730",
+        caught_by: &["endpoint-slices/managed-by"],
+    },
+    BugCard {
+        bug: Bug::ZoneMissing,
+        id: "zone-missing",
+        component: "endpointslice controller",
+        title: "endpoints do not say in which zone their node is",
+        seen_in: "https://github.com/kubernetes/kubernetes/pull/106507",
+        caught_by: &["endpoint-slices/topology", "endpoint-slices/same-zone-hints"],
+    },
+    BugCard {
+        bug: Bug::HintsMissing,
+        id: "hints-missing",
+        component: "endpointslice controller",
+        title: "trafficDistribution is stored and no endpoint says for whom it is meant",
+        seen_in: "https://github.com/ovn-kubernetes/ovn-kubernetes/pull/6888",
+        caught_by: &["endpoint-slices/same-zone-hints", "endpoint-slices/same-node-hints"],
+    },
+    BugCard {
+        bug: Bug::NotReadyUnpublished,
+        id: "not-ready-unpublished",
+        component: "endpointslice controller",
+        title: "publishNotReadyAddresses is stored and not heeded",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/58662",
+        caught_by: &["service/publish-not-ready", "headless/publish-not-ready"],
+    },
+    BugCard {
+        bug: Bug::MirrorNotUpdated,
+        id: "mirror-not-updated",
+        component: "endpointslice mirroring controller",
+        title: "edits of Endpoints made by hand do not reach their mirror",
+        seen_in: "https://github.com/kubernetes/kubernetes/pull/98116",
+        caught_by: &["endpoints/mirrored-in-step"],
+    },
+    BugCard {
+        bug: Bug::OneSubsetMirrored,
+        id: "one-subset-mirrored",
+        component: "endpointslice mirroring controller",
+        title: "of Endpoints with several subsets only one is mirrored",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/92928",
+        caught_by: &["endpoints/several-subsets"],
+    },
+    BugCard {
+        bug: Bug::SkipMirrorIgnored,
+        id: "skip-mirror-ignored",
+        component: "endpointslice mirroring controller",
+        title: "Endpoints that ask not to be mirrored are mirrored",
+        seen_in: "https://github.com/kubernetes/enhancements/pull/1713",
+        caught_by: &["endpoints/skip-mirror"],
+    },
+    BugCard {
+        bug: Bug::BalancerIgnoresHealth,
+        id: "balancer-ignores-health",
+        component: "load balancer",
+        title: "connections are spread over all nodes, whatever their health check ports say",
+        seen_in: "https://github.com/kubernetes/cloud-provider-openstack/pull/1720",
+        caught_by: &["load-balancer/nodes-with-pods"],
+    },
+    BugCard {
+        bug: Bug::BalancerIgnoresClass,
+        id: "balancer-ignores-class",
+        component: "load balancer",
+        title: "services of another loadBalancerClass get an address as well",
+        seen_in: "https://github.com/projectcalico/calico/issues/10544",
+        caught_by: &["load-balancer/other-class"],
+    },
+    BugCard {
+        bug: Bug::BalancerKeepsService,
+        id: "balancer-keeps-service",
+        component: "load balancer",
+        title: "a service that was deleted waits for ever for its load balancer to be cleaned up",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/104618",
+        caught_by: &["load-balancer/given-back"],
+    },
+    BugCard {
+        bug: Bug::AllocationsLeak,
+        id: "allocations-leak",
+        component: "API server",
+        title: "cluster IPs and node ports are not given back",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/89042",
+        caught_by: &["allocation/cluster-ip-again", "allocation/node-port-given-back"],
+    },
+    BugCard {
+        bug: Bug::AllocatedTwice,
+        id: "allocated-twice",
+        component: "API server",
+        title: "a cluster IP or a node port that is asked for is given, though another service has it",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/109927",
+        caught_by: &["allocation/cluster-ip-in-use", "allocation/node-port-in-use"],
+    },
+    BugCard {
+        bug: Bug::AllocatedOutOfRange,
+        id: "allocated-out-of-range",
+        component: "API server",
+        title: "a cluster IP or a node port that is asked for is given, though it is outside of the range",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/109927",
+        caught_by: &["allocation/cluster-ip-out-of-range", "allocation/node-port-out-of-range"],
+    },
+    BugCard {
+        bug: Bug::NodePortsForced,
+        id: "node-ports-forced",
+        component: "API server",
+        title: "allocateLoadBalancerNodePorts is stored and not heeded",
+        seen_in: "https://github.com/openelb/openelb/issues/324",
+        caught_by: &["load-balancer/no-node-ports"],
+    },
+    BugCard {
+        bug: Bug::ServicesUnchecked,
+        id: "services-unchecked",
+        component: "API server",
+        title: "services are taken as they are, whatever they say",
+        seen_in: "https://github.com/antrea-io/antrea/issues/1578",
+        caught_by: &[
+            "allocation/cluster-ip-stays",
+            "allocation/families",
+            "affinity/timeout",
+            "affinity/only-two-kinds",
+            "load-balancer/other-class",
+            "ports/names-required",
+        ],
+    },
+    BugCard {
+        bug: Bug::DefaultClassIgnored,
+        id: "default-class-ignored",
+        component: "API server",
+        title: "an Ingress without class gets none, though there is a default one",
+        seen_in: "https://github.com/istio/istio/issues/31720",
+        caught_by: &["ingress/default-class"],
+    },
+    BugCard {
+        bug: Bug::HostPortEverywhere,
+        id: "host-port-everywhere",
+        component: "kubelet",
+        title: "a host port is taken at every address of the node, whatever its hostIP says",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/73702",
+        caught_by: &["host-port/leads-to-its-pod"],
+    },
+    BugCard {
+        bug: Bug::HostPortsUncounted,
+        id: "host-ports-uncounted",
+        component: "scheduler",
+        title: "a pod is put on a node whose host port another pod has",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/4623",
+        caught_by: &["host-port/one-pod-at-a-time"],
+    },
+    BugCard {
+        bug: Bug::IngressBuffers,
+        id: "ingress-buffers",
+        component: "ingress controller",
+        title: "an answer is kept back until it has come as a whole",
+        seen_in: "https://github.com/volcano-sh/kthena/issues/79",
+        caught_by: &["ingress/streaming"],
+    },
+    BugCard {
+        bug: Bug::IngressDropsUpgrade,
+        id: "ingress-drops-upgrade",
+        component: "ingress controller",
+        title: "the wish for another protocol is not passed on",
+        seen_in: "https://github.com/kubernetes/ingress-nginx/issues/3746",
+        caught_by: &["ingress/websocket"],
+    },
+    BugCard {
+        bug: Bug::IngressClosesConnections,
+        id: "ingress-closes-connections",
+        component: "ingress controller",
+        title: "each request takes a connection of its own",
+        seen_in: "https://github.com/jupyterhub/configurable-http-proxy/pull/492",
+        caught_by: &["ingress/keep-alive"],
+    },
+    BugCard {
+        bug: Bug::IngressReloads,
+        id: "ingress-reloads",
+        component: "ingress controller",
+        title: "while the configuration changes, requests are refused",
+        seen_in: "https://github.com/kubernetes/ingress-nginx/issues/4469",
+        caught_by: &["ingress/changes-drop-nothing", "ingress/pods-come-and-go"],
+    },
 ];
 
 /// The bugs a testbed is started with; none by default.
@@ -411,6 +854,10 @@ impl Bugs {
             (Bug::IngressPrefixByString, "prefix-by-string"),
             (Bug::IngressThroughService, "through-service"),
             (Bug::IngressStaleCertificate, "stale-certificates"),
+            (Bug::IngressBuffers, "buffers"),
+            (Bug::IngressDropsUpgrade, "drops-upgrade"),
+            (Bug::IngressClosesConnections, "closes-connections"),
+            (Bug::IngressReloads, "reloads"),
         ]
         .iter()
         .filter(|(bug, _)| self.has(*bug))

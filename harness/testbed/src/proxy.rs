@@ -57,6 +57,7 @@ impl Proxy {
     pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<Self> {
         let mut dataplane = Dataplane::open(&config.node.namespace, config.cluster_cidr)?;
         dataplane.keeps_flows = config.bugs.has(Bug::StaleUdpConntrack);
+        dataplane.keeps_flows_of_deleted = config.bugs.has(Bug::UdpDeletedServiceStays);
         dataplane.loses_sources = config.bugs.has(Bug::LocalSourceLost);
         let (announce, synced) = watch::channel(false);
         if config.bugs.has(Bug::NoProxy) {
@@ -91,7 +92,7 @@ async fn follow(
     let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node.name));
     let mut nodes = Mirror::<Node>::of(&config.client, own);
     let mut place = Place { node: config.node.name.clone(), zone: None };
-    let mut memory = Memory::new();
+    let mut memory = Memory::default();
     let mut retry = tokio::time::interval(RETRY);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut outdated = false;

@@ -16,6 +16,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use crate::bugs::{Bug, Bugs};
 use crate::controllers::events::Recorder;
 use crate::controllers::informer::{Informer, Key};
 use crate::controllers::pod_state::{condition, is_active, is_finished, node_name};
@@ -30,7 +31,7 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     /// Returns at once; must be called inside a tokio runtime.
-    pub(crate) fn start(client: Client) -> Self {
+    pub(crate) fn start(client: Client, bugs: Bugs) -> Self {
         let pods = Informer::<Pod>::new();
         let nodes = Informer::<Node>::new();
         let queue = Queue::new();
@@ -60,11 +61,19 @@ impl Scheduler {
         tasks.spawn(writing);
         tasks.spawn(async move {
             tokio::join!(pods.synced(), nodes.synced());
-            let placement = Placement { client, pods, nodes, recorder, assumed: Mutex::default() };
+            let placement = Placement { client, pods, nodes, recorder, assumed: Mutex::default(), bugs };
             work(Arc::new(placement), queue).await;
         });
         Self { _tasks: tasks }
     }
+}
+
+/// The pod as if it asked for no port; for [`Bug::HostPortsUncounted`] only.
+fn without_ports(pod: &Pod) -> Pod {
+    let mut pod = pod.clone();
+    let containers = pod.spec.iter_mut().flat_map(|spec| &mut spec.containers);
+    containers.for_each(|container| container.ports = None);
+    pod
 }
 
 fn mark_pending(pods: &Informer<Pod>, queue: &Queue<Key>) {
@@ -89,6 +98,7 @@ struct Placement {
     recorder: Recorder,
     /// Pods that were given a node which the cache does not show yet.
     assumed: Mutex<BTreeMap<Key, (Arc<Pod>, String)>>,
+    bugs: Bugs,
 }
 
 impl Placement {
@@ -106,7 +116,11 @@ impl Placement {
             .filter_map(|pod| Some((node_name(pod)?, &**pod)))
             .collect();
         placed.extend(assumed.values().map(|(pod, node)| (node.as_str(), &**pod)));
-        let node = choose(pod, &self.nodes.all(), &placed)?;
+        let asking = match self.bugs.has(Bug::HostPortsUncounted) {
+            true => &without_ports(pod),
+            false => &**pod,
+        };
+        let node = choose(asking, &self.nodes.all(), &placed)?;
         assumed.insert(key.clone(), (Arc::clone(pod), node.clone()));
         Ok(node)
     }

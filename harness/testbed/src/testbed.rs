@@ -268,11 +268,13 @@ impl Testbed {
                 patience: NodePatience::default(),
                 load_balancer,
             })),
-            (false, Some(balancer)) => Some(Controllers::start_providers(&for_controllers, balancer)),
+            (false, Some(balancer)) => {
+                Some(Controllers::start_providers(&for_controllers, balancer, &spec.bugs))
+            }
             (false, None) => None,
         };
         let scheduler = match components.is_own(Component::Scheduler) {
-            true => Some(Scheduler::start(as_component("system:kube-scheduler", &[])?)),
+            true => Some(Scheduler::start(as_component("system:kube-scheduler", &[])?, spec.bugs.clone())),
             false => None,
         };
 

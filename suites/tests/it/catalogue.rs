@@ -73,8 +73,6 @@ fn bugs_name_checks_that_exist() {
 #[cfg(target_os = "linux")]
 const UNPROVEN: &[&str] = &[
     // No real API server is known to have taken what these send, or to have given what these forgo.
-    "affinity/timeout",
-    "affinity/only-two-kinds",
     "external-name/no-cluster-ip",
     "headless/no-cluster-ip",
     // A cluster without `kube-dns` has no names at all, and no other check would run.

@@ -113,9 +113,9 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_no_executable_for_images_is_refused() {
-        assert!(super::examine(b"#!/bin/sh\n").is_err());
-        assert!(super::examine(&executable(40, None)).is_err());
+        assert!(examine(b"#!/bin/sh\n").is_err());
+        assert!(examine(&executable(40, None)).is_err());
         let own = std::fs::read(std::env::current_exe().expect("this test")).expect("it can be read");
-        assert!(super::examine(&own).is_ok());
+        assert!(examine(&own).is_ok());
     }
 }

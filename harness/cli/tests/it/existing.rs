@@ -2,7 +2,9 @@
 //! judged as in a testbed of one's own, and nothing stays.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use kube::api::{Api, DynamicObject, ListParams};
@@ -22,6 +24,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("an_interrupted_run_gives_everything_back", an_interrupted_run_gives_everything_back),
     ("what_a_killed_run_leaves_is_healed", what_a_killed_run_leaves_is_healed),
     ("programs_are_copied_into_an_image_with_a_shell", programs_are_copied),
+    ("a_cluster_of_an_ordinary_user_is_like_any_other", a_cluster_of_an_ordinary_user),
 ];
 
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/rbac/stickler.yaml");
@@ -41,7 +44,13 @@ impl Existing {
     fn start(arguments: &[&str]) -> Self {
         let folder = tempdir().expect("a folder can be made");
         let arguments = [&["up", "--kubeconfig", "admin"], arguments].concat();
-        let up = Running::start(stickler(folder.path(), &arguments));
+        let up = stickler(folder.path(), &arguments);
+        Self::of(folder, up)
+    }
+
+    /// Of a program that is to bring one up in this folder.
+    fn of(folder: TempDir, up: std::process::Command) -> Self {
+        let up = Running::start(up);
         eventually("a whole kubeconfig", || {
             let text = std::fs::read_to_string(folder.path().join("admin")).ok()?;
             text.contains("current-context: ").then_some(())
@@ -54,7 +63,18 @@ impl Existing {
             let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
             kube::Client::try_from(config.expect("a usable kubeconfig")).expect("a client")
         });
-        Self { folder, up, client, runtime }
+        let existing = Self { folder, up, client, runtime };
+        // What still happens by itself is not to be taken for somebody's doing.
+        eventually("a cluster that has come to rest", || {
+            let objects = existing.objects();
+            let served = objects.iter().any(|(name, slice)| {
+                name.starts_with("EndpointSlice kube-system/kube-dns-")
+                    && slice["endpoints"][0]["conditions"]["ready"] == true
+            });
+            let available = &objects["Deployment kube-system/kube-dns"]["status"]["availableReplicas"];
+            (served && *available == 1 && existing.objects() == objects).then_some(())
+        });
+        existing
     }
 
     /// With the account of the shipped manifest, whose token is in the file `stickler`.
@@ -321,9 +341,9 @@ fn programs_are_copied() -> Result<(), Impossible> {
         "--jobs",
         "2",
         "--filter",
-        "service/web*",
+        "service/only-*",
         "--filter",
-        "service/hairpin*",
+        "exec/*",
         "--filter",
         "readiness/exec*",
         "--filter",
@@ -333,6 +353,39 @@ fn programs_are_copied() -> Result<(), Impossible> {
     assert_eq!(ended.code(), Some(0), "{ended:#?}");
     let report = existing.report();
     assert!(report.summary.passed > 2, "{:?}", report.summary);
+    existing.is_as_before(&before);
+    existing.stop();
+    Ok(())
+}
+
+fn a_cluster_of_an_ordinary_user() -> Result<(), Impossible> {
+    let folder = tempdir().expect("a folder can be made");
+    // The program may be where only root may look.
+    let copy = folder.path().join("stickler");
+    std::fs::copy(env!("CARGO_BIN_EXE_stickler"), &copy).expect("it can be copied");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(folder.path(), open).expect("it is ours");
+    let ordinary = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(&copy);
+        command.args(arguments).current_dir(folder.path()).env("HOME", "/").env_remove("KUBECONFIG");
+        command.uid(65534).gid(65534);
+        command
+    };
+    match ordinary(&["--version"]).stdout(Stdio::null()).status() {
+        Err(error) => return Err(Impossible(format!("no process of another user can be started: {error}"))),
+        Ok(status) => assert!(status.success(), "{status}"),
+    }
+    let doctor = output(ordinary(&["doctor"]));
+    if doctor.code() != Some(0) {
+        return Err(Impossible(format!("ordinary users may have no testbed here: {}", doctor.stderr.trim())));
+    }
+    let up = ordinary(&["up", "--kubeconfig", "admin"]);
+    let existing = Existing::of(folder, up);
+    let before = existing.objects();
+    let arguments = ["run", "--filter", "service/only-*", "--filter", "dns/*", "--filter", "vip/*"];
+    let ended = Running::start(existing.command("admin", &arguments)).end_within(WHOLE_RUN);
+    assert_eq!(ended.code(), Some(0), "{ended:#?}");
+    assert!(existing.report().summary.passed > 5, "{:?}", existing.report().summary);
     existing.is_as_before(&before);
     existing.stop();
     Ok(())

@@ -640,7 +640,7 @@ mod tests {
 
     #[test]
     fn every_operation_of_a_sequence_is_permitted_when_its_turn_comes() {
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for seed in 0..250 {
             let tree = sequences(ground(3), 12).new_tree(&mut runner(seed)).expect("a sequence");
             let (plan, operations, _) = tree.current();

@@ -409,6 +409,7 @@ async fn check(
         source_port: None,
         reuse_connection: false,
         server_name: None,
+        lines: None,
     };
     for outcome in scene.call(from, label, scene.workload(probe, 1)).await? {
         let status = match &outcome.seen {

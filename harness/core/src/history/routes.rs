@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stickler_model::{Backend, Protocol, Route};
+use stickler_model::{Backend, Route};
 use stickler_pods::protocol::Seen;
 
 use super::{Allowed, Answer, BackendId};
@@ -47,8 +47,9 @@ impl Backends {
         match route {
             Route::Answered { by, .. } => Allowed::answered(ids(by)),
             Route::AtMost { by, .. } => Allowed::at_most(ids(by)),
-            Route::Refused { protocol: Protocol::Udp, .. } => Allowed::refused_or_silent(),
-            Route::Refused { .. } => Allowed::refused(),
+            // Clients that call all the time are refused more often than kernels say so: see
+            // `invariant::refused_as_often_as_may_be`.
+            Route::Refused { .. } => Allowed::refused_or_silent(),
             Route::Dropped { .. } => Allowed::dropped(),
             Route::Nobody { .. } => Allowed::nobody(),
             Route::NotPromised { .. } => Allowed::anything(),

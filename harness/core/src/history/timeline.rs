@@ -53,7 +53,8 @@ impl Allowed {
         Self::new([], Otherwise::Refused)
     }
 
-    /// As [`Allowed::refused`] over UDP, where nothing promises that the refusal arrives.
+    /// As [`Allowed::refused`] where nothing promises that the refusal arrives: over UDP, and from kernels that
+    /// send one host a few a second.
     pub fn refused_or_silent() -> Self {
         Self::new([], Otherwise::RefusedOrSilent)
     }

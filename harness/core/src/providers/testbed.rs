@@ -1,5 +1,6 @@
 //! The testbed as a provider: a cluster of this process' own.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -33,7 +34,8 @@ impl TestbedProvider {
     /// What the machine does not allow, and what to do about it.
     pub fn enter(nodes: usize, port: u16, bugs: Bugs) -> anyhow::Result<Self> {
         stickler_testbed::enter::enter()?;
-        Ok(Self { spec: TestbedSpec { nodes, port, bugs, ..TestbedSpec::default() } })
+        let node_labels = ZONES.iter().cycle().take(nodes).map(|zone| zone_label(zone)).collect();
+        Ok(Self { spec: TestbedSpec { nodes, port, bugs, node_labels, ..TestbedSpec::default() } })
     }
 
     /// With an API server that listens on this address of the machine instead of its loopback one.
@@ -75,6 +77,13 @@ pub fn bugs_named(names: &[String]) -> anyhow::Result<Bugs> {
     names.iter().map(find).collect()
 }
 
+/// The zones nodes are in, one after the other: what a cloud would say of its machines.
+const ZONES: [&str; 2] = ["east", "west"];
+
+fn zone_label(zone: &str) -> BTreeMap<String, String> {
+    [("topology.kubernetes.io/zone".to_owned(), zone.to_owned())].into()
+}
+
 impl Provider for TestbedProvider {
     fn name(&self) -> &'static str {
         "testbed"
@@ -84,9 +93,7 @@ impl Provider for TestbedProvider {
         async move {
             let (testbed, engine) = tokio::join!(Testbed::start(self.spec.clone()), Engine::find());
             let engine = engine.is_ok_and(|engine| engine.runs_this_program().is_ok());
-            let left_out = self.spec.components.left_out();
-            let cluster: Box<dyn Cluster> =
-                Box::new(TestbedCluster::new(testbed?, self.spec.load_balancer, engine, left_out)?);
+            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(testbed?, &self.spec, engine)?);
             Ok(cluster)
         }
         .boxed()
@@ -101,12 +108,7 @@ struct TestbedCluster {
 }
 
 impl TestbedCluster {
-    fn new(
-        testbed: Testbed,
-        balanced: bool,
-        engine: bool,
-        left_out: impl Iterator<Item = Component>,
-    ) -> anyhow::Result<Self> {
+    fn new(testbed: Testbed, spec: &TestbedSpec, engine: bool) -> anyhow::Result<Self> {
         let mut capabilities =
             vec![Capability::HostNetwork, Capability::NodesReachable, Capability::Disruption];
         if engine {
@@ -114,16 +116,18 @@ impl TestbedCluster {
         }
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
+            capabilities.push(Capability::Zones);
+        }
+        if spec.load_balancer {
+            capabilities.push(Capability::LoadBalancer);
         }
         // Somebody else's components print what is theirs.
         if testbed.nodes().len() == NOTES_NODES && testbed.externals().is_empty() {
             capabilities.push(Capability::NotesLab);
         }
         capabilities.extend(Capability::of_this_machine());
-        if balanced {
-            capabilities.push(Capability::LoadBalancer);
-        }
         let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let left_out = spec.components.left_out().map(not_there);
         let card = ClusterCard {
             provider: "testbed".to_owned(),
             version: testbed.version().to_owned(),
@@ -135,7 +139,7 @@ impl TestbedCluster {
                 .iter()
                 .map(|step| Timing { step: format!("start: {}", step.name), us: micros(step.took) })
                 .collect(),
-            components: testbed.externals().iter().map(told).chain(left_out.map(not_there)).collect(),
+            components: testbed.externals().iter().map(told).chain(left_out).collect(),
         };
         let promises = Promises::of_version(testbed.version())?
             .with_service_cidr(testbed.service_cidr().into())

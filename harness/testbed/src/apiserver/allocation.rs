@@ -15,6 +15,7 @@ use super::json::{list, number, object_mut, text};
 use super::resources::SERVICES;
 use super::status::FieldError;
 use super::store::Transaction;
+use crate::bugs::{Bug, Bugs};
 
 /// What may be given out.
 pub(crate) struct Ranges {
@@ -29,22 +30,40 @@ impl Ranges {
     }
 }
 
+impl Ranges {
+    /// Whatever is asked for is in range; what is not, is taken from the range there is. For
+    /// [`Bug::AllocatedOutOfRange`] only.
+    fn without_bounds(&self, service: &Value) -> Self {
+        let asks = !text(service, "/spec/clusterIP").is_empty();
+        let asks_port = node_ports(service).next().is_some();
+        Self {
+            service_cidr: if asks { Ipv4Net::default() } else { self.service_cidr },
+            node_ports: if asks_port { 1..=u16::MAX } else { self.node_ports.clone() },
+        }
+    }
+}
+
 /// What all other services have.
-struct Taken {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Taken {
     addresses: BTreeSet<u32>,
     ports: BTreeSet<i64>,
 }
 
 impl Taken {
-    fn by_others(transaction: &Transaction<'_>, service: &Value) -> Self {
-        let mut taken = Self { addresses: BTreeSet::new(), ports: BTreeSet::new() };
+    pub(crate) fn add(&mut self, service: &Value) {
+        self.addresses.extend(text(service, "/spec/clusterIP").parse::<Ipv4Addr>().map(Ipv4Addr::to_bits));
+        self.ports.extend(node_ports(service));
+    }
+
+    fn by_others(transaction: &Transaction<'_>, service: &Value, leaked: &Self) -> Self {
+        let mut taken = leaked.clone();
         let uid = text(service, "/metadata/uid");
         for other in transaction.list(&SERVICES, None).map(|object| &object.value) {
             if text(other, "/metadata/uid") == uid {
                 continue;
             }
-            taken.addresses.extend(text(other, "/spec/clusterIP").parse::<Ipv4Addr>().map(Ipv4Addr::to_bits));
-            taken.ports.extend(node_ports(other));
+            taken.add(other);
         }
         taken
     }
@@ -54,10 +73,23 @@ impl Taken {
 pub(crate) fn allocate(
     transaction: &Transaction<'_>,
     ranges: &Ranges,
+    leaked: &Taken,
+    bugs: &Bugs,
     service: &mut Value,
     old: Option<&Value>,
 ) -> Vec<FieldError> {
-    let mut taken = Taken::by_others(transaction, service);
+    let mut taken = Taken::by_others(transaction, service, leaked);
+    if bugs.has(Bug::AllocatedTwice) {
+        taken = Taken::default();
+    }
+    let everything;
+    let ranges = match bugs.has(Bug::AllocatedOutOfRange) {
+        true => {
+            everything = ranges.without_bounds(service);
+            &everything
+        }
+        false => ranges,
+    };
     let mut errors = Vec::new();
     let kind = text(service, "/spec/type").to_owned();
     if kind == "ExternalName" {
@@ -66,7 +98,10 @@ pub(crate) fn allocate(
     allocate_address(ranges, &taken, service, old, &mut errors);
     let wants_ports = match kind.as_str() {
         "NodePort" => true,
-        "LoadBalancer" => service.pointer("/spec/allocateLoadBalancerNodePorts") != Some(&json!(false)),
+        "LoadBalancer" => {
+            let asked = service.pointer("/spec/allocateLoadBalancerNodePorts");
+            asked != Some(&json!(false)) || bugs.has(Bug::NodePortsForced)
+        }
         _ => false,
     };
     if wants_ports || (kind == "LoadBalancer" && node_ports(service).next().is_some()) {

@@ -43,7 +43,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
 use futures::future::BoxFuture;
@@ -114,7 +114,12 @@ impl ApiServer {
         let ca_pem = config.pki.ca_pem();
         let ranges =
             allocation::Ranges { service_cidr: config.service_cidr, node_ports: config.node_port_range };
-        let registry = Arc::new(registry::Registry { store: store::Store::new(), ranges, bugs: config.bugs });
+        let registry = Arc::new(registry::Registry {
+            store: store::Store::new(),
+            ranges,
+            leaked: Mutex::default(),
+            bugs: config.bugs,
+        });
         bootstrap::bootstrap(&registry, service_ip, config.advertise)
             .map_err(|status| anyhow::anyhow!("the first objects cannot be made: {status}"))?;
         let shared = Arc::new(serve::Shared {

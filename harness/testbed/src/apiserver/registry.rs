@@ -1,13 +1,13 @@
 //! Creating, updating and deleting objects: what upstream's generic registry does for every kind.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::admission::{self, Admitted};
-use super::allocation::{self, Ranges};
+use super::allocation::{self, Ranges, Taken};
 use super::ingress;
 use super::json::{assign, list, number, object_mut, text, texts};
 use super::limits;
@@ -80,6 +80,8 @@ pub(crate) struct Deletion {
 pub(crate) struct Registry {
     pub(crate) store: Store,
     pub(crate) ranges: Ranges,
+    /// What services ever had; for [`Bug::AllocationsLeak`] only.
+    pub(crate) leaked: Mutex<Taken>,
     pub(crate) bugs: Bugs,
 }
 
@@ -148,10 +150,10 @@ impl Registry {
             check_namespace(&transaction, resource, namespace, &name)?;
         }
         if resource.kind == "Service" {
-            let errors = allocation::allocate(&transaction, &self.ranges, &mut object, None);
+            let errors = self.allocate(&transaction, &mut object, None);
             refuse(resource, &name, &errors)?;
         }
-        if resource.id() == resources::INGRESSES.id() {
+        if resource.id() == resources::INGRESSES.id() && !self.bugs.has(Bug::DefaultClassIgnored) {
             ingress::choose_class(&transaction, &mut object);
         }
         let mut key = Key::new(namespace, &name);
@@ -210,7 +212,7 @@ impl Registry {
         let verb = if part == Part::Main { Verb::Update } else { Verb::UpdatePart };
         let (mut object, warnings) = self.admit(resource, &new, compare, options, verb)?;
         if resource.kind == "Service" && part == Part::Main {
-            let errors = allocation::allocate(&transaction, &self.ranges, &mut object, Some(&old.value));
+            let errors = self.allocate(&transaction, &mut object, Some(&old.value));
             refuse(resource, &key.name, &errors)?;
         }
         if resource.generation && object.get("spec") != old.value.get("spec") {
@@ -318,6 +320,20 @@ impl Registry {
         Ok(deleted)
     }
 
+    fn allocate(
+        &self,
+        transaction: &Transaction<'_>,
+        service: &mut Value,
+        old: Option<&Value>,
+    ) -> Vec<FieldError> {
+        let mut leaked = self.leaked.lock().unwrap_or_else(PoisonError::into_inner);
+        let errors = allocation::allocate(transaction, &self.ranges, &leaked, &self.bugs, service, old);
+        if self.bugs.has(Bug::AllocationsLeak) && errors.is_empty() {
+            leaked.add(service);
+        }
+        errors
+    }
+
     fn admit(
         &self,
         resource: &Resource,
@@ -352,6 +368,7 @@ impl Registry {
         }
         let mut all = admission::check_metadata(resource, &object);
         all.append(&mut errors);
+        all.retain(|_| !(resource.kind == "Service" && self.bugs.has(Bug::ServicesUnchecked)));
         all.retain(|error| !(self.bugs.has(Bug::PortNamesOptional) && error.is_missing_port_name()));
         refuse(resource, name, &all)?;
         Ok((object, warnings))

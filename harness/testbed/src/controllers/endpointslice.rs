@@ -24,7 +24,7 @@ use super::service_selection::{
     address_in, families, hostname, is_headless, mark_services, pods_of, publishes_not_ready, selector,
 };
 use super::slice_plan::{Plan, Wanted, plan};
-use crate::bugs::Bugs;
+use crate::bugs::{Bug, Bugs};
 
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: (&str, &str) =
@@ -35,13 +35,18 @@ pub(super) struct SlicesOfServices {
     client: Client,
     caches: Caches,
     expectations: Expectations<EndpointSlice>,
+    bugs: Bugs,
 }
 
 impl SlicesOfServices {
     pub(super) fn new(client: Client, caches: &Caches, bugs: &Bugs, queue: &Arc<Queue<Key>>) -> Self {
         mark_services(caches, bugs, queue);
         let dirty = Arc::clone(queue);
+        let looks_on = bugs.has(Bug::SlicesNotPutRight);
         caches.endpoint_slices.on_change(move |old, new| {
+            if looks_on {
+                return;
+            }
             for slice in [old, new].into_iter().flatten() {
                 if let Some(service) = service_of(slice, MANAGED_BY.1) {
                     dirty.add(Key::new(slice.metadata.namespace.as_deref().unwrap_or_default(), service));
@@ -61,6 +66,7 @@ impl SlicesOfServices {
             client,
             caches: caches.clone(),
             expectations: Expectations::new(caches.endpoint_slices.clone()),
+            bugs: bugs.clone(),
         }
     }
 }
@@ -83,12 +89,73 @@ impl Reconcile for SlicesOfServices {
         if !self.expectations.are_met(&key) {
             return Ok(Some(LOOK_AGAIN));
         }
-        let existing = slices_of(&self.caches, &key, MANAGED_BY.1);
+        let mut existing = slices_of(&self.caches, &key, MANAGED_BY.1);
+        if self.bugs.has(Bug::ForeignSlicesTaken) {
+            existing = self.caches.endpoint_slices.in_namespace(&key.namespace);
+            existing.retain(|slice| is_of(slice, &key.name));
+        }
         let nodes = self.caches.nodes.all();
-        let wanted = wanted(&service, &pods_of(&self.caches, &service), &nodes);
-        carry_out(&self.client, &self.expectations, &key, plan(&wanted, &existing)).await?;
+        let wanted = self.wrong(wanted(&self.as_read(&service), &pods_of(&self.caches, &service), &nodes));
+        let mut plan = plan(&wanted, &existing);
+        if self.bugs.has(Bug::AllSlicesRewritten) && !(plan.create.is_empty() && plan.update.is_empty()) {
+            self.rewrite(&mut plan, &existing);
+        }
+        carry_out(&self.client, &self.expectations, &key, plan).await?;
         Ok(None)
     }
+}
+
+/// What the bugs make of it.
+impl SlicesOfServices {
+    fn as_read(&self, service: &Service) -> Service {
+        let mut service = service.clone();
+        if let Some(spec) = &mut service.spec {
+            if self.bugs.has(Bug::NotReadyUnpublished) {
+                spec.publish_not_ready_addresses = None;
+            }
+            if self.bugs.has(Bug::HintsMissing) {
+                spec.traffic_distribution = None;
+            }
+        }
+        service
+    }
+
+    fn wrong(&self, mut wanted: Wanted) -> Wanted {
+        if self.bugs.has(Bug::SlicesWithoutLimit) {
+            wanted.most = usize::MAX;
+        }
+        if self.bugs.has(Bug::SlicesWithoutOwner) {
+            wanted.metadata.owner_references = None;
+        }
+        if self.bugs.has(Bug::ZoneMissing) {
+            let endpoints = wanted.groups.values_mut().flatten();
+            endpoints.for_each(|endpoint| (endpoint.zone, endpoint.hints) = (None, None));
+        }
+        wanted
+    }
+
+    /// Writes those slices too that are as they were, with a mark that makes a change of it.
+    fn rewrite(&self, plan: &mut Plan, existing: &[Arc<EndpointSlice>]) {
+        let planned = |slice: &EndpointSlice, others: &[EndpointSlice]| {
+            others.iter().any(|other| other.metadata.name == slice.metadata.name)
+        };
+        for slice in existing {
+            let deleted = plan.delete.iter().any(|gone| gone.metadata.name == slice.metadata.name);
+            if deleted || planned(slice, &plan.update) {
+                continue;
+            }
+            let mut slice = (**slice).clone();
+            let version = slice.metadata.resource_version.clone().unwrap_or_default();
+            let annotations = slice.metadata.annotations.get_or_insert_default();
+            annotations.insert("endpoints.kubernetes.io/rewritten".to_owned(), version);
+            plan.update.push(slice);
+        }
+    }
+}
+
+fn is_of(slice: &EndpointSlice, service: &str) -> bool {
+    let labels = slice.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(SERVICE_NAME)).map(String::as_str) == Some(service)
 }
 
 /// The slices of a service that this controller manages and nobody deletes.

@@ -19,6 +19,7 @@ use super::ownership::controlled_by;
 use super::queue::{Queue, Reconcile};
 use super::service_selection::selector;
 use super::slice_plan::{Port, Wanted, plan};
+use crate::bugs::{Bug, Bugs};
 
 const MIRRORED_BY: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
@@ -35,12 +36,17 @@ pub(super) struct MirroredEndpoints {
     client: Client,
     caches: Caches,
     expectations: Expectations<EndpointSlice>,
+    bugs: Bugs,
 }
 
 impl MirroredEndpoints {
-    pub(super) fn new(client: Client, caches: &Caches, queue: &Arc<Queue<Key>>) -> Self {
+    pub(super) fn new(client: Client, caches: &Caches, bugs: &Bugs, queue: &Arc<Queue<Key>>) -> Self {
         let dirty = Arc::clone(queue);
+        let looks_once = bugs.has(Bug::MirrorNotUpdated);
         caches.endpoints.on_change(move |old, new| {
+            if looks_once && old.is_some() && new.is_some() {
+                return;
+            }
             if let Some(endpoints) = new.or(old) {
                 dirty.add(Key::of(&endpoints.metadata));
             }
@@ -67,6 +73,7 @@ impl MirroredEndpoints {
             client,
             caches: caches.clone(),
             expectations: Expectations::new(caches.endpoint_slices.clone()),
+            bugs: bugs.clone(),
         }
     }
 }
@@ -76,13 +83,20 @@ impl Reconcile for MirroredEndpoints {
     const NAME: &'static str = "endpointslice mirroring";
 
     async fn reconcile(&self, key: Key) -> anyhow::Result<Option<Duration>> {
-        let endpoints = self.caches.endpoints.get(&key).filter(|endpoints| is_to_be_mirrored(endpoints));
+        let asks =
+            |endpoints: &Endpoints| is_to_be_mirrored(endpoints) || self.bugs.has(Bug::SkipMirrorIgnored);
+        let endpoints = self.caches.endpoints.get(&key).filter(|endpoints| asks(endpoints));
         let service = self.caches.services.get(&key).filter(|service| selector(service).is_none());
         if !self.expectations.are_met(&key) {
             return Ok(Some(LOOK_AGAIN));
         }
         let existing = slices_of(&self.caches, &key, MIRRORED_BY);
         let wanted = match (&endpoints, service) {
+            (Some(endpoints), Some(_)) if self.bugs.has(Bug::OneSubsetMirrored) => {
+                let mut first = Endpoints::clone(endpoints);
+                first.subsets.iter_mut().for_each(|subsets| subsets.truncate(1));
+                wanted(&first)
+            }
             (Some(endpoints), Some(_)) => wanted(endpoints),
             _ => Wanted::default(),
         };

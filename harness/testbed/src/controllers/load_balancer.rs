@@ -19,6 +19,7 @@ use super::expectations::{Expectations, LOOK_AGAIN};
 use super::informer::Key;
 use super::queue::{Queue, Reconcile};
 use super::replicaset::gone_is_fine;
+use crate::bugs::{Bug, Bugs};
 use crate::load_balancer::{BalancedPort, Frontend, IpMode, LoadBalancer};
 use crate::topology::LOAD_BALANCER_POOL;
 
@@ -41,6 +42,7 @@ pub(super) struct LoadBalancers {
     expectations: Expectations<Service>,
     /// Who has which address, or is about to.
     taken: Mutex<BTreeMap<Key, Ipv4Addr>>,
+    bugs: Bugs,
 }
 
 impl LoadBalancers {
@@ -49,12 +51,15 @@ impl LoadBalancers {
         caches: &Caches,
         recorder: Recorder,
         balancer: LoadBalancer,
+        bugs: &Bugs,
         queue: &Arc<Queue<Key>>,
     ) -> Self {
         let dirty = Arc::clone(queue);
+        let any_class = bugs.has(Bug::BalancerIgnoresClass);
         caches.services.on_change(move |old, new| {
             // Others have nothing to do with it.
-            if [old, new].into_iter().flatten().any(|service| is_wanted(service) || is_held(service))
+            let concerns = |service: &Service| is_wanted(service) || is_held(service) || any_class;
+            if [old, new].into_iter().flatten().any(concerns)
                 && let Some(service) = new.or(old)
             {
                 dirty.add(Key::of(&service.metadata));
@@ -76,6 +81,7 @@ impl LoadBalancers {
             balancer,
             expectations: Expectations::new(caches.services.clone()),
             taken: Mutex::default(),
+            bugs: bugs.clone(),
         }
     }
 
@@ -125,10 +131,17 @@ impl LoadBalancers {
     /// The nodes to spread over. With policy Local only those that say they have endpoints.
     async fn targets(&self, service: &Service) -> BTreeSet<Ipv4Addr> {
         let nodes: Vec<Ipv4Addr> = self.caches.nodes.all().iter().filter_map(|node| target(node)).collect();
-        let Some(port) = health_check_port(service) else { return nodes.into_iter().collect() };
+        let port = health_check_port(service).filter(|_| !self.bugs.has(Bug::BalancerIgnoresHealth));
+        let Some(port) = port else { return nodes.into_iter().collect() };
         let asked =
             nodes.iter().map(|node| async move { (*node, self.balancer.is_healthy(*node, port).await) });
         join_all(asked).await.into_iter().filter(|(_, healthy)| *healthy).map(|(node, _)| node).collect()
+    }
+
+    fn takes_another_class(&self, service: &Service) -> bool {
+        let mut classless = service.clone();
+        classless.spec.iter_mut().for_each(|spec| spec.load_balancer_class = None);
+        self.bugs.has(Bug::BalancerIgnoresClass) && is_wanted(&classless)
     }
 
     async fn ensure(&self, key: &Key, service: &Service) -> anyhow::Result<()> {
@@ -182,7 +195,9 @@ impl LoadBalancers {
         if !published(service).is_empty() {
             self.publish(service, &[]).await?;
         }
-        self.set_finalizer(service, false).await?;
+        if !self.bugs.has(Bug::BalancerKeepsService) {
+            self.set_finalizer(service, false).await?;
+        }
         self.recorder.normal(service, "DeletedLoadBalancer", "Deleted load balancer".to_owned());
         Ok(())
     }
@@ -244,7 +259,7 @@ impl Reconcile for LoadBalancers {
         if !caught_up {
             return Ok(Some(LOOK_AGAIN));
         }
-        if !is_wanted(&service) {
+        if !(is_wanted(&service) || self.takes_another_class(&service)) {
             if is_held(&service) {
                 self.clean_up(&key, &service).await?;
             }

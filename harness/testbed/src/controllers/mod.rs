@@ -102,7 +102,8 @@ impl Controllers {
         let controller = endpointslice::SlicesOfServices::new(client.clone(), &caches, &bugs, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
-        let controller = endpointslice_mirroring::MirroredEndpoints::new(client.clone(), &caches, &queue);
+        let controller =
+            endpointslice_mirroring::MirroredEndpoints::new(client.clone(), &caches, &bugs, &queue);
         spawn(&mut tasks, &caches, controller, queue);
         let queue = Queue::new();
         let controller = service_account::ServiceAccounts::new(client.clone(), &caches, ca_pem, &queue);
@@ -120,7 +121,7 @@ impl Controllers {
         tasks.spawn(heart.beat(controller.clock()));
         spawn(&mut tasks, &caches, controller, queue);
         if let Some(balancer) = load_balancer {
-            balance(&mut tasks, &caches, &client, balancer);
+            balance(&mut tasks, &caches, &client, balancer, &bugs);
         }
         for task in caches.tasks(&client) {
             tasks.spawn(task);
@@ -130,10 +131,10 @@ impl Controllers {
 
     /// Only what the provider of the machines brings along: a load balancer's controller. Other
     /// controllers are somebody else's.
-    pub(crate) fn start_providers(client: &Client, balancer: LoadBalancer) -> Self {
+    pub(crate) fn start_providers(client: &Client, balancer: LoadBalancer, bugs: &Bugs) -> Self {
         let caches = Caches::new();
         let mut tasks = JoinSet::new();
-        balance(&mut tasks, &caches, client, balancer);
+        balance(&mut tasks, &caches, client, balancer, bugs);
         for task in caches.tasks(client) {
             tasks.spawn(task);
         }
@@ -141,11 +142,12 @@ impl Controllers {
     }
 }
 
-fn balance(tasks: &mut JoinSet<()>, caches: &Caches, client: &Client, balancer: LoadBalancer) {
+fn balance(tasks: &mut JoinSet<()>, caches: &Caches, client: &Client, balancer: LoadBalancer, bugs: &Bugs) {
     let queue = Queue::new();
     let (recorder, writing) = Recorder::new("service-controller", client.clone());
     tasks.spawn(writing);
-    let controller = load_balancer::LoadBalancers::new(client.clone(), caches, recorder, balancer, &queue);
+    let controller =
+        load_balancer::LoadBalancers::new(client.clone(), caches, recorder, balancer, bugs, &queue);
     spawn(tasks, caches, controller, queue);
 }
 

@@ -68,7 +68,7 @@ impl Lab {
         let client = client(&pki, &format!("https://{address}"));
         let lab = Self {
             _kubelet: kubelet(client.clone()),
-            _scheduler: Scheduler::start(client.clone()),
+            _scheduler: Scheduler::start(client.clone(), Bugs::default()),
             _controllers: Controllers::start(ControllersConfig {
                 client: client.clone(),
                 ca_pem: pki.ca_pem(),

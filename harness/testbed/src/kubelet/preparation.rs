@@ -14,6 +14,7 @@ use super::node::Node;
 use super::sandbox::Sandbox;
 use super::volumes::Volumes;
 use super::{image, probe};
+use crate::bugs::Bug;
 use crate::kernel::HostPort;
 
 /// Namespaces and address of a pod.
@@ -33,7 +34,10 @@ pub(crate) async fn make_sandbox(node: Arc<Node>, pod: Arc<Pod>) -> anyhow::Resu
         release(&node, &sandbox, ip, &[]).await;
         return Err(error).with_context(|| format!("cannot attach pod address {ip} to the node's network"));
     }
-    let ports = host_ports(&pod);
+    let mut ports = host_ports(&pod);
+    if node.bugs.has(Bug::HostPortEverywhere) {
+        ports.iter_mut().for_each(|port| port.at = None);
+    }
     if !ports.is_empty()
         && let Err(error) = node.network.map_ports(ip, &ports).await
     {

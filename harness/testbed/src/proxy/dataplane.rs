@@ -261,6 +261,10 @@ pub struct Dataplane {
     ///
     /// [`Bug::StaleUdpConntrack`]: crate::bugs::Bug::StaleUdpConntrack
     pub(super) keeps_flows: bool,
+    /// UDP flows to frontends that are gone go on as they were; for [`Bug::UdpDeletedServiceStays`] only.
+    ///
+    /// [`Bug::UdpDeletedServiceStays`]: crate::bugs::Bug::UdpDeletedServiceStays
+    pub(super) keeps_flows_of_deleted: bool,
     /// Nobody's source is kept where only local endpoints answer; for [`Bug::LocalSourceLost`] only.
     ///
     /// [`Bug::LocalSourceLost`]: crate::bugs::Bug::LocalSourceLost
@@ -342,7 +346,14 @@ impl Dataplane {
     /// Callers from `pods` keep their source address at cluster IPs.
     pub fn open(node: &NetNamespace, pods: Ipv4Net) -> anyhow::Result<Self> {
         let (tables, conntrack) = (Tables::open(node, pods)?, Conntrack::open(node)?);
-        Ok(Self { tables, conntrack, applied: None, keeps_flows: false, loses_sources: false })
+        Ok(Self {
+            tables,
+            conntrack,
+            applied: None,
+            keeps_flows: false,
+            keeps_flows_of_deleted: false,
+            loses_sources: false,
+        })
     }
 
     /// Writes the rules of a node without services, unless an earlier proxy left its own: those go
@@ -368,7 +379,9 @@ impl Dataplane {
         let changes = applied.changes(&touched, desired, self.loses_sources);
         self.tables.change(&changes).await?;
         // Only now: flows that are forgotten earlier could be learnt again from the old rules.
-        let outdated = outdated_flows(&touched, &applied.desired, desired);
+        let keeps = self.keeps_flows_of_deleted;
+        let known = touched.iter().filter(|frontend| !keeps || desired.frontends.contains_key(frontend));
+        let outdated = outdated_flows(known, &applied.desired, desired);
         for flows in outdated.into_iter().filter(|_| !self.keeps_flows) {
             self.conntrack.forget(&flows).await?;
         }
@@ -386,10 +399,14 @@ fn lose_source(value: &mut Value) {
 
 /// UDP flows that would go on as the rules were: to endpoints that left, and untranslated ones from
 /// before there was any endpoint.
-fn outdated_flows(touched: &BTreeSet<Frontend>, before: &Desired, after: &Desired) -> BTreeSet<Flows> {
+fn outdated_flows<'a>(
+    touched: impl Iterator<Item = &'a Frontend>,
+    before: &Desired,
+    after: &Desired,
+) -> BTreeSet<Flows> {
     let nobody = Backends::default();
     let mut outdated = BTreeSet::new();
-    for frontend in touched.iter().filter(|frontend| frontend.protocol == Protocol::Udp) {
+    for frontend in touched.filter(|frontend| frontend.protocol == Protocol::Udp) {
         let was = before.frontends.get(frontend).unwrap_or(&nobody);
         let is = after.frontends.get(frontend).unwrap_or(&nobody);
         let flows = |answered_by| Flows { to: frontend.at.address(), port: frontend.port, answered_by };
@@ -539,6 +556,12 @@ mod tests {
         assert_eq!(ends(&desired, Map::Services), []);
         assert_eq!(ends(&desired, Map::ExternalInside), [(2, Masquerade::Everybody)]);
         assert_eq!(ends(&desired, Map::ExternalOutside), [(1, Masquerade::Nobody)]);
+        // At a node port the caller may be a pod of another node, and so may the endpoint.
+        let port = Frontend { at: At::NodePort, ..at };
+        let backends = desired.frontends[&at].clone();
+        let node_port = Desired { frontends: [(port, backends)].into() };
+        assert_eq!(ends(&node_port, Map::NodePortsInside), [(2, Masquerade::Everybody)]);
+        assert_eq!(ends(&node_port, Map::NodePortsOutside), [(1, Masquerade::Nobody)]);
         // The local endpoint is the second of all, and the first of its own rows.
         let first = |protocol| {
             let key = [Field::Address(ip), Field::Protocol(protocol), Field::Port(80), Field::Index(0)];
@@ -569,7 +592,7 @@ mod tests {
         let address = Some(Ipv4Addr::new(10, 96, 0, 10));
         let outdated = |before: &Desired, after: &Desired| {
             let touched = Applied { desired: before.clone(), ..Applied::default() }.touched(after);
-            outdated_flows(&touched, before, after)
+            outdated_flows(touched.iter(), before, after)
         };
         let forgotten = |before: &[u8], after: &[u8], protocol| {
             outdated(&one(web(protocol), before), &one(web(protocol), after))

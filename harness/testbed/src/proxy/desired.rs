@@ -11,8 +11,18 @@ use kube::ResourceExt as _;
 use super::dataplane::{At, Backends, Desired, Endpoint, Frontend, Protocol};
 use crate::bugs::{Bug, Bugs};
 
-/// Every endpoint a service's port was ever seen with; kept for [`Bug::StaleEndpoint`] only.
-pub(super) type Memory = BTreeMap<(String, String), Vec<Candidate>>;
+/// What only bugs remember.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// Every endpoint a service's port was ever seen with; for [`Bug::StaleEndpoint`].
+    endpoints: BTreeMap<(String, String), Vec<Candidate>>,
+    /// Every frontend a service ever had; for [`Bug::RemovedPortServed`] and [`Bug::NodePortStays`].
+    frontends: BTreeMap<String, BTreeMap<Frontend, Backends>>,
+    /// The slices there were, and the addresses that are overlooked in those there are; for
+    /// [`Bug::SameAddressForgotten`].
+    slices: BTreeMap<String, BTreeSet<Ipv4Addr>>,
+    overlooked: BTreeSet<(String, Ipv4Addr)>,
+}
 
 /// The node a proxy works for, as far as it decides who serves there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +40,11 @@ pub(super) fn desired<'a>(
     memory: &mut Memory,
 ) -> Desired {
     let mut slices_of: BTreeMap<(String, String), Vec<&EndpointSlice>> = BTreeMap::new();
+    let is_ours = |labels| is_ours(labels) || bugs.has(Bug::ProxyNameIgnored);
+    let slices: Vec<&EndpointSlice> = slices.into_iter().collect();
+    if bugs.has(Bug::SameAddressForgotten) {
+        memory.overlook(&slices);
+    }
     for slice in slices.into_iter().filter(|slice| slice.address_type == "IPv4" && is_ours(slice.labels())) {
         if let Some(service) = slice.labels().get("kubernetes.io/service-name") {
             let name = (slice.namespace().unwrap_or_default(), service.clone());
@@ -47,16 +62,20 @@ pub(super) fn desired<'a>(
             continue;
         }
         let name = (service.namespace().unwrap_or_default(), service.name_any());
-        let slices = slices_of.get(&name).map(Vec::as_slice).unwrap_or_default();
+        let mut slices = slices_of.get(&name).map(Vec::as_slice).unwrap_or_default();
+        if bugs.has(Bug::OneSliceOnly) {
+            slices = slices.get(..1).unwrap_or(slices);
+        }
+        let mut had = BTreeMap::new();
         for port in spec.ports.iter().flatten() {
             let Some((protocol, number)) = protocol(port).zip(u16::try_from(port.port).ok()) else {
                 continue;
             };
-            let mut candidates = candidates(slices, port, &place.node);
+            let mut candidates = candidates(slices, port, &place.node, bugs, memory);
             if bugs.has(Bug::StaleEndpoint) {
                 let port_name = port.name.clone().unwrap_or_else(|| number.to_string());
                 let uid = service.uid().unwrap_or_default();
-                candidates = remembered(memory.entry((uid, port_name)).or_default(), candidates);
+                candidates = remembered(memory.endpoints.entry((uid, port_name)).or_default(), candidates);
             }
             let all = chosen_by_hints(&candidates, place);
             let near = chosen(candidates.iter().filter(|candidate| candidate.local));
@@ -66,22 +85,24 @@ pub(super) fn desired<'a>(
                 affinity: affinity(spec).filter(|_| !bugs.has(Bug::AffinityIgnored)),
                 sources: None,
             };
-            let internal = backends(spec.internal_traffic_policy.as_ref());
+            let policy = spec.internal_traffic_policy.as_ref();
+            let internal = backends(policy.filter(|_| !bugs.has(Bug::InternalPolicyIgnored)));
             let policy = spec.external_traffic_policy.as_ref();
             let external = backends(policy.filter(|_| !bugs.has(Bug::LocalPolicyIgnored)));
 
             for ip in &cluster_ips {
                 let frontend = Frontend { at: At::ClusterIp(*ip), protocol, port: number };
-                desired.frontends.insert(frontend, internal.clone());
+                had.insert(frontend, internal.clone());
             }
             for ip in addresses(spec.external_ips.iter().flatten()) {
                 let frontend = Frontend { at: At::ExternalIp(ip), protocol, port: number };
-                desired.frontends.insert(frontend, external.clone());
+                had.insert(frontend, external.clone());
             }
             for ip in balancer_ips(service, spec) {
                 let frontend = Frontend { at: At::ExternalIp(ip), protocol, port: number };
-                let backends = Backends { sources: source_ranges(spec), ..external.clone() };
-                desired.frontends.insert(frontend, backends);
+                let sources = source_ranges(spec).filter(|_| !bugs.has(Bug::SourceRangesIgnored));
+                let backends = Backends { sources, ..external.clone() };
+                had.insert(frontend, backends);
             }
             let node_port = port.node_port.filter(|_| has_node_ports(spec));
             let node_port = node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
@@ -90,9 +111,15 @@ pub(super) fn desired<'a>(
                     continue;
                 }
                 let frontend = Frontend { at: At::NodePort, protocol, port: node_port };
-                desired.frontends.insert(frontend, external.clone());
+                had.insert(frontend, external.clone());
+            }
+            if bugs.has(Bug::ProtocolsMerged) {
+                let first: BTreeSet<_> = had.keys().map(|frontend| (frontend.at, frontend.port)).collect();
+                let merged = first.len() < had.len();
+                had.retain(|frontend, _| !merged || frontend.protocol == Protocol::Tcp);
             }
         }
+        desired.frontends.extend(memory.remembered(&service.uid().unwrap_or_default(), had, bugs));
     }
     desired
 }
@@ -178,9 +205,19 @@ pub(super) struct Candidate {
 }
 
 /// The endpoints a service's port has in its slices, matched by the port's name.
-fn candidates(slices: &[&EndpointSlice], port: &ServicePort, node: &str) -> Vec<Candidate> {
+fn candidates(
+    slices: &[&EndpointSlice],
+    port: &ServicePort,
+    node: &str,
+    bugs: &Bugs,
+    memory: &Memory,
+) -> Vec<Candidate> {
     let mut found = Vec::new();
+    let mut homes: BTreeMap<Ipv4Addr, String> = BTreeMap::new();
     for slice in slices {
+        for ip in addresses_in(slice) {
+            homes.entry(ip).or_insert_with(|| slice.name_any());
+        }
         let same = slice.ports.iter().flatten().find(|other| {
             other.name.as_deref().unwrap_or_default() == port.name.as_deref().unwrap_or_default()
                 && other.protocol.as_deref().unwrap_or("TCP") == port.protocol.as_deref().unwrap_or("TCP")
@@ -196,11 +233,16 @@ fn candidates(slices: &[&EndpointSlice], port: &ServicePort, node: &str) -> Vec<
             let serving = conditions.serving.unwrap_or(ready);
             // "endpoints are fungible": the first address is the endpoint.
             let Some(ip) = endpoint.addresses.first().and_then(|ip| ip.parse().ok()) else { continue };
+            let is_at_home = homes.get(&ip) == Some(&slice.name_any());
+            if (bugs.has(Bug::AddressOfOneSlice) && !is_at_home) || memory.overlooks(slice, ip) {
+                continue;
+            }
+            let ending = serving && conditions.terminating.unwrap_or(false);
             found.push(Candidate {
                 endpoint: Endpoint { ip, port: number },
                 local: endpoint.node_name.as_deref() == Some(node),
-                ready,
-                last_resort: serving && conditions.terminating.unwrap_or(false),
+                ready: ready || (ending && bugs.has(Bug::TerminatingStillServed)),
+                last_resort: ending && !bugs.has(Bug::TerminatingNeverServes),
                 zones: hints.for_zones.into_iter().flatten().map(|zone| zone.name).collect(),
                 nodes: hints.for_nodes.into_iter().flatten().map(|node| node.name).collect(),
             });
@@ -243,6 +285,52 @@ fn chosen<'a>(candidates: impl Iterator<Item = &'a Candidate> + Clone) -> BTreeS
         return candidates.filter(|candidate| candidate.last_resort).map(|it| it.endpoint).collect();
     }
     ready
+}
+
+/// Every address of a slice.
+fn addresses_in(slice: &EndpointSlice) -> BTreeSet<Ipv4Addr> {
+    let endpoints = slice.endpoints.iter().flatten();
+    endpoints.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok()).collect()
+}
+
+impl Memory {
+    /// What the bugs make of the frontends a service has now.
+    fn remembered(
+        &mut self,
+        service: &str,
+        mut now: BTreeMap<Frontend, Backends>,
+        bugs: &Bugs,
+    ) -> BTreeMap<Frontend, Backends> {
+        let stays = |at: At| match at {
+            At::ClusterIp(_) => bugs.has(Bug::RemovedPortServed),
+            At::NodePort => bugs.has(Bug::NodePortStays),
+            At::ExternalIp(_) => false,
+        };
+        let had = self.frontends.entry(service.to_owned()).or_default();
+        had.extend(now.clone().into_iter().filter(|(frontend, _)| stays(frontend.at)));
+        for (frontend, backends) in had.iter() {
+            now.entry(*frontend).or_insert_with(|| backends.clone());
+        }
+        now
+    }
+
+    /// An address that leaves with a slice is overlooked in all slices there are by then.
+    fn overlook(&mut self, slices: &[&EndpointSlice]) {
+        let now: BTreeMap<String, BTreeSet<Ipv4Addr>> =
+            slices.iter().map(|slice| (slice.uid().unwrap_or_default(), addresses_in(slice))).collect();
+        let nobody = BTreeSet::new();
+        for (uid, before) in &self.slices {
+            for left in before.difference(now.get(uid).unwrap_or(&nobody)) {
+                let others = now.iter().filter(|(_, addresses)| addresses.contains(left));
+                self.overlooked.extend(others.map(|(other, _)| (other.clone(), *left)));
+            }
+        }
+        self.slices = now;
+    }
+
+    fn overlooks(&self, slice: &EndpointSlice, ip: Ipv4Addr) -> bool {
+        self.overlooked.contains(&(slice.uid().unwrap_or_default(), ip))
+    }
 }
 
 /// Once ready, always ready.
@@ -320,7 +408,7 @@ mod tests {
     }
 
     fn desired_on_kube0(service: &Service, slices: &[EndpointSlice]) -> Desired {
-        desired([service], slices, &at("kube0.vm"), &Bugs::default(), &mut Memory::new())
+        desired([service], slices, &at("kube0.vm"), &Bugs::default(), &mut Memory::default())
     }
 
     fn last_octets(desired: &Desired, at: At) -> Option<Vec<u8>> {
@@ -418,7 +506,7 @@ mod tests {
     fn the_policy_bug_takes_local_for_cluster() {
         let bugs: Bugs = [Bug::LocalPolicyIgnored].into_iter().collect();
         let service = with(web(), json!({"externalTrafficPolicy": "Local"}));
-        let desired = desired([&service], &[], &at("kube0.vm"), &bugs, &mut Memory::new());
+        let desired = desired([&service], &[], &at("kube0.vm"), &bugs, &mut Memory::default());
         assert_eq!(local_octets(&desired, At::NodePort), None);
     }
 
@@ -527,7 +615,7 @@ mod tests {
     #[test]
     fn the_stale_endpoint_bug_keeps_what_was_ready_once() {
         let bugs: Bugs = [Bug::StaleEndpoint].into_iter().collect();
-        let mut memory = Memory::new();
+        let mut memory = Memory::default();
         let mut served = |conditions: [Value; 2]| {
             let [second, third] = conditions;
             let slices = [slice(&[(2, "kube0.vm", second), (3, "kube1.vm", third)])];
@@ -542,7 +630,7 @@ mod tests {
     fn the_node_port_bug_closes_it_where_no_pod_runs() {
         let bugs: Bugs = [Bug::NodePortOnlyWherePodRuns].into_iter().collect();
         let slices = [slice(&[(2, "kube1.vm", ready())])];
-        let on = |node| desired([&web()], &slices, &at(node), &bugs, &mut Memory::new());
+        let on = |node| desired([&web()], &slices, &at(node), &bugs, &mut Memory::default());
         assert_eq!(last_octets(&on("kube1.vm"), At::NodePort), Some(vec![2]));
         assert_eq!(last_octets(&on("kube0.vm"), At::NodePort), None);
         assert_eq!(last_octets(&on("kube0.vm"), At::ClusterIp(CLUSTER_IP)), Some(vec![2]));
