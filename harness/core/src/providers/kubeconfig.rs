@@ -71,6 +71,16 @@ impl KubeconfigProvider {
         Ok(Self { access, image, programs: None, calls_nodes: false })
     }
 
+    /// Takes a kubeconfig as it was given out by whoever started the cluster.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub(super) fn of_text(text: &str, image: String) -> anyhow::Result<Self> {
+        let kubeconfig = Kubeconfig::from_yaml(text).context("what should be a kubeconfig is none")?;
+        let access = Access::File(Box::new(kubeconfig), KubeConfigOptions::default());
+        Ok(Self { access, image, programs: None, calls_nodes: false })
+    }
+
     /// With an image that has a shell only, into whose pods these programs are copied.
     #[must_use]
     pub fn with_programs(self, programs: Option<Arc<[u8]>>) -> Self {
