@@ -41,6 +41,9 @@ pub(crate) struct Resource {
     pub(crate) deprecated: Option<&'static str>,
     /// What this kind is kept as, if it is another form of a kind.
     pub(crate) stored: Option<&'static Stored>,
+    /// Nobody here does anything with objects of this kind, so there are none, and none can be made; but
+    /// there are programs that do not begin before they have seen that.
+    pub(crate) is_void: bool,
 }
 
 /// A part of an object with a path and verbs of its own.
@@ -96,6 +99,9 @@ impl Resource {
     }
 
     pub(crate) fn verbs(&self) -> &'static [&'static str] {
+        if self.is_void {
+            return &["get", "list", "watch"];
+        }
         // A namespace takes its content with it: nobody deletes all of them by accident.
         if self.kind == "Namespace" {
             &["create", "delete", "get", "list", "patch", "update", "watch"]
@@ -136,7 +142,48 @@ pub(crate) static RESOURCES: &[&Resource] = &[
     &ROLES,
     // Last, so that nobody who says `ingress` means this one.
     &OLDEST_INGRESSES,
+    &VOID[0],
+    &VOID[1],
+    &VOID[2],
+    &VOID[3],
+    &VOID[4],
+    &VOID[5],
+    &VOID[6],
+    &VOID[7],
+    &VOID[8],
+    &VOID[9],
+    &VOID[10],
+    &VOID[11],
+    &VOID[12],
 ];
+
+/// What kube-scheduler follows beside pods and nodes.
+static VOID: [Resource; 13] = [
+    void("", "v1", "persistentvolumes", "PersistentVolume", false),
+    void("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", true),
+    void("apps", "v1", "statefulsets", "StatefulSet", true),
+    void("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", true),
+    void("policy", "v1beta1", "poddisruptionbudgets", "PodDisruptionBudget", true),
+    void("resource.k8s.io", "v1", "deviceclasses", "DeviceClass", false),
+    void("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", true),
+    void("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", false),
+    void("storage.k8s.io", "v1", "csidrivers", "CSIDriver", false),
+    void("storage.k8s.io", "v1", "csinodes", "CSINode", false),
+    void("storage.k8s.io", "v1", "csistoragecapacities", "CSIStorageCapacity", true),
+    void("storage.k8s.io", "v1", "storageclasses", "StorageClass", false),
+    void("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false),
+];
+
+const fn void(
+    group: &'static str,
+    version: &'static str,
+    plural: &'static str,
+    kind: &'static str,
+    namespaced: bool,
+) -> Resource {
+    let rules = CORE.rules.without_schema();
+    Resource { group, version, plural, kind, namespaced, rules, is_void: true, ..CORE }
+}
 
 pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
     RESOURCES
@@ -176,6 +223,7 @@ pub(crate) const CORE: Resource = Resource {
     columns: &tables::NAME_AND_AGE,
     deprecated: None,
     stored: None,
+    is_void: false,
 };
 
 const READ_WRITE: &[&str] = &["get", "patch", "update"];

@@ -407,6 +407,9 @@ async fn act_on_part(
 fn verb(target: &Target, query: &Query, method: &Method) -> Result<&'static str> {
     let named = target.name.is_some();
     let watch = query.flag("watch") && target.subresource.is_none();
+    if target.resource.is_void && *method != Method::GET {
+        return Err(Status::method_not_allowed());
+    }
     Ok(match *method {
         Method::GET if watch => "watch",
         Method::GET if named => "get",

@@ -80,9 +80,16 @@ impl CommandLine {
 
 impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = self.words.iter().map(String::as_str);
-        // No word has a zero byte: it came from a text that a program could be started with.
-        f.write_str(&shlex::try_join(words).unwrap_or_else(|_| self.words.join(" ")))
+        // Braces with a name in them are placeholders, which a shell leaves alone too.
+        let is_plain = |word: &str| {
+            !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,@%+{}".contains(c))
+        };
+        for (index, word) in self.words.iter().enumerate() {
+            let quoted = if is_plain(word) { None } else { shlex::try_quote(word).ok() };
+            f.write_str(if index > 0 { " " } else { "" })?;
+            f.write_str(quoted.as_deref().unwrap_or(word))?;
+        }
+        Ok(())
     }
 }
 
@@ -193,6 +200,14 @@ mod tests {
         let words = line.words(&Values::default());
         assert!(Path::new(&words[0]).is_absolute() && words[0].ends_with("/sh"), "{words:?}");
         assert_eq!(words[1..], ["-c", "echo \"$HOME\" *", "--x=a b", "c d", "--last"]);
+    }
+
+    #[test]
+    fn a_line_is_printed_as_it_could_be_typed() {
+        let text = "proxy --kubeconfig={kubeconfig} --set=a,b --why='two words' ''";
+        let line = CommandLine::split(text).expect("a line");
+        assert_eq!(line.to_string(), text.replace("--why='two words'", "'--why=two words'"));
+        assert_eq!(CommandLine::split(&line.to_string()), Ok(line));
     }
 
     #[test]

@@ -30,6 +30,24 @@ async fn lists_come_in_pages_of_one_version() {
     assert_eq!(names, ["a", "b", "c", "d", "e"]);
 }
 
+/// A scheduler waits until it has seen all of them.
+#[tokio::test]
+async fn kinds_that_nobody_does_anything_with_can_be_followed_and_not_made() {
+    let scene = Scene::new();
+    for (path, kind) in [
+        ("/apis/storage.k8s.io/v1/csinodes", "CSINode"),
+        ("/apis/policy/v1beta1/poddisruptionbudgets", "PodDisruptionBudget"),
+        ("/api/v1/namespaces/default/persistentvolumeclaims", "PersistentVolumeClaim"),
+    ] {
+        let (code, list) = scene.get(path).await;
+        assert_eq!((code, &list["kind"], &list["items"]), (200, &json!(format!("{kind}List")), &json!([])));
+        let (code, _) = scene.post(path, json!({"metadata": {"name": "x"}})).await;
+        assert_eq!(code, 405, "{path}");
+        let (code, _) = scene.get(&format!("{path}/x")).await;
+        assert_eq!(code, 404, "{path}");
+    }
+}
+
 /// The names and the versions of what a list shows.
 fn names(list: &Value) -> Vec<&str> {
     list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect()
