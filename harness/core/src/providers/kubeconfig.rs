@@ -148,6 +148,10 @@ impl KubeconfigProvider {
         if nodes.len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
         }
+        let zone = |node: &Node| node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned();
+        if nodes.iter().filter_map(zone).collect::<BTreeSet<_>>().len() > 1 {
+            capabilities.push(Capability::Zones);
+        }
         let outside = self.calls_nodes.then(|| ThisMachine { nodes: addresses(&nodes) });
         if outside.is_some() {
             capabilities.push(Capability::NodesReachable);
