@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 pub struct Output(Option<Arc<Mutex<File>>>);
 
 impl Output {
-    /// Appends to a file, which is made if need be, as is its folder.
+    /// To a file, which is made if need be, as is its folder; what it had is gone.
     ///
     /// # Errors
     /// If the system does not allow it.
@@ -22,7 +22,7 @@ impl Output {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
         Ok(Self(Some(Arc::new(Mutex::new(file)))))
     }
 
