@@ -215,7 +215,7 @@ impl Registry {
             let errors = self.allocate(&transaction, &mut object, Some(&old.value));
             refuse(resource, &key.name, &errors)?;
         }
-        if resource.generation && object.get("spec") != old.value.get("spec") {
+        if resource.generation && wants_otherwise(resource, &object, &old.value) {
             let generation = number(&old.value, "/metadata/generation").unwrap_or_default();
             object["metadata"]["generation"] = json!(generation + 1);
         }
@@ -550,6 +550,16 @@ fn copy(old: &Value, new: &mut Value, field: &str) {
     if let Some(map) = new.as_object_mut() {
         assign(map, field, old.get(field).cloned());
     }
+}
+
+/// Is something else wanted now? A slice has no `spec`: all of it is what is wanted, its labels too, and
+/// whoever keeps slices looks at the generation to see that somebody else changed one.
+fn wants_otherwise(resource: &Resource, new: &Value, old: &Value) -> bool {
+    let fields: &[&str] = match resource.kind {
+        "EndpointSlice" => &["/addressType", "/endpoints", "/ports", "/metadata/labels"],
+        _ => &["/spec"],
+    };
+    fields.iter().any(|field| new.pointer(field) != old.pointer(field))
 }
 
 /// Nothing holds the object any more: it is marked, its grace is over and nobody has to finalize it.

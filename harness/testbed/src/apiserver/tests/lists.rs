@@ -30,6 +30,27 @@ async fn lists_come_in_pages_of_one_version() {
     assert_eq!(names, ["a", "b", "c", "d", "e"]);
 }
 
+/// kube-controller-manager takes a slice of which the generation did not change for its own work.
+#[tokio::test]
+async fn a_slice_counts_changes_though_it_has_no_specification() {
+    let scene = Scene::new();
+    let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let endpoints = json!([{"addresses": ["10.0.0.1"]}]);
+    let slice = json!({"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": endpoints});
+    let (_, mut slice) = scene.post(path, slice).await;
+    for (field, value, generation) in [
+        ("/endpoints", json!([]), 2),
+        ("/metadata/annotations", json!({"x": "y"}), 2),
+        ("/metadata/labels", json!({"x": "y"}), 3),
+    ] {
+        let parent = field.rsplit_once('/').unwrap();
+        slice.pointer_mut(parent.0).unwrap()[parent.1] = value;
+        let (code, changed) = scene.raw("PUT", &format!("{path}/a"), "application/json", &slice).await;
+        assert_eq!((code, &changed["metadata"]["generation"]), (200, &json!(generation)), "{field}");
+        slice = changed;
+    }
+}
+
 /// A scheduler waits until it has seen all of them.
 #[tokio::test]
 async fn kinds_that_nobody_does_anything_with_can_be_followed_and_not_made() {
