@@ -111,16 +111,6 @@ impl KubeconfigProvider {
         Ok((server, versions::client(kube::Client::try_from(config)?)))
     }
 
-    /// Takes a kubeconfig as it was given out by whoever started the cluster.
-    ///
-    /// # Errors
-    /// If it is none.
-    pub(super) fn of_text(text: &str, image: String) -> anyhow::Result<Self> {
-        let kubeconfig = Kubeconfig::from_yaml(text).context("what should be a kubeconfig is none")?;
-        let access = Access::File(Box::new(kubeconfig), KubeConfigOptions::default());
-        Ok(Self { access, image, programs: None, calls_nodes: false })
-    }
-
     async fn find(&self) -> anyhow::Result<KubeconfigCluster> {
         let mut steps = Steps { since: Instant::now(), timings: Vec::new() };
         let (server, client) = self.client().await?;
