@@ -69,7 +69,8 @@ pub(crate) fn of_chapter(chapter: &str) -> Option<&'static [Profile]> {
         "service" | "affinity" | "vip" | "node-port" | "load-balancer" | "traffic-policy"
         | "external-ips" | "service-type" | "udp" => &[Service, Proxy],
         "ports" => &[Service, Proxy, Endpoints],
-        "endpoints" | "endpoint-slices" => &[Service, Endpoints],
+        "endpoints" => &[Service, Endpoints],
+        "endpoint-slices" => &[Service, Proxy, Endpoints],
         "dns" | "external-name" => &[Service, Dns],
         "headless" => &[Service, Dns, Endpoints],
         "ingress" => &[Ingress],

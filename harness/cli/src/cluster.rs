@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use stickler::Provider;
-use stickler::providers::KubeconfigProvider;
 #[cfg(target_os = "linux")]
 use stickler::providers::components::{Component, Components};
+use stickler::providers::{ContainerProvider, K3sProvider, KindProvider, KubeconfigProvider};
 
 /// Which cluster to use.
 #[derive(Args, Clone, Debug)]
@@ -18,6 +18,18 @@ pub(crate) struct ClusterArgs {
     /// How many nodes a cluster of our own has.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50), help_heading = "Cluster")]
     pub(crate) nodes: u8,
+    /// A static Linux executable of stickler for `--cluster container`, where this one cannot run in a
+    /// container, as on macOS and Windows.
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) binary: Option<PathBuf>,
+    /// The image of nodes for `--cluster k3s` and `--cluster kind`, and with it the version of
+    /// Kubernetes, such as `rancher/k3s:v1.33.1-k3s1`.
+    #[arg(long, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) node_image: Option<String>,
+    /// An archive that `stickler image` made, to be loaded into the nodes of `--cluster k3s` and
+    /// `--cluster kind`; without it they fetch `--image`.
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) image_archive: Option<PathBuf>,
     /// Plant a bug in the testbed; `stickler list --bugs` names them. May be given several times.
     #[arg(long = "bug", value_name = "NAME", help_heading = "Cluster")]
     pub(crate) bugs: Vec<String>,
@@ -61,6 +73,12 @@ pub(crate) enum ProviderName {
     Testbed,
     /// A cluster that exists, through its kubeconfig.
     Kubeconfig,
+    /// The testbed in a privileged container, where a container engine runs.
+    Container,
+    /// K3s in a container; its image comes from a registry.
+    K3s,
+    /// Kind, by the program of that name; its image comes from a registry.
+    Kind,
 }
 
 /// How to reach a cluster that exists.
@@ -113,57 +131,95 @@ impl ClusterArgs {
         reach: Option<&ReachArgs>,
         report: Option<&Path>,
     ) -> anyhow::Result<Box<dyn Provider>> {
-        match self.provider {
-            ProviderName::Testbed => {
-                if let Some(ReachArgs { kubeconfig: Some(file), .. }) = reach {
-                    bail!(
-                        "`--kubeconfig {}` names a cluster that exists; add `--cluster kubeconfig` to use it",
-                        file.display()
-                    );
+        if let (Some(ReachArgs { kubeconfig: Some(file), .. }), false) =
+            (reach, self.provider == ProviderName::Kubeconfig)
+        {
+            bail!(
+                "`--kubeconfig {}` names a cluster that exists; add `--cluster kubeconfig` to use it",
+                file.display()
+            );
+        }
+        if self.binary.is_some() && self.provider != ProviderName::Container {
+            bail!("`--binary` is what `--cluster container` runs; leave it out otherwise");
+        }
+        if !matches!(self.provider, ProviderName::K3s | ProviderName::Kind) {
+            for (given, flag) in [
+                (self.node_image.is_some(), "--node-image"),
+                (self.image_archive.is_some(), "--image-archive"),
+            ] {
+                if given {
+                    bail!("`{flag}` is for `--cluster k3s` and `--cluster kind`; leave it out otherwise");
                 }
-                self.testbed(port, report)
+            }
+        }
+        if let Some(archive) = &self.image_archive {
+            std::fs::metadata(archive)
+                .with_context(|| format!("the archive `{}` cannot be read", archive.display()))?;
+        }
+        let image = reach.map_or(crate::image::NAME, |reach| &reach.image);
+        match self.provider {
+            ProviderName::Testbed => self.testbed(port, report),
+            ProviderName::Container => {
+                self.not_swapped("container")?;
+                let nodes = usize::from(self.nodes);
+                let provider = ContainerProvider::new(nodes, self.bugs.clone(), self.load_balancer);
+                let provider = provider.published_at(port);
+                Ok(match &self.binary {
+                    Some(binary) => Box::new(provider.run_by(binary.clone())),
+                    None => Box::new(provider),
+                })
+            }
+            ProviderName::K3s => {
+                self.testbed_only("k3s")?;
+                let provider = K3sProvider::new(self.node_image.as_deref(), image, port);
+                Ok(Box::new(provider.with_archive(self.image_archive.clone())))
+            }
+            ProviderName::Kind => {
+                self.testbed_only("kind")?;
+                let nodes = usize::from(self.nodes);
+                let provider = KindProvider::new(nodes, self.node_image.as_deref(), image, port)?;
+                Ok(Box::new(provider.with_archive(self.image_archive.clone())))
             }
             ProviderName::Kubeconfig => {
                 let Some(reach) = reach else { bail!("a cluster that exists is up already") };
-                if !self.bugs.is_empty() {
-                    bail!(
-                        "`--bug` plants bugs in the testbed only; leave it out with `--cluster kubeconfig`"
-                    );
-                }
-                for (given, flag) in [
-                    (self.with.is_empty(), "--with"),
-                    (self.without.is_empty(), "--without"),
-                    (self.components.is_empty(), "--components"),
-                ] {
-                    if !given {
-                        bail!(
-                            "`{flag}` swaps components of the testbed; leave it out with `--cluster kubeconfig`"
-                        );
-                    }
-                }
-                if self.load_balancer {
-                    bail!("`--load-balancer` is for the testbed; leave it out with `--cluster kubeconfig`");
-                }
+                self.testbed_only("kubeconfig")?;
                 Ok(Box::new(reach.provider()?))
             }
         }
     }
 
+    /// Says no to what only a testbed can have.
+    fn testbed_only(&self, provider: &str) -> anyhow::Result<()> {
+        if !self.bugs.is_empty() {
+            bail!("`--bug` plants bugs in the testbed only; leave it out with `--cluster {provider}`");
+        }
+        if self.load_balancer {
+            bail!("`--load-balancer` is for the testbed; leave it out with `--cluster {provider}`");
+        }
+        self.not_swapped(provider)
+    }
+
+    /// Says no to what only a testbed in this process can have.
+    fn not_swapped(&self, provider: &str) -> anyhow::Result<()> {
+        for (given, flag) in [
+            (!self.with.is_empty(), "--with"),
+            (!self.without.is_empty(), "--without"),
+            (!self.components.is_empty(), "--components"),
+        ] {
+            if given {
+                bail!("`{flag}` swaps components of the testbed; leave it out with `--cluster {provider}`");
+            }
+        }
+        Ok(())
+    }
+
     #[cfg(target_os = "linux")]
     fn testbed(&self, port: u16, report: Option<&Path>) -> anyhow::Result<Box<dyn Provider>> {
-        use stickler::providers::TestbedProvider;
-        use stickler::providers::bugs::BUGS;
-        let mut bugs = Vec::new();
-        for name in &self.bugs {
-            let card = BUGS.iter().find(|card| card.id == name).with_context(|| {
-                let known: Vec<&str> = BUGS.iter().map(|card| card.id).collect();
-                format!("there is no bug `{name}`; there are: {}", known.join(", "))
-            })?;
-            bugs.push(card.bug);
-        }
+        use stickler::providers::{TestbedProvider, bugs_named};
+        let bugs = bugs_named(&self.bugs)?;
         let components = self.swapped()?;
         let logs = report.map(|folder| folder.join("components"));
-        let provider = TestbedProvider::enter(usize::from(self.nodes), port, bugs.into_iter().collect())?;
+        let provider = TestbedProvider::enter(usize::from(self.nodes), port, bugs)?;
         let provider = provider.with_load_balancer(self.load_balancer).with_components(components, logs);
         Ok(Box::new(provider))
     }
@@ -193,7 +249,10 @@ impl ClusterArgs {
 
     #[cfg(not(target_os = "linux"))]
     fn testbed(&self, _: u16, _: Option<&Path>) -> anyhow::Result<Box<dyn Provider>> {
-        bail!("the testbed needs Linux namespaces; use `--cluster kubeconfig` on this machine")
+        bail!(
+            "the testbed needs Linux namespaces; use `--cluster container` where a container engine runs, or \
+             `--cluster kubeconfig`"
+        )
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use stickler::Provider as _;
+use stickler::engine::Engine;
 
 use crate::Ended;
 use crate::cluster::{ProviderName, ReachArgs, runtime};
@@ -53,6 +54,7 @@ impl Doctor {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
         let diagnosis = match self.provider {
             ProviderName::Testbed => machine()?,
+            ProviderName::Container | ProviderName::K3s | ProviderName::Kind => self.engine()?,
             ProviderName::Kubeconfig => self.cluster()?,
         };
         crate::print(&match self.format {
@@ -68,7 +70,41 @@ impl Doctor {
             let remedy = line.remedy.as_ref().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
             advice.push(format!("{}{remedy}", line.title));
         }
-        anyhow::bail!("`stickler run` would not work; lacking: {}", advice.join("; "))
+        let mut advice = advice.join("; ");
+        if self.provider == ProviderName::Testbed && diagnosis.lines.iter().any(Line::is_engine_for_testbeds)
+        {
+            advice += "; `stickler run --cluster container` would work";
+        }
+        anyhow::bail!("`stickler run` would not work; lacking: {advice}")
+    }
+
+    /// The container engine of this machine.
+    fn engine(&self) -> anyhow::Result<Diagnosis> {
+        let mut lines = runtime()?.block_on(engine());
+        let name = match self.provider {
+            ProviderName::K3s => "k3s",
+            ProviderName::Kind => "kind",
+            _ => "container",
+        };
+        // What is asked for must be there.
+        let needed = match name {
+            "container" => vec!["container-engine", "container-program"],
+            "k3s" => vec!["container-engine"],
+            _ => vec!["container-engine", "program-kind"],
+        };
+        lines.push(program("kind", "`--cluster kind`"));
+        for line in &mut lines {
+            if needed.contains(&line.id.as_str()) {
+                line.only_for = None;
+            }
+        }
+        let follows = match name {
+            "container" => {
+                "`stickler run --cluster container`: the testbed in a privileged container".to_owned()
+            }
+            _ => format!("`stickler run --cluster {name}`, if the engine can fetch the image of a node"),
+        };
+        Ok(Diagnosis::of("the container engine of this machine", lines, vec![follows]))
     }
 
     fn cluster(&self) -> anyhow::Result<Diagnosis> {
@@ -112,7 +148,34 @@ impl Doctor {
     }
 }
 
+/// Whether a container engine runs, and what it can run.
+async fn engine() -> Vec<Line> {
+    let found = Engine::find().await;
+    let fits =
+        found.as_ref().map_err(|_| anyhow::anyhow!("there is none")).and_then(Engine::runs_this_program);
+    let version = found.map(|engine| format!("version {}", engine.version()));
+    vec![
+        Line::of("container-engine", "a container engine answers", version)
+            .only_for("`--cluster container` and `--cluster k3s`")
+            .remedy("start Docker, or name its socket with DOCKER_HOST"),
+        Line::of("container-program", "its containers run this very program", fits.map(|()| String::new()))
+            .only_for("`--cluster container` without `--binary`, the check goweb/docker")
+            .remedy("name a static Linux executable of stickler with `--binary FILE`"),
+    ]
+}
+
+/// Whether a program can be found.
+fn program(name: &str, feature: &str) -> Line {
+    let found = found_in_path(name).map(|path| path.display().to_string());
+    let found = found.ok_or_else(|| anyhow::anyhow!("it is in no folder of $PATH"));
+    Line::of(&format!("program-{name}"), &format!("the program `{name}`"), found).only_for(feature)
+}
+
 impl Line {
+    fn is_engine_for_testbeds(&self) -> bool {
+        self.works && self.id == "container-program"
+    }
+
     fn of(id: &str, title: &str, tried: anyhow::Result<String>) -> Self {
         let (works, detail) = match tried {
             Ok(found) => (true, Some(found).filter(|found| !found.is_empty())),
@@ -192,23 +255,18 @@ fn machine() -> anyhow::Result<Diagnosis> {
         )
         .only_for("none yet: limits of containers"),
     );
-    for (program, feature) in [
-        ("kubectl", "working by hand with `stickler up`"),
-        ("docker", "none yet: clusters in containers"),
-        ("conntrack", "looking by hand at what the kernel tracks"),
-    ] {
-        let found = found_in_path(program).map(|path| path.display().to_string());
-        let found = found.ok_or_else(|| anyhow::anyhow!("it is in no folder of $PATH"));
-        lines.push(
-            Line::of(&format!("program-{program}"), &format!("the program `{program}`"), found)
-                .only_for(feature),
-        );
-    }
+    lines.extend(runtime()?.block_on(engine()));
+    lines.push(program("kubectl", "working by hand with `stickler up`"));
+    lines.push(program("kind", "`--cluster kind`"));
+    lines.push(program("conntrack", "looking by hand at what the kernel tracks"));
     let works = |id: &str| lines.iter().any(|line| line.id == id && line.works);
     let mut follows = vec![
         "`stickler run` and `stickler up` on a testbed".to_owned(),
         "faults: pods deleted, containers killed, kubelets and the API server stopped".to_owned(),
     ];
+    if works("container-program") {
+        follows.push("`--cluster container`: the testbed in a container; the check goweb/docker".to_owned());
+    }
     if !works("netem") {
         follows.push("no slow or lossy networks, for the kernel has no netem".to_owned());
     }
@@ -219,8 +277,10 @@ fn machine() -> anyhow::Result<Diagnosis> {
 fn machine() -> anyhow::Result<Diagnosis> {
     let lacking = Err(anyhow::anyhow!("the testbed needs Linux namespaces"));
     let line = Line::of("namespaces", "user and network namespaces of our own", lacking);
-    let line = line.remedy("use `--cluster kubeconfig`");
-    Ok(Diagnosis::of("this machine", vec![line], Vec::new()))
+    let line = line.remedy("use `--cluster container` or `--cluster kubeconfig`");
+    let mut lines = vec![line];
+    lines.extend(runtime()?.block_on(engine()));
+    Ok(Diagnosis::of("this machine", lines, Vec::new()))
 }
 
 fn found_in_path(program: &str) -> Option<PathBuf> {

@@ -1,6 +1,9 @@
-//! `stickler heal`: remove what a killed run left behind on a cluster that exists.
+//! `stickler heal`: remove what a killed run left behind: on a cluster that exists, or with the
+//! container engine of this machine.
 
 use clap::Args;
+use stickler::engine;
+use stickler::providers::KindProvider;
 
 use crate::Ended;
 use crate::cluster::{ProviderName, ReachArgs, runtime};
@@ -8,7 +11,8 @@ use crate::cluster::{ProviderName, ReachArgs, runtime};
 /// Arguments of `stickler heal`.
 #[derive(Args)]
 pub(crate) struct Heal {
-    /// Which cluster to look at. A testbed leaves nothing behind.
+    /// Which cluster to look at. A testbed leaves nothing behind; of a container engine everything of ours
+    /// is removed, so no run may be under way.
     #[arg(long = "cluster", value_enum, default_value = "testbed", help_heading = "Cluster")]
     provider: ProviderName,
     #[command(flatten)]
@@ -20,10 +24,20 @@ pub(crate) struct Heal {
 
 impl Heal {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
-        if self.provider != ProviderName::Kubeconfig {
-            crate::print("nothing to heal: a testbed ends with its process, and leaves nothing behind\n")?;
-            return Ok(Ended::Held);
+        match self.provider {
+            ProviderName::Kubeconfig => self.cluster(),
+            ProviderName::Testbed => {
+                crate::print(
+                    "nothing to heal: a testbed ends with its process, and leaves nothing behind\n",
+                )?;
+                Ok(Ended::Held)
+            }
+            ProviderName::Container | ProviderName::K3s => tell(&runtime()?.block_on(engine::heal())?),
+            ProviderName::Kind => tell(&runtime()?.block_on(KindProvider::heal())?),
         }
+    }
+
+    fn cluster(&self) -> anyhow::Result<Ended> {
         let provider = self.reach.provider()?;
         let healed = runtime()?.block_on(async {
             let (_, client) = provider.client().await?;
@@ -42,4 +56,11 @@ impl Heal {
         })?;
         Ok(Ended::Held)
     }
+}
+
+/// Says what was removed.
+fn tell(removed: &[String]) -> anyhow::Result<Ended> {
+    let text: String = removed.iter().map(|what| format!("removed {what}\n")).collect();
+    crate::print(if text.is_empty() { "nothing was left behind\n" } else { &text })?;
+    Ok(Ended::Held)
 }

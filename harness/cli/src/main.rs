@@ -67,7 +67,7 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Start a cluster, say how to use it with kubectl, and keep it until Ctrl-C.
     Up(up::Up),
-    /// Remove what a killed run left behind on a cluster that exists.
+    /// Remove what a killed run left behind, on a cluster that exists or with a container engine.
     Heal(heal::Heal),
     /// Make the image that agents and fixtures run, as an archive.
     Image(image::Image),

@@ -11,6 +11,7 @@ use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch
 use serde_json::{Value, json};
 use stickler_pods::versions::read_old_ingress;
 
+use crate::claim::labels;
 use crate::image::Image;
 use crate::manifest::{Fixture, Manifest, parse};
 
@@ -47,6 +48,8 @@ pub(crate) struct Local<'a> {
     pub(crate) image: Image<'a>,
     /// Instead of the IngressClass `stickler`, and of none.
     pub(crate) class: Option<&'a str>,
+    /// Which run it is: what it makes outside of namespaces is found by its labels.
+    pub(crate) run: &'a str,
 }
 
 /// A resource a check acts on.
@@ -216,7 +219,10 @@ impl Action {
             Self::Make { resource, object } => {
                 let mut object = typed(*resource, object);
                 local.image.put_in(&mut object);
-                let object: DynamicObject = serde_json::from_value(object)?;
+                let mut object: DynamicObject = serde_json::from_value(object)?;
+                if resource.is_of_the_cluster() {
+                    object.metadata.labels.get_or_insert_default().extend(labels(local.run));
+                }
                 dynamic(resource).create(&PostParams::default(), &object).await?;
             }
             Self::MakeEndpoints { name, addresses, port } => {

@@ -242,7 +242,9 @@ impl Capability {
             Self::SeveralNodes => "the cluster has only one node",
             Self::HostNetwork => "pods may not use their node's network here",
             Self::NodesReachable => "the nodes' addresses cannot be reached from outside the cluster",
-            Self::ContainerEngine => "no container engine that this harness drives runs on this machine",
+            Self::ContainerEngine => {
+                "no container engine that runs programs of this kind answers on this machine"
+            }
             Self::Disruption => "the cluster's kubelets and API server are not this harness' to stop",
             Self::NotesLab => "it is not the notes' lab: three nodes, on which programs can be started",
             Self::Kubectl => "there is no kubectl on PATH",

@@ -80,6 +80,11 @@ impl InUse {
         Self { standing, controller: OnceLock::new() }
     }
 
+    /// The run whose it is.
+    pub(crate) fn run(&self) -> &str {
+        &self.standing.run
+    }
+
     /// The controller, if the check has asked for one.
     pub(crate) fn controller(&self) -> Option<&Controller> {
         self.controller.get()

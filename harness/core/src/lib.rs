@@ -17,6 +17,7 @@ mod clock;
 mod cluster;
 mod controller;
 mod destination;
+pub mod engine;
 mod evidence;
 pub mod explore;
 mod guard;
@@ -25,6 +26,7 @@ mod image;
 mod ingress;
 mod invariant;
 mod journal;
+mod leash;
 pub mod manifest;
 mod measure;
 mod names;
@@ -61,7 +63,7 @@ pub use vantage::{Vantage, Vantages};
 /// testbed; if it returns something, that is how the process ends.
 pub fn reexec() -> Option<std::process::ExitCode> {
     #[cfg(target_os = "linux")]
-    return stickler_testbed::reexec();
+    return stickler_testbed::reexec().or_else(leash::main).or_else(providers::tether::main);
     #[cfg(not(target_os = "linux"))]
-    return stickler_pods::dispatch();
+    return stickler_pods::dispatch().or_else(leash::main);
 }

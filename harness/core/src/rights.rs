@@ -56,7 +56,12 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Everything a run needs. A test compares it with the manifest.
 pub const RIGHTS: &[Right] = &[
-    right("", "namespaces", &["create", "delete", "get", "list", "watch"], "a namespace for each check"),
+    right(
+        "",
+        "namespaces",
+        &["create", "delete", "get", "list", "patch", "watch"],
+        "a namespace for each check",
+    ),
     right("", "nodes", &["list", "watch"], "an agent on every node, and their addresses"),
     right("", "pods", ALL_AT_ONCE, "agents, and the servers behind services"),
     right(
@@ -72,6 +77,9 @@ pub const RIGHTS: &[Right] = &[
     right("", "configmaps", &["create", "delete", "patch"], "dating changes of objects"),
     right("", "secrets", &["create", "list", "patch", "watch"], "certificates of Ingresses"),
     right("", "serviceaccounts", &["create", "list", "watch"], "waiting until pods may be created"),
+    right("", "replicationcontrollers", &["create"], "pods that are replaced"),
+    right("", "replicationcontrollers/scale", &["patch"], "scaling"),
+    right("apps", "daemonsets", &["create"], "a pod on every node"),
     right("apps", "deployments", ALL, "rolling updates"),
     right("apps", "deployments/scale", &["patch"], "scaling"),
     right("apps", "replicasets", ALL, "pods that are replaced"),
@@ -81,7 +89,12 @@ pub const RIGHTS: &[Right] = &[
     right("networking.k8s.io", "ingresses/status", &["patch"], "the run's ingress controller"),
     right("networking.k8s.io", "ingressclasses", &["create", "delete", "list", "watch"], "its class"),
     right("networking.k8s.io", "servicecidrs", &["list"], "knowing which addresses are services'"),
-    right("extensions", "ingresses", &["create"], "Ingresses of the notes' time, where they are served"),
+    right(
+        "extensions",
+        "ingresses",
+        &["create", "get"],
+        "Ingresses of the notes' time, where they are served",
+    ),
     right(RBAC, "clusterroles", &["create", "delete", "list"], "what the ingress controller may do"),
     right(RBAC, "clusterrolebindings", &["create", "delete", "list"], "that it may"),
     right(RBAC, "roles", &["create"], "what it may do in its namespace"),

@@ -31,6 +31,7 @@ use crate::check::{Broken, Held};
 use crate::claim::{RUN_LABEL, create_namespace};
 use crate::cluster::{Cluster, Terminal};
 use crate::controller::InUse;
+use crate::engine::{Container, Engine};
 use crate::image::Image;
 use crate::invariant::{Invariant, Judgement};
 use crate::journal::Sink;
@@ -165,7 +166,7 @@ impl Scene {
         let bound = self.bounds().request;
         let performed = async {
             let class = self.ingress.controller().map(|controller| controller.class.as_str());
-            let local = Local { image: Image::of(self.cluster.as_ref()), class };
+            let local = Local { image: Image::of(self.cluster.as_ref()), class, run: self.ingress.run() };
             timeout(bound, action.perform(&self.client(), &self.namespace, local))
                 .await
                 .with_context(|| format!("no answer from the API server within {bound:?}"))?
@@ -332,6 +333,21 @@ impl Scene {
     /// If the API server refuses.
     pub async fn set_gate(&self, pod: &str, ready: bool) -> Result<(), Broken> {
         self.when(Action::SetGate { pod: pod.to_owned(), ready }).await
+    }
+
+    /// Runs one of the programs of pods in a container of this machine's engine, with one of its ports
+    /// published on the machine. It is gone when what is returned is dropped.
+    ///
+    /// # Errors
+    /// If there is no engine, or what it refuses.
+    pub async fn docker_run(&self, program: &str, published: u16, port: u16) -> Result<Container, Broken> {
+        let words = format!("docker run -p 127.0.0.1:{published}:{port} stickler-pods {program}");
+        self.sink.tell(Event::Acted { check: self.check.to_owned(), action: words.clone() });
+        self.note(&words);
+        self.is_waiting_for("a container to start");
+        let container = Engine::find().await?.run(program, published, port).await?;
+        self.note(&format!("container {} at {}", container.hostname(), container.address()));
+        Ok(container)
     }
 
     /// One row of a table as the API server prints it for `kubectl get`, these columns of it.

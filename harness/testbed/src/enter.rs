@@ -2,9 +2,10 @@
 //! keeps one thread outside that can still listen on the host's network.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::OnceLock;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::namespace::NetNamespace;
 
@@ -61,40 +62,54 @@ pub fn enter() -> Result<(), EnterError> {
 
 /// A listener on the network of the machine itself, wherever the process lives now.
 pub fn host_listener(address: SocketAddr) -> io::Result<TcpListener> {
+    on_host(move || TcpListener::bind(address))?
+}
+
+/// A connection to the machine's own loopback address, wherever the process lives now; it is made
+/// within `bound`, or not at all. The calling thread waits.
+///
+/// # Errors
+/// If nobody answers there, or the address is not a loopback one: nothing is sent to other machines.
+pub fn host_stream(address: SocketAddr, bound: Duration) -> io::Result<TcpStream> {
+    if !address.ip().is_loopback() {
+        let refused = format!("{address} is not on this machine's loopback network");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, refused));
+    }
+    on_host(move || TcpStream::connect_timeout(&address, bound))?
+}
+
+/// Makes a socket on the network of the machine itself.
+fn on_host<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     match HOST.get() {
-        Some(host) => host.listen(address),
-        None => TcpListener::bind(address),
+        Some(host) => host.run(make),
+        None => Ok(make()),
     }
 }
 
 static HOST: OnceLock<HostThread> = OnceLock::new();
 
 /// A thread that stayed on the host's network. From a user namespace there is no way back to it.
-struct HostThread(mpsc::Sender<Request>);
+struct HostThread(mpsc::Sender<Task>);
 
-struct Request {
-    address: SocketAddr,
-    answer: mpsc::SyncSender<io::Result<TcpListener>>,
-}
+type Task = Box<dyn FnOnce() + Send>;
 
 impl HostThread {
     fn start() -> io::Result<Self> {
-        let (requests, inbox) = mpsc::channel::<Request>();
-        let serve = move || {
-            for Request { address, answer } in inbox {
-                // Whoever asked may have given up meanwhile.
-                let _ = answer.send(TcpListener::bind(address));
-            }
-        };
+        let (tasks, inbox) = mpsc::channel::<Task>();
+        let serve = move || inbox.into_iter().for_each(|task| task());
         std::thread::Builder::new().name("host-network".to_owned()).spawn(serve)?;
-        Ok(Self(requests))
+        Ok(Self(tasks))
     }
 
-    fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
+    fn run<T: Send + 'static>(&self, task: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let gone = || io::Error::other("the thread on the host's network is gone");
         let (answer, answered) = mpsc::sync_channel(1);
-        self.0.send(Request { address, answer }).map_err(|_| gone())?;
-        answered.recv().map_err(|_| gone())?
+        let task = move || {
+            // Whoever asked may have given up meanwhile.
+            let _ = answer.send(task());
+        };
+        self.0.send(Box::new(task)).map_err(|_| gone())?;
+        answered.recv().map_err(|_| gone())
     }
 }
 
@@ -181,6 +196,14 @@ mod tests {
     #[test]
     fn a_host_listener_binds_directly_outside_the_lab() {
         let listener = host_listener(SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback can be bound");
-        assert_ne!(listener.local_addr().expect("it has an address").port(), 0);
+        let address = listener.local_addr().expect("it has an address");
+        assert_ne!(address.port(), 0);
+        host_stream(address, Duration::from_secs(5)).expect("somebody listens there");
+    }
+
+    #[test]
+    fn nothing_but_loopback_is_dialled() {
+        let refused = host_stream(SocketAddr::from(([192, 0, 2, 1], 80)), Duration::from_secs(5));
+        assert_eq!(refused.map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::InvalidInput));
     }
 }

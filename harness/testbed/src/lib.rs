@@ -26,4 +26,5 @@ mod testbed;
 pub mod topology;
 
 pub use externals::ExternalCard;
+pub use kubelet::shared_objects;
 pub use testbed::{Machine, OutsideProcess, StartError, Step, Testbed, TestbedSpec, reexec};

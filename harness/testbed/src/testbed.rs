@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -74,7 +74,10 @@ const DNS_DIRECTORY: &str = "/etc/cluster-dns";
 pub struct TestbedSpec {
     /// How many nodes, 1 to 50. The first one is the control plane's.
     pub nodes: usize,
-    /// The port of the API server on the machine's loopback address; 0 takes a free one.
+    /// Where on the machine the API server listens: the loopback address, unless somebody else forwards
+    /// to it, as a container engine does.
+    pub address: IpAddr,
+    /// The port of the API server there; 0 takes a free one.
     pub port: u16,
     /// What is wrong on purpose.
     pub bugs: Bugs,
@@ -93,6 +96,7 @@ impl Default for TestbedSpec {
     fn default() -> Self {
         Self {
             nodes: 3,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
             bugs: Bugs::default(),
             load_balancer: false,
@@ -107,9 +111,10 @@ impl Default for TestbedSpec {
 #[derive(Debug, Error)]
 pub enum StartError {
     #[error(
-        "port {port} of 127.0.0.1 cannot be had for the API server: {source}; name another one, or 0 for any"
+        "port {} of {} cannot be had for the API server: {source}; name another one, or 0 for any",
+        at.port(), at.ip()
     )]
-    Port { port: u16, source: io::Error },
+    Port { at: SocketAddr, source: io::Error },
     #[error("the testbed was not up within {bound:?}; it was at: {step}")]
     TooSlow { step: &'static str, bound: Duration },
     #[error("the testbed did not start, at: {step}")]
@@ -180,9 +185,8 @@ impl Testbed {
     }
 
     async fn build(spec: TestbedSpec, clock: &mut Clock) -> Result<Self, StartError> {
-        let on_host = SocketAddr::from((Ipv4Addr::LOCALHOST, spec.port));
-        let on_host =
-            host_listener(on_host).map_err(|source| StartError::Port { port: spec.port, source })?;
+        let at = SocketAddr::from((spec.address, spec.port));
+        let on_host = host_listener(at).map_err(|source| StartError::Port { at, source })?;
         let built = Self::put_together(&spec, on_host, clock).await;
         built.map_err(|source| StartError::Failed { step: clock.step, source })
     }

@@ -5,6 +5,7 @@ mod bad_input;
 mod catalogue;
 mod chaos;
 mod compare;
+mod containers;
 mod doctor;
 mod existing;
 mod explore;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         ("catalogue", catalogue::TESTS),
         ("doctor", doctor::TESTS),
         ("chaos", chaos::TESTS),
+        ("containers", containers::TESTS),
         ("compare", compare::TESTS),
         ("existing", existing::TESTS),
         ("explore", explore::TESTS),

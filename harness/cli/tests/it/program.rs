@@ -9,10 +9,15 @@ use std::time::{Duration, Instant};
 /// The most any one command may take, on a machine that is busy with something else.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
+/// Where no container engine answers.
+pub(crate) const NO_ENGINE: &str = "unix:///nowhere/docker.sock";
+
 /// `stickler` with these arguments, working in this folder.
 pub(crate) fn stickler(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stickler"));
     command.args(arguments).current_dir(folder).env_remove("KUBECONFIG").env_remove("STICKLER_LOG");
+    // What it does with a container engine is looked at apart: a killed run's container lives on a while.
+    command.env("DOCKER_HOST", NO_ENGINE);
     // Whatever goes to a temporary folder is to be seen as left behind.
     command.env("HOME", folder).env("TMPDIR", folder);
     command

@@ -200,6 +200,9 @@ impl Subject {
             }
             Operation::Kill { workload, pod } => self.kill(*workload, *pod).await?,
             Operation::StopKubelet { node } | Operation::StartKubelet { node } => {
+                if let Some(witnesses) = &mut self.witnesses {
+                    witnesses.lost_a_kubelet();
+                }
                 self.kubelet(*node, matches!(operation, Operation::StartKubelet { .. })).await?;
             }
             // Performed above.

@@ -141,6 +141,11 @@ impl Table {
                 self.checks.insert(SocketAddr::new(ip, port), (key.clone(), label));
             }
         }
+        // What a flow to a port or address comes to that the service has no more, nobody promises.
+        let services = &self.services;
+        let is_of_service =
+            |destination: &Destination| services.get(destination).is_some_and(|known| known.service == *key);
+        self.flows.retain(|destination, (was, _)| *was == form || !is_of_service(destination));
     }
 
     /// Every address of a service there ever was.
@@ -185,7 +190,9 @@ impl Table {
             }
         }
         self.look_at_flows(scene, world, from, &mut looks);
-        self.look_at_names(scene, world, from, &asks, &mut looks);
+        if answers_names(scene, world) {
+            self.look_at_names(scene, world, from, &asks, &mut looks);
+        }
         self.look_at_checks(scene, world, from, &mut looks);
         let seen = try_join_all(looks).await?;
         let cells = seen.len();
@@ -302,6 +309,15 @@ impl Table {
             looks.push(check(scene, world, from, *address, service, label).boxed());
         }
     }
+}
+
+/// Whether there is anybody who could answer for names: the cluster's DNS is pods as others are, and
+/// when the kubelet of its only one is stopped, it is ready no more.
+fn answers_names(scene: &Scene, world: &World) -> bool {
+    let dns = ObjectKey::new("kube-system", "kube-dns");
+    // Under another name it is nothing that is known here.
+    !world.services.contains_key(&dns)
+        || endpoints(world, scene.cluster.promises(), &dns).ports.iter().any(|port| !port.ready().is_empty())
 }
 
 fn next_flow() -> u16 {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::bail;
-use stickler_model::{Destination, ObjectKey, Protocol, RecordType};
+use stickler_model::{Destination, ObjectKey, Protocol, RecordType, Reply};
 use stickler_reports::Finding;
 
 use super::table::{At, Table};
@@ -25,6 +25,8 @@ pub(crate) struct Witnesses {
     clients: Vec<Clients>,
     called: BTreeSet<Destination>,
     asked: BTreeSet<String>,
+    /// The cluster's DNS may have been away for a while.
+    names_unanswered: bool,
 }
 
 /// What they saw that was never allowed, and when.
@@ -41,7 +43,14 @@ impl Witnesses {
     pub(crate) async fn open(scene: &Scene) -> anyhow::Result<Self> {
         let namespaces = [scene.namespace(), scene.vantages().namespace()];
         let recording = Recording::open(&scene.client(), &namespaces, scene.bounds().request).await?;
-        Ok(Self { recording, clients: Vec::new(), called: BTreeSet::new(), asked: BTreeSet::new() })
+        let (called, asked) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Self { recording, clients: Vec::new(), called, asked, names_unanswered: false })
+    }
+
+    /// Tells that a kubelet is stopped: if the cluster's DNS is on its node, nobody may answer for
+    /// names. Wrong answers are wrong even so.
+    pub(crate) fn lost_a_kubelet(&mut self) {
+        self.names_unanswered = true;
     }
 
     /// Tells that a pod's container is about to be ended by force.
@@ -114,7 +123,7 @@ impl Witnesses {
             bail!("what was promised meanwhile is not known for certain: {gap}");
         }
         closed?;
-        Ok(first_breach(scene, &with_ends(chronicle), &harvests, bound))
+        Ok(first_breach(scene, &with_ends(chronicle), &harvests, bound, self.names_unanswered))
     }
 }
 
@@ -149,6 +158,7 @@ fn first_breach(
     chronicle: &Chronicle,
     harvests: &[Harvest],
     bound: Duration,
+    names_unanswered: bool,
 ) -> Option<Testimony> {
     let promises = scene.cluster.promises();
     let bound_us = i64::try_from(bound.as_micros()).unwrap_or(i64::MAX);
@@ -164,9 +174,10 @@ fn first_breach(
             places.push(place);
         }
         if let Some(question) = harvest.client.question(scene.vantages()) {
-            let made = harvest.asks(questions.len());
-            askers.extend(std::iter::repeat_n(harvest, made.asked.len()));
-            asked.extend(made.asked);
+            let mut made = harvest.asks(questions.len()).asked;
+            made.retain(|asked| !names_unanswered || asked.seen != Reply::Silent);
+            askers.extend(std::iter::repeat_n(harvest, made.len()));
+            asked.extend(made);
             questions.push(question);
         }
     }

@@ -71,6 +71,16 @@ impl KubeconfigProvider {
         Ok(Self { access, image, programs: None, calls_nodes: false })
     }
 
+    /// Takes a kubeconfig as it was given out by whoever started the cluster.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub(super) fn of_text(text: &str, image: String) -> anyhow::Result<Self> {
+        let kubeconfig = Kubeconfig::from_yaml(text).context("what should be a kubeconfig is none")?;
+        let access = Access::File(Box::new(kubeconfig), KubeConfigOptions::default());
+        Ok(Self { access, image, programs: None, calls_nodes: false })
+    }
+
     /// With an image that has a shell only, into whose pods these programs are copied.
     #[must_use]
     pub fn with_programs(self, programs: Option<Arc<[u8]>>) -> Self {
@@ -101,6 +111,16 @@ impl KubeconfigProvider {
         Ok((server, versions::client(kube::Client::try_from(config)?)))
     }
 
+    /// Takes a kubeconfig as it was given out by whoever started the cluster.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub(super) fn of_text(text: &str, image: String) -> anyhow::Result<Self> {
+        let kubeconfig = Kubeconfig::from_yaml(text).context("what should be a kubeconfig is none")?;
+        let access = Access::File(Box::new(kubeconfig), KubeConfigOptions::default());
+        Ok(Self { access, image, programs: None, calls_nodes: false })
+    }
+
     async fn find(&self) -> anyhow::Result<KubeconfigCluster> {
         let mut steps = Steps { since: Instant::now(), timings: Vec::new() };
         let (server, client) = self.client().await?;
@@ -127,6 +147,10 @@ impl KubeconfigProvider {
         let mut capabilities = vec![Capability::HostNetwork];
         if nodes.len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
+        }
+        let zone = |node: &Node| node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned();
+        if nodes.iter().filter_map(zone).collect::<BTreeSet<_>>().len() > 1 {
+            capabilities.push(Capability::Zones);
         }
         let outside = self.calls_nodes.then(|| ThisMachine { nodes: addresses(&nodes) });
         if outside.is_some() {

@@ -1,6 +1,7 @@
 //! The testbed as a provider: a cluster of this process' own.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -8,12 +9,13 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use stickler_model::Promises;
 use stickler_reports::{ClusterCard, ComponentCard, Timing};
-use stickler_testbed::bugs::Bugs;
+use stickler_testbed::bugs::{BUGS, Bugs};
 use stickler_testbed::components::{Component, Components};
 use stickler_testbed::{ExternalCard, Testbed, TestbedSpec};
 
 use crate::bounds::Bounds;
 use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Machine, Outside, Provider, Terminal};
+use crate::engine::Engine;
 
 /// How many nodes the notes' lab has; their names and addresses are the same here.
 const NOTES_NODES: usize = 3;
@@ -34,6 +36,13 @@ impl TestbedProvider {
         stickler_testbed::enter::enter()?;
         let node_labels = ZONES.iter().cycle().take(nodes).map(|zone| zone_label(zone)).collect();
         Ok(Self { spec: TestbedSpec { nodes, port, bugs, node_labels, ..TestbedSpec::default() } })
+    }
+
+    /// With an API server that listens on this address of the machine instead of its loopback one.
+    #[must_use]
+    pub fn listening_on(mut self, address: IpAddr) -> Self {
+        self.spec.address = address;
+        self
     }
 
     /// With components of somebody else's; what they write is kept in files of the folder `logs`, if
@@ -60,6 +69,21 @@ fn zone_label(zone: &str) -> BTreeMap<String, String> {
     [("topology.kubernetes.io/zone".to_owned(), zone.to_owned())].into()
 }
 
+/// The bugs of these names, as `stickler list --bugs` prints them.
+///
+/// # Errors
+/// Which name there is not, and which ones there are.
+pub fn bugs_named(names: &[String]) -> anyhow::Result<Bugs> {
+    let find = |name: &String| {
+        let card = BUGS.iter().find(|card| card.id == name).with_context(|| {
+            let known: Vec<&str> = BUGS.iter().map(|card| card.id).collect();
+            format!("there is no bug `{name}`; there are: {}", known.join(", "))
+        })?;
+        Ok(card.bug)
+    };
+    names.iter().map(find).collect()
+}
+
 impl Provider for TestbedProvider {
     fn name(&self) -> &'static str {
         "testbed"
@@ -67,8 +91,9 @@ impl Provider for TestbedProvider {
 
     fn start(&self) -> BoxFuture<'_, anyhow::Result<Box<dyn Cluster>>> {
         async move {
-            let testbed = Testbed::start(self.spec.clone()).await?;
-            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(testbed, &self.spec)?);
+            let (testbed, engine) = tokio::join!(Testbed::start(self.spec.clone()), Engine::find());
+            let engine = engine.is_ok_and(|engine| engine.runs_this_program().is_ok());
+            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::new(testbed?, &self.spec, engine)?);
             Ok(cluster)
         }
         .boxed()
@@ -83,9 +108,12 @@ struct TestbedCluster {
 }
 
 impl TestbedCluster {
-    fn new(testbed: Testbed, spec: &TestbedSpec) -> anyhow::Result<Self> {
+    fn new(testbed: Testbed, spec: &TestbedSpec, engine: bool) -> anyhow::Result<Self> {
         let mut capabilities =
             vec![Capability::HostNetwork, Capability::NodesReachable, Capability::Disruption];
+        if engine {
+            capabilities.push(Capability::ContainerEngine);
+        }
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
             capabilities.push(Capability::Zones);

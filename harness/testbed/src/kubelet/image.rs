@@ -96,7 +96,7 @@ impl Images {
 
 /// The files the dynamic loader used to start this process, the loader included, under the names it
 /// used; none for a static executable.
-pub(crate) fn shared_objects() -> &'static [PathBuf] {
+pub fn shared_objects() -> &'static [PathBuf] {
     static OBJECTS: OnceLock<Vec<PathBuf>> = OnceLock::new();
     OBJECTS.get_or_init(loaded)
 }

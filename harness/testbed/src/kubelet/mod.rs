@@ -58,6 +58,7 @@ use worker::{Wanted, Worker};
 pub use container::{Container, ContainerSpec, ExecSpec, Runtime, Session, Terminal};
 pub(crate) use image::ForeignImage;
 use image::Images;
+pub use image::shared_objects;
 pub use init::{Mount, StartFailure, init_main};
 pub use log::{Line, Log};
 pub use sandbox::Sandbox;
