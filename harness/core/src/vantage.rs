@@ -381,7 +381,9 @@ mod tests {
                         )
                     }
                     ("POST", _) => (201, sent),
-                    ("DELETE", _) => (200, json!({"status": "Success"})),
+                    ("DELETE", _) => {
+                        (200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+                    }
                     _ => (
                         404,
                         json!({"status": "Failure", "message": "no", "reason": "NotFound", "code": 404}),

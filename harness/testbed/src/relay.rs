@@ -38,8 +38,7 @@ async fn accept(listener: Listening, to: NetNamespace, address: SocketAddr) {
             Some(_) = connections.join_next() => continue,
         };
         let Ok((mut client, _)) = accepted else {
-            // Too many open files, for one: give others time to close some.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            give_others_time().await;
             continue;
         };
         let to = to.clone();
@@ -51,4 +50,10 @@ async fn accept(listener: Listening, to: NetNamespace, address: SocketAddr) {
             let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
         });
     }
+}
+
+/// After too many open files, for one: somebody has to close some first.
+#[expect(clippy::disallowed_methods, reason = "nothing says when a file is closed by others")]
+async fn give_others_time() {
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
 }

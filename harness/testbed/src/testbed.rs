@@ -663,7 +663,7 @@ async fn first_answer(node: &NodeNet, service: &ApiEndpoint, admin: &Credentials
         if let Ok(Ok(_)) = timeout(FIRST_TRY, client.request_text(ready)).await {
             return Ok(());
         }
-        tokio::time::sleep(AGAIN).await;
+        pause().await;
     }
 }
 
@@ -674,8 +674,17 @@ async fn until_ready(client: &kube::Client) -> anyhow::Result<()> {
         if client.request_text(ready).await.is_ok() {
             return Ok(());
         }
-        tokio::time::sleep(AGAIN).await;
+        pause().await;
     }
+}
+
+/// Between two questions to somebody who cannot be watched yet.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing says when a server is going to answer; the start is bounded"
+)]
+async fn pause() {
+    tokio::time::sleep(AGAIN).await;
 }
 
 /// Upstream gives each controller an account of its own, and the one identity that all of them have

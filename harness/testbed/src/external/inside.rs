@@ -130,7 +130,7 @@ fn replace(path: &Path, contents: &str) -> Result<(), StartFailure> {
     // A link into /run, as systemd's resolver makes one, leads nowhere now.
     if found.is_symlink() && !path.exists() {
         let target = fs::read_link(path).map_err(|error| failed(&what, &error))?;
-        write(&path.parent().unwrap_or(Path::new("/")).join(target), "", 0o644)?;
+        write(&path.parent().unwrap_or_else(|| Path::new("/")).join(target), "", 0o644)?;
     }
     let (from, to): (CString, CString) = (c_path(&ours)?, c_path(path)?);
     mount(&what, Some(&from), &to, None, libc::MS_BIND, None)
