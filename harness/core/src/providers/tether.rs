@@ -156,12 +156,11 @@ impl Tether {
     ) -> anyhow::Result<(Self, Lent)> {
         let mut words = BufReader::new(reader).lines();
         write(&mut writer, &Order::Start(wanted)).await.context("it takes no orders")?;
-        let lent = match words.next_line().await?.context("it ended without a word")? {
-            line => match read(&line)? {
-                Word::Ready(lent) => *lent,
-                Word::Failed { why } => bail!("{why}"),
-                other => bail!("it began with something else than whether it is ready: {other:?}"),
-            },
+        let first = words.next_line().await?.context("it ended without a word")?;
+        let lent = match read(&first)? {
+            Word::Ready(lent) => *lent,
+            Word::Failed { why } => bail!("{why}"),
+            other => bail!("it began with something else than whether it is ready: {other:?}"),
         };
         let (orders, inbox) = mpsc::unbounded_channel();
         let told = Arc::<Mutex<Told>>::default();
