@@ -84,7 +84,7 @@ pub const RIGHTS: &[Right] = &[
     right("apps", "deployments/scale", &["patch"], "scaling"),
     right("apps", "replicasets", ALL, "pods that are replaced"),
     right("apps", "replicasets/scale", &["patch"], "scaling"),
-    right("discovery.k8s.io", "endpointslices", &["list", "watch"], "comparing slices with pods"),
+    right("discovery.k8s.io", "endpointslices", ALL, "slices made by hand, and comparing others with pods"),
     right("networking.k8s.io", "ingresses", ALL_AT_ONCE, "what is checked of Ingress"),
     right("networking.k8s.io", "ingresses/status", &["patch"], "the run's ingress controller"),
     right("networking.k8s.io", "ingressclasses", &["create", "delete", "list", "watch"], "its class"),
