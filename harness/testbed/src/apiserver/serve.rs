@@ -491,6 +491,7 @@ fn read_delete_options(value: Value) -> Result<DeleteOptions> {
 async fn read(context: &Context, request: Request<Incoming>) -> Result<(http::HeaderMap, Bytes)> {
     let (head, mut body) = request.into_parts();
     if body.size_hint().lower() > limits::BODY as u64 {
+        discard(&mut body).await;
         return Err(Status::too_large(limits::BODY));
     }
     let mut room = context.shared.budgets.body();
@@ -502,6 +503,7 @@ async fn read(context: &Context, request: Request<Incoming>) -> Result<(http::He
             })?;
             let Ok(data) = frame.into_data() else { continue };
             if whole.len() + data.len() > limits::BODY {
+                discard(&mut body).await;
                 return Err(Status::too_large(limits::BODY));
             }
             room.take(data.len())?;
@@ -513,6 +515,21 @@ async fn read(context: &Context, request: Request<Incoming>) -> Result<(http::He
         .await
         .map_err(|_| Status::timeout("the body of the request did not arrive in time"))??;
     Ok((head.headers, body))
+}
+
+/// Reads on for a while and keeps nothing: a connection that is closed while the client still writes
+/// is reset, and with it may go the answer that says why.
+async fn discard(body: &mut Incoming) {
+    let discarded = async {
+        let mut left = limits::BODY;
+        while let Some(Ok(frame)) = body.frame().await {
+            let read = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(read) else { return };
+            left = rest;
+        }
+    };
+    // Who is that slow does without the answer.
+    let _ = tokio::time::timeout(limits::BODY_TIME, discarded).await;
 }
 
 /// Objects, which may be long: compressed if they are and the client asks for it.

@@ -324,12 +324,12 @@ async fn policy_local_is_for_callers_from_outside() -> anyhow::Result<()> {
                 }
                 None => must_be_dropped(client, lab.node_ip(0), 8085).await?,
             }
-            // Pods and nodes reach any endpoint, wherever they are, as at the cluster IP.
-            for (from, pod) in [(lab.pod(2, 2), Some(pod_ip(2, 2))), (lab.node(2), None), (lab.node(0), None)]
-            {
+            // Pods and nodes reach any endpoint, wherever they are, in the name of their node.
+            let third = Some(lab.node_ip(2));
+            for (from, node) in [(lab.pod(2, 2), third), (lab.node(2), third), (lab.node(0), None)] {
                 let seen = call(from, lab.node_ip(0), 8085).await?;
                 ensure!([near.ip, far.ip].contains(&seen.by), "{seen:?}");
-                ensure!(pod.is_none_or(|pod| pod == seen.saw), "{seen:?}");
+                ensure!(node.is_none_or(|node| node == seen.saw), "{seen:?}");
             }
         }
     }

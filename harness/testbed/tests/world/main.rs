@@ -446,7 +446,14 @@ async fn a_host_port_leads_to_the_pod() -> anyhow::Result<()> {
     let ports = json!([{"containerPort": 8000, "hostPort": 8080}]);
     world.web("a", "kube1.vm", ports.clone()).await?;
     let url = "http://192.168.199.231:8080/";
-    ensure!(world.curl(&["-s", "--max-time", "5", url]).await? == "this is a");
+    // Without a readiness probe a pod is Ready before its program listens.
+    world
+        .eventually(async || {
+            let answer = world.curl(&["-s", "--max-time", "5", url]).await?;
+            ensure!(answer == "this is a", "{answer}");
+            Ok(())
+        })
+        .await?;
     ensure!(world.exec("a", &["curl", "-s", "--max-time", "5", url]).await? == "this is a", "to itself");
     ensure!(world.curl(&["-s", "--max-time", "1", "http://192.168.199.117:8080/"]).await.is_err());
     // The scheduler keeps a second one off this node.
