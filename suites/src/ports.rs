@@ -175,7 +175,10 @@ fn reaching_target(service: &'static str, ports: &'static [(u16, u16)]) -> impl 
         Box::pin(async move {
             for from in scene.inside() {
                 for (port, target) in ports {
-                    let reached = scene.ports_reached(&from, service, *port).await?;
+                    let reached = match scene.ports_reached(&from, service, *port).await? {
+                        Ok(reached) => reached,
+                        Err(seen) => return Ok(Err(seen)),
+                    };
                     if reached.iter().any(|reached| reached != target) || reached.is_empty() {
                         return Ok(Err(format!(
                             "from {from}, port {port} should reach {target}, but reached {reached:?}"

@@ -162,16 +162,17 @@ impl Scene {
         })
     }
 
-    /// The ports that answered to calls of one port of a service, as the servers tell them.
+    /// The ports that answered to calls of one port of a service, as the servers tell them; or what
+    /// was seen instead of an answer.
     ///
     /// # Errors
-    /// If it could not look, or somebody did not answer.
+    /// If it could not look.
     pub async fn ports_reached(
         &self,
         from: &Vantage,
         service: &str,
         port: u16,
-    ) -> anyhow::Result<BTreeSet<u16>> {
+    ) -> anyhow::Result<Result<BTreeSet<u16>, String>> {
         self.control(std::slice::from_ref(from)).await?;
         let address = SocketAddr::new(self.cluster_ip(service).await?, port);
         let label = format!("port {port} of `{service}`");
@@ -179,10 +180,11 @@ impl Scene {
         for outcome in self.call(from, &label, self.workload(http(address), 4)).await? {
             match outcome.seen {
                 Seen::Answered(answer) => reached.extend(answer.port),
-                other => bail!("{label}, called from {from}, was {}", in_words(&other)),
+                Seen::CouldNotLook { error } => bail!("{label} could not be called from {from}: {error}"),
+                other => return Ok(Err(format!("{label}, called from {from}, was {}", in_words(&other)))),
             }
         }
-        Ok(reached)
+        Ok(Ok(reached))
     }
 
     /// While something is done to the pods behind a service, every call of it is answered, and by
