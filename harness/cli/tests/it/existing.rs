@@ -174,6 +174,7 @@ fn of_run(objects: &BTreeMap<String, Value>) -> Vec<&String> {
 /// The whole suite, with no right but those of the manifest: what holds in a testbed of one's own holds
 /// here, and the cluster is as it was.
 fn the_shipped_rights_are_enough() -> Result<(), Impossible> {
+    crate::on_request()?;
     let existing = Existing::with_account();
     let before = existing.objects();
     let run = Running::start(existing.command("stickler", &["run", "--seed", "1", "--timings"]));
@@ -324,6 +325,7 @@ fn what_a_killed_run_leaves_is_healed() -> Result<(), Impossible> {
 /// No image of ours: the program is copied into pods of `busybox`, which here has a shell and a few
 /// programs.
 fn programs_are_copied() -> Result<(), Impossible> {
+    crate::on_request()?;
     let existing = Existing::start(&[]);
     let before = existing.objects();
     // The smaller of the two programs that can be copied, if it was built.
@@ -358,6 +360,7 @@ fn programs_are_copied() -> Result<(), Impossible> {
 }
 
 fn a_cluster_of_an_ordinary_user() -> Result<(), Impossible> {
+    crate::on_request()?;
     let folder = tempdir().expect("a folder can be made");
     // The program may be where only root may look.
     let copy = folder.path().join("stickler");
