@@ -75,7 +75,9 @@ impl ChaosArgs {
     fn print_plan(&self, seed: u64) -> anyhow::Result<Ended> {
         let bounds = match self.cluster.provider {
             ProviderName::Testbed | ProviderName::Container => Bounds::TESTBED,
-            ProviderName::Kubeconfig | ProviderName::K3s | ProviderName::Kind => Bounds::REAL,
+            ProviderName::Kubeconfig | ProviderName::Binaries | ProviderName::K3s | ProviderName::Kind => {
+                Bounds::REAL
+            }
         };
         let plan = self.chaos(seed, CancellationToken::new()).plan(&bounds).cards();
         match self.format {

@@ -40,6 +40,17 @@ pub(crate) struct ClusterArgs {
     /// Components are apiserver, controllers, scheduler, proxy and dns. May be given several times.
     #[arg(long = "with", value_name = "COMPONENT=COMMAND", help_heading = "Components", long_help = WITH)]
     pub(crate) with: Vec<String>,
+    /// The directory of kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and kube-proxy, for
+    /// `--cluster binaries`; etcd, containerd, runc and CNI plugins are taken from there too, or from where
+    /// this machine has them.
+    #[arg(long, value_name = "DIR", help_heading = "Cluster")]
+    pub(crate) bin_dir: Option<PathBuf>,
+    /// How the kube-proxy of `--cluster binaries` works.
+    #[arg(long, value_enum, default_value = "iptables", help_heading = "Cluster")]
+    pub(crate) proxy_mode: ProxyModeName,
+    /// The static `stickler-pods` that pods of `--cluster binaries` run; built if need be.
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) pods_program: Option<PathBuf>,
     /// Leave a component of the testbed out. May be given several times.
     #[arg(long, value_name = "COMPONENT", help_heading = "Components")]
     pub(crate) without: Vec<String>,
@@ -71,6 +82,8 @@ What it writes is kept in the folder `components` of the report. If it ends, the
 pub(crate) enum ProviderName {
     /// A cluster inside this process (Linux).
     Testbed,
+    /// A whole Kubernetes from a directory of its binaries, on the testbed's machines (Linux, root).
+    Binaries,
     /// A cluster that exists, through its kubeconfig.
     Kubeconfig,
     /// The testbed in a privileged container, where a container engine runs.
@@ -79,6 +92,14 @@ pub(crate) enum ProviderName {
     K3s,
     /// Kind, by the program of that name; its image comes from a registry.
     Kind,
+}
+
+/// A mode of kube-proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProxyModeName {
+    Iptables,
+    /// From Kubernetes 1.29 on.
+    Nftables,
 }
 
 /// How to reach a cluster that exists.
@@ -131,6 +152,9 @@ impl ClusterArgs {
         reach: Option<&ReachArgs>,
         report: Option<&Path>,
     ) -> anyhow::Result<Box<dyn Provider>> {
+        if let (Some(directory), false) = (&self.bin_dir, self.provider == ProviderName::Binaries) {
+            bail!("`--bin-dir {}` is for `--cluster binaries`; add that to use it", directory.display());
+        }
         if let (Some(ReachArgs { kubeconfig: Some(file), .. }), false) =
             (reach, self.provider == ProviderName::Kubeconfig)
         {
@@ -159,6 +183,10 @@ impl ClusterArgs {
         let image = reach.map_or(crate::image::NAME, |reach| &reach.image);
         match self.provider {
             ProviderName::Testbed => self.testbed(port, report),
+            ProviderName::Binaries => {
+                self.testbed_only("binaries")?;
+                self.binaries(port, report)
+            }
             ProviderName::Container => {
                 self.not_swapped("container")?;
                 let nodes = usize::from(self.nodes);
@@ -211,6 +239,27 @@ impl ClusterArgs {
             }
         }
         Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn binaries(&self, port: u16, report: Option<&Path>) -> anyhow::Result<Box<dyn Provider>> {
+        use stickler::providers::{BinariesProvider, ProxyMode};
+        let Some(directory) = &self.bin_dir else {
+            bail!("`--cluster binaries` needs `--bin-dir DIR`, a directory of Kubernetes' server binaries");
+        };
+        let mode = match self.proxy_mode {
+            ProxyModeName::Iptables => ProxyMode::Iptables,
+            ProxyModeName::Nftables => ProxyMode::Nftables,
+        };
+        let images = crate::image::of_cluster(self.pods_program.as_deref())?;
+        let provider = BinariesProvider::enter(directory, mode, usize::from(self.nodes), port, images)?;
+        let provider = provider.with_logs(report.map(|folder| folder.join("components")));
+        Ok(Box::new(provider.telling(|step| eprintln!("starting: {step}"))))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn binaries(&self, _: u16, _: Option<&Path>) -> anyhow::Result<Box<dyn Provider>> {
+        bail!("`--cluster binaries` needs Linux namespaces; use `--cluster kubeconfig` on this machine")
     }
 
     #[cfg(target_os = "linux")]

@@ -53,7 +53,7 @@ struct Diagnosis {
 impl Doctor {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
         let diagnosis = match self.provider {
-            ProviderName::Testbed => machine()?,
+            ProviderName::Testbed | ProviderName::Binaries => machine()?,
             ProviderName::Container | ProviderName::K3s | ProviderName::Kind => self.engine()?,
             ProviderName::Kubeconfig => self.cluster()?,
         };

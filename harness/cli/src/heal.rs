@@ -26,7 +26,7 @@ impl Heal {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
         match self.provider {
             ProviderName::Kubeconfig => self.cluster(),
-            ProviderName::Testbed => {
+            ProviderName::Testbed | ProviderName::Binaries => {
                 crate::print(
                     "nothing to heal: a testbed ends with its process, and leaves nothing behind\n",
                 )?;

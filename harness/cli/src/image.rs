@@ -37,21 +37,8 @@ pub(crate) struct Image {
 impl Image {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
         let name = archive::full_name(&self.name)?;
-        let files = if self.binaries.is_empty() { self.build()? } else { self.binaries.clone() };
-        let mut binaries: Vec<Binary> = Vec::new();
-        for file in files {
-            let content =
-                std::fs::read(&file).with_context(|| format!("`{}` cannot be read", file.display()))?;
-            let architecture = elf::examine(&content)
-                .and_then(elf::Executable::insist_on_static)
-                .with_context(|| format!("`{}` cannot be the image's program", file.display()))?;
-            if binaries.iter().any(|known| known.architecture == architecture) {
-                bail!("`{}` is a second executable for {}", file.display(), architecture.oci());
-            }
-            binaries.push(Binary { architecture, content });
-        }
-        // Whatever order they were named in.
-        binaries.sort_by_key(|binary| binary.architecture);
+        let files = if self.binaries.is_empty() { build(self.whole)? } else { self.binaries.clone() };
+        let binaries = read(&files)?;
         let bytes = archive::write(&name, &binaries, self.whole)?;
         // What cannot be read back is not given away.
         let images = archive::read(&bytes).context("the archive that was made cannot be read back")?;
@@ -68,53 +55,90 @@ impl Image {
         crate::print(&text)?;
         Ok(Ended::Held)
     }
+}
 
-    /// Builds an executable for every architecture whose target is installed.
-    fn build(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        if !sources.join("Cargo.toml").is_file() {
-            bail!(
-                "the sources of Stickler are not where this program was built; name an executable with \
-                 `--binary FILE`"
-            );
+/// Reads static executables, one for each architecture, and sorts them.
+fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Binary>> {
+    let mut binaries: Vec<Binary> = Vec::new();
+    for file in files {
+        let content = std::fs::read(file).with_context(|| format!("`{}` cannot be read", file.display()))?;
+        let architecture = elf::examine(&content)
+            .and_then(elf::Executable::insist_on_static)
+            .with_context(|| format!("`{}` cannot be the image's program", file.display()))?;
+        if binaries.iter().any(|known| known.architecture == architecture) {
+            bail!("`{}` is a second executable for {}", file.display(), architecture.oci());
         }
-        let output = Command::new("rustc").args(["--print", "sysroot"]).output();
-        let output = output.context("`rustc` cannot be run; name an executable with `--binary FILE`")?;
-        let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-        let targets = targets(|target| sysroot.join("lib/rustlib").join(target).join("lib").is_dir());
-        if targets.is_empty() {
-            bail!(
-                "no target for static executables is installed; `rustup target add \
-                 {}-unknown-linux-musl` gets one",
-                std::env::consts::ARCH
-            );
-        }
-        let (package, program) =
-            if self.whole { ("stickler-cli", "stickler") } else { ("stickler-pods", "stickler-pods") };
-        let mut built = Vec::new();
-        for target in targets {
-            let mut build = Command::new(&cargo);
-            build.current_dir(&sources).args([
-                "build",
-                "--release",
-                "--package",
-                package,
-                "--target",
-                target,
-            ]);
-            // The musl targets do so by themselves.
-            build.env("RUSTFLAGS", "-C target-feature=+crt-static");
-            let folder = sources.join("target").join("image");
-            build.arg("--target-dir").arg(&folder);
-            let status = build.status().context("`cargo` cannot be run")?;
-            if !status.success() {
-                bail!("`{program}` cannot be built for {target}; name an executable with `--binary FILE`");
-            }
-            built.push(folder.join(target).join("release").join(program));
-        }
-        Ok(built)
+        binaries.push(Binary { architecture, content });
     }
+    // Whatever order they were named in.
+    binaries.sort_by_key(|binary| binary.architecture);
+    Ok(binaries)
+}
+
+/// The images of a cluster of this machine: of the programs of pods, called [`NAME`], and of what holds a
+/// pod's namespaces. Their program is this file; or this program, if it is static; or one that is built.
+#[cfg(target_os = "linux")]
+pub(crate) fn of_cluster(file: Option<&Path>) -> anyhow::Result<stickler::providers::Images> {
+    use archive::Named;
+    use stickler::providers::PAUSE_IMAGE;
+    let own = std::env::current_exe().context("this program cannot be found")?;
+    let is_static = || {
+        let content = std::fs::read(&own).ok()?;
+        elf::examine(&content).ok()?.insist_on_static().ok()
+    };
+    let files = match file {
+        Some(file) => vec![file.to_owned()],
+        None if is_static().is_some() => vec![own],
+        None => build(false)?,
+    };
+    let binaries = read(&files)?;
+    let name = archive::full_name(NAME)?;
+    let images = [
+        Named { name: &name, command: &["stickler-pods", "--help"] },
+        Named { name: PAUSE_IMAGE, command: &["pause"] },
+    ];
+    let archive = archive::write_all(&images, &binaries, false)?.into();
+    Ok(stickler::providers::Images { name, archive })
+}
+
+/// Builds an executable for every architecture whose target is installed.
+fn build(whole: bool) -> anyhow::Result<Vec<PathBuf>> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    if !sources.join("Cargo.toml").is_file() {
+        bail!(
+            "the sources of Stickler are not where this program was built; name an executable with \
+                 `--binary FILE`"
+        );
+    }
+    let output = Command::new("rustc").args(["--print", "sysroot"]).output();
+    let output = output.context("`rustc` cannot be run; name an executable with `--binary FILE`")?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    let targets = targets(|target| sysroot.join("lib/rustlib").join(target).join("lib").is_dir());
+    if targets.is_empty() {
+        bail!(
+            "no target for static executables is installed; `rustup target add \
+                 {}-unknown-linux-musl` gets one",
+            std::env::consts::ARCH
+        );
+    }
+    let (package, program) =
+        if whole { ("stickler-cli", "stickler") } else { ("stickler-pods", "stickler-pods") };
+    let mut built = Vec::new();
+    for target in targets {
+        let mut build = Command::new(&cargo);
+        build.current_dir(&sources).args(["build", "--release", "--package", package, "--target", target]);
+        // The musl targets do so by themselves.
+        build.env("RUSTFLAGS", "-C target-feature=+crt-static");
+        let folder = sources.join("target").join("image");
+        build.arg("--target-dir").arg(&folder);
+        let status = build.status().context("`cargo` cannot be run")?;
+        if !status.success() {
+            bail!("`{program}` cannot be built for {target}; name an executable with `--binary FILE`");
+        }
+        built.push(folder.join(target).join("release").join(program));
+    }
+    Ok(built)
 }
 
 /// For each architecture the first target that is installed: musl is made for static executables, and

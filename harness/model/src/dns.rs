@@ -440,6 +440,12 @@ impl Zone<'_> {
             all().filter(|endpoint| endpoint.conditions.ready).map(|endpoint| endpoint.address).collect();
         let listed: BTreeSet<IpAddr> = all().map(|endpoint| endpoint.address).collect();
         let mut perhaps = BTreeSet::new();
+        if expected.publish_not_ready {
+            // "any agent which deals with endpoints for this Service should disregard any indications of
+            // ready/not-ready": should, and those who only read EndpointSlices leave it to the control
+            // plane, which does not write the ones made by hand.
+            perhaps.extend(listed.difference(&ready));
+        }
         for pod in self.selected(key, service) {
             let serves = is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
             if serves || expected.publish_not_ready {

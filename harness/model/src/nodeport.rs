@@ -49,7 +49,7 @@ fn node_port(scene: &Scene<'_>, key: &ObjectKey, service: &Service, port: &Servi
     if scene.client.is_outside() {
         local_from_outside(key, service, local, node)
     } else {
-        local_from_inside(key, service, all, local, node)
+        local_from_inside(scene, key, service, all, local, node)
     }
 }
 
@@ -71,8 +71,32 @@ pub(crate) fn local_from_outside(key: &ObjectKey, service: &Service, local: Usab
 /// Clients within the cluster "may need to take traffic policy into account when picking a node":
 /// a node with endpoints of its own answers, from those or (where the proxy takes the client for
 /// internal traffic) from all; of a node without any nothing is promised but that nobody else does.
-fn local_from_inside(key: &ObjectKey, service: &Service, all: Usable, local: Usable, node: &str) -> Route {
+///
+/// Nor is it to a pod elsewhere, unless all endpoints are on that node. kube-proxy in iptables mode sends
+/// what comes from pods to any endpoint, and leaves the source as it is: that of another node answers the
+/// pod directly, from an address it did not call. Seen with 1.20.2 and with 1.36.2, where the pod network
+/// keeps the source of what goes to nodes.
+fn local_from_inside(
+    scene: &Scene<'_>,
+    key: &ObjectKey,
+    service: &Service,
+    all: Usable,
+    local: Usable,
+    node: &str,
+) -> Route {
     let by: BTreeSet<Backend> = all.backends.union(&local.backends).cloned().collect();
+    let elsewhere = scene.client.pod.is_some() && scene.client.node != Some(node);
+    if elsewhere && !all.backends.is_subset(&local.backends) && !local.backends.is_empty() {
+        return Route::AtMost {
+            by,
+            why: format!(
+                "`{}` has external traffic policy Local and endpoints beside those on node `{node}`, and what \
+                 pods of other nodes send there may be answered by them directly",
+                key.name
+            ),
+            rule: citation::EXTERNAL_POLICY_FIELD,
+        };
+    }
     if local.backends.is_empty() {
         return Route::AtMost {
             by,

@@ -20,6 +20,8 @@ pub enum Component {
     Controllers,
     /// The scheduler, on the first node.
     Scheduler,
+    /// What runs the pods of a node, with its container runtime; one on each.
+    Kubelet,
     /// What makes services work on a node; one on each.
     Proxy,
     /// Cluster DNS: the program in the pods of the Deployment `kube-dns`.
@@ -29,7 +31,7 @@ pub enum Component {
 impl Component {
     /// Every component, in the order they start.
     pub const ALL: &'static [Self] =
-        &[Self::ApiServer, Self::Controllers, Self::Scheduler, Self::Proxy, Self::Dns];
+        &[Self::ApiServer, Self::Controllers, Self::Scheduler, Self::Kubelet, Self::Proxy, Self::Dns];
 
     /// Its name on command lines and in reports.
     pub fn name(self) -> &'static str {
@@ -37,6 +39,7 @@ impl Component {
             Self::ApiServer => "apiserver",
             Self::Controllers => "controllers",
             Self::Scheduler => "scheduler",
+            Self::Kubelet => "kubelet",
             Self::Proxy => "proxy",
             Self::Dns => "dns",
         }
@@ -70,6 +73,15 @@ pub enum ComponentError {
     Twice(Component),
     #[error("a cluster without an API server is none; replace it with `--with apiserver=COMMAND`")]
     NoApiServer,
+    #[error("a node without a kubelet is none; replace it with a file of components")]
+    NoKubelet,
+    #[error(
+        "component `kubelet` has no images: containers need a command `images` that reads an archive of \
+         images from its standard input, as `ctr images import -` does"
+    )]
+    NoImages,
+    #[error("component `{0}` makes no containers, and needs no images")]
+    Images(Component),
     #[error("component `{component}`: {source}")]
     Command { component: Component, source: CommandError },
     #[error("component `{component}`: `{path}` is no path of a file below `{{dir}}`")]
@@ -89,6 +101,9 @@ pub struct Replacement {
     pub command: CommandLine,
     /// Programs it needs beside it, started before it and left alone when it is stopped.
     pub beside: Vec<CommandLine>,
+    /// Of a kubelet: what reads an archive of images from its standard input. It is run once `beside` was
+    /// started, again until it succeeds, and the component after it.
+    pub images: Option<CommandLine>,
     /// Files in its `{dir}`: relative path and contents, whose placeholders are filled in too.
     pub files: BTreeMap<String, String>,
 }
@@ -106,7 +121,8 @@ impl Components {
     /// # Errors
     /// If something else was said about the component, or the command line cannot be used.
     pub fn swap(&mut self, component: Component, command: &str) -> Result<(), ComponentError> {
-        let wish = Wish { command: command.to_owned(), beside: Vec::new(), files: BTreeMap::new() };
+        let wish =
+            Wish { command: command.to_owned(), beside: Vec::new(), images: None, files: BTreeMap::new() };
         self.wish(component, wish)
     }
 
@@ -118,13 +134,16 @@ impl Components {
         if component == Component::ApiServer {
             return Err(ComponentError::NoApiServer);
         }
+        if component == Component::Kubelet {
+            return Err(ComponentError::NoKubelet);
+        }
         self.is_new(component)?;
         self.left_out.insert(component);
         Ok(())
     }
 
     /// Adds what a file in TOML says: a table per component, with `command`, and if need be with
-    /// `beside`, a list of commands, and a table `files`.
+    /// `beside`, a list of commands, `images`, a command, and a table `files`.
     ///
     /// # Errors
     /// What is wrong with it, and in which line as far as that is known.
@@ -163,8 +182,8 @@ impl Components {
     fn meaningless(component: Component) -> &'static [&'static str] {
         match component {
             Component::ApiServer => &["kubeconfig"],
-            Component::Dns => &["kubeconfig", "node", "node_ip"],
-            Component::Controllers | Component::Scheduler | Component::Proxy => &[],
+            Component::Dns => &["kubeconfig", "node", "node_ip", "pod_cidr"],
+            Component::Kubelet | Component::Controllers | Component::Scheduler | Component::Proxy => &[],
         }
     }
 
@@ -180,6 +199,11 @@ impl Components {
         if component == Component::Dns && !wish.beside.is_empty() {
             return Err(ComponentError::Beside { component });
         }
+        match (component, &wish.images) {
+            (Component::Kubelet, None) => return Err(ComponentError::NoImages),
+            (Component::Kubelet, Some(_)) | (_, None) => {}
+            (other, Some(_)) => return Err(ComponentError::Images(other)),
+        }
         let parse = |text: &String| {
             CommandLine::parse(text).map_err(|source| ComponentError::Command { component, source })
         };
@@ -193,9 +217,11 @@ impl Components {
         let replacement = Replacement {
             command: parse(&wish.command)?,
             beside: wish.beside.iter().map(parse).collect::<Result<_, _>>()?,
+            images: wish.images.as_ref().map(parse).transpose()?,
             files: wish.files,
         };
         let commands = std::iter::once(&replacement.command).chain(&replacement.beside);
+        let commands = commands.chain(&replacement.images);
         let meaningless = Self::meaningless(component);
         if let Some(placeholder) = commands.filter_map(|command| command.mentions(meaningless)).next() {
             return Err(ComponentError::Placeholder { component, placeholder });
@@ -212,6 +238,7 @@ struct Wish {
     command: String,
     #[serde(default)]
     beside: Vec<String>,
+    images: Option<String>,
     #[serde(default)]
     files: BTreeMap<String, String>,
 }
@@ -264,7 +291,7 @@ mod tests {
         assert_eq!(
             why("[kube-proxy]\ncommand = 'sh'"),
             "there is no component `kube-proxy` that can be swapped; there are: apiserver, controllers, scheduler, \
-             proxy, dns"
+             kubelet, proxy, dns"
         );
         assert_eq!(
             why("[proxy]\n\ncommand = sh"),

@@ -8,6 +8,7 @@
 //! - [`DIRECTORY`], `{dir}` of a command, has the files it was given;
 //! - `/proc` shows the enclosure's processes, and its network's sysctls can be written;
 //! - `/etc/hosts` and `/etc/resolv.conf` are the lab machine's;
+//! - where containers are to run, `/sys` has control groups of the enclosure's own;
 //! - everything else is as it is outside, and can only be read.
 //!
 //! So a program leaves nothing behind, and all of it is gone with the enclosure: when that is dropped,
@@ -21,7 +22,7 @@ mod output;
 use std::ffi::CString;
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,9 +33,11 @@ use tokio::net::unix::pipe;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
+pub(crate) use self::command::search_path;
 pub use self::command::{CommandError, CommandLine, Values};
 pub use self::inside::inside_main;
 pub use self::output::Output;
+use crate::cgroup::NodeCgroups;
 use crate::kubelet::container::{c_strings, nothing};
 use crate::kubelet::init::candidates;
 use crate::kubelet::spawn::{self, Child, Children, Exit};
@@ -67,6 +70,9 @@ pub struct EnclosureSpec {
     pub hosts: String,
     /// `/etc/resolv.conf` inside.
     pub resolver: String,
+    /// Control groups of its own, for programs that run containers: then it has a `/sys` too, and what
+    /// they tune of the whole machine is theirs alone.
+    pub cgroups: Option<NodeCgroups>,
 }
 
 /// Namespaces for external programs. Dropping it kills every process in them, and waits until they
@@ -75,6 +81,7 @@ pub struct EnclosureSpec {
 pub struct Enclosure {
     children: Children,
     first: Child,
+    cgroups: Option<NodeCgroups>,
 }
 
 impl Enclosure {
@@ -85,9 +92,10 @@ impl Enclosure {
     pub async fn open(spec: EnclosureSpec) -> Result<Self, StartFailure> {
         let cannot = |error: io::Error| StartFailure::new(format!("cannot make an enclosure: {error}"));
         let children = Children::default();
+        let cgroups = spec.cgroups.clone();
         let (first, failure) = Self::launch(&children, spec).await.map_err(cannot)?;
         if failure.is_empty() {
-            return Ok(Self { children, first });
+            return Ok(Self { children, first, cgroups });
         }
         Err(serde_json::from_slice(&failure)
             .unwrap_or_else(|_| StartFailure::new("the first process of an enclosure failed to say why")))
@@ -102,6 +110,7 @@ impl Enclosure {
             files: spec.files,
             hosts: spec.hosts,
             resolver: spec.resolver,
+            cgroups: spec.cgroups.as_ref().map(NodeCgroups::mounts),
         };
         let (from_plan, plan_writer) = spawn::pipe()?;
         let (failure, to_failure) = spawn::pipe()?;
@@ -109,6 +118,7 @@ impl Enclosure {
             name: inside::NAME,
             namespaces: vec![spawn::duplicate(spec.network.as_fd())?],
             descriptors: vec![nothing()?, nothing()?, nothing()?, from_plan, to_failure],
+            cgroups: spec.cgroups.as_ref().map(NodeCgroups::files).transpose()?,
         };
         let mut plan_writer = pipe::Sender::from_owned_fd(plan_writer)?;
         let mut failure = pipe::Receiver::from_owned_fd(failure)?;
@@ -137,8 +147,19 @@ impl Enclosure {
         log: &Arc<Log>,
         output: Output,
     ) -> Result<Child, StartFailure> {
+        self.start_reading(words, None, log, output).await
+    }
+
+    /// The same, with a file as its standard input.
+    async fn start_reading(
+        &self,
+        words: &[String],
+        input: Option<OwnedFd>,
+        log: &Arc<Log>,
+        output: Output,
+    ) -> Result<Child, StartFailure> {
         let name = words.first().map_or("", String::as_str);
-        self.join(words, log, output).await.map_err(|error| {
+        self.join(words, input, log, output).await.map_err(|error| {
             StartFailure::new(match error.raw_os_error() {
                 Some(libc::ENOENT | libc::ENOTDIR) => format!("`{name}` is not found"),
                 Some(libc::EACCES) => format!("`{name}` may not be executed"),
@@ -148,8 +169,14 @@ impl Enclosure {
         })
     }
 
-    async fn join(&self, words: &[String], log: &Arc<Log>, output: Output) -> io::Result<Child> {
-        let path = command::search_path();
+    async fn join(
+        &self,
+        words: &[String],
+        input: Option<OwnedFd>,
+        log: &Arc<Log>,
+        output: Output,
+    ) -> io::Result<Child> {
+        let path = search_path();
         let name = words.first().map_or("", String::as_str);
         let candidates = candidates(name, &path);
         let environment =
@@ -165,8 +192,9 @@ impl Enclosure {
             arguments: c_strings(words)?,
             environment: c_strings(&environment)?,
             directory: CString::new(DIRECTORY)?,
-            stdio: [nothing()?, to_stdout, to_stderr],
+            stdio: [input.map_or_else(nothing, Ok)?, to_stdout, to_stderr],
             terminal: false,
+            cgroups: self.cgroups.as_ref().map(NodeCgroups::files).transpose()?,
         };
         let child = self.children.join(join).await?;
         for stream in [stdout, stderr] {
@@ -175,6 +203,32 @@ impl Enclosure {
             tokio::spawn(async move { log.capture(stream).await });
         }
         Ok(child)
+    }
+
+    /// Runs a program to its end, with these bytes as its standard input; returns how it ended and what it
+    /// said last.
+    ///
+    /// # Errors
+    /// If it is not found, or the system does not start it.
+    pub async fn feed(
+        &self,
+        words: &[String],
+        input: &Arc<[u8]>,
+    ) -> Result<(Exit, Vec<String>), StartFailure> {
+        let cannot = |error: io::Error| StartFailure::new(format!("cannot make a pipe: {error}"));
+        let (reader, writer) = spawn::pipe().map_err(cannot)?;
+        let mut writer = pipe::Sender::from_owned_fd(writer).map_err(cannot)?;
+        let log = Arc::new(Log::new(2));
+        let child = self.start_reading(words, Some(reader), &log, Output::default()).await?;
+        let input = Arc::clone(input);
+        // One that ends before it has read all says itself why.
+        let feeding = tokio::spawn(async move {
+            let _ = writer.write_all(&input).await;
+        });
+        let exit = child.wait().await;
+        feeding.abort();
+        log.closed().await;
+        Ok((exit, last_lines(&log)))
     }
 
     /// What a program says its version is: the first line it writes when it is given `--version`.

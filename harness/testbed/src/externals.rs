@@ -7,10 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use futures::FutureExt as _;
+use futures::future::try_join_all;
 use tokio::time::timeout;
 
+use crate::cgroup::{Cgroups, NodeCgroups};
 use crate::components::{Component, Replacement};
 use crate::external::{DIRECTORY, Enclosure, EnclosureSpec, External, Losses, Output, Values};
+use crate::kubelet::Exit;
 use crate::pki::{Credentials, Pki};
 use crate::testbed::{CLUSTER_DNS, kubeconfig};
 use crate::topology::{CLUSTER_CIDR, GATEWAY, NodeNet, SERVICE_CIDR};
@@ -32,7 +36,22 @@ pub(crate) struct Externals {
     cards: Vec<ExternalCard>,
     losses: Losses,
     logs: Option<PathBuf>,
+    /// After the programs in them: they are removed when nobody is left in them.
+    cgroups: Option<Cgroups>,
 }
+
+/// What a kubelet needs beneath it.
+struct Beneath {
+    cgroups: NodeCgroups,
+    images: Arc<[u8]>,
+}
+
+/// Where kubelets, container runtimes and their plugins keep what they know, and write logs of containers.
+pub(crate) const NODE_FOLDERS: [&str; 2] = ["/var/lib", "/var/log"];
+/// How long a container runtime may take to be there and to take the images.
+const IMPORT_BOUND: Duration = Duration::from_secs(120);
+/// How soon it is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// One component on one machine. In the order they are to go away.
 struct Unit {
@@ -43,7 +62,7 @@ struct Unit {
 impl Externals {
     /// None yet. Whole outputs are kept in files of the folder `logs`, if there is one.
     pub(crate) fn new(logs: Option<PathBuf>) -> Self {
-        Self { units: BTreeMap::new(), cards: Vec::new(), losses: Losses::none(), logs }
+        Self { units: BTreeMap::new(), cards: Vec::new(), losses: Losses::none(), logs, cgroups: None }
     }
 
     /// Starts what stands in for a component on a machine.
@@ -57,24 +76,82 @@ impl Externals {
         replacement: &Replacement,
         given: Given,
     ) -> anyhow::Result<()> {
+        let started = self.unit(component, node, replacement, given, None).await?;
+        self.keep(component, node, replacement, started);
+        Ok(())
+    }
+
+    /// Starts the kubelets of all nodes, and with each what runs its containers, after that has got the
+    /// images.
+    ///
+    /// # Errors
+    /// As for [`Externals::start`], or if the images are not taken.
+    pub(crate) async fn start_kubelets(
+        &mut self,
+        nodes: &[NodeNet],
+        replacement: &Replacement,
+        images: &Arc<[u8]>,
+        given: impl Fn(&NodeNet) -> anyhow::Result<Given>,
+    ) -> anyhow::Result<()> {
+        let groups = Cgroups::make()?;
+        let mut starting = Vec::new();
+        for node in nodes {
+            let beneath = Beneath { cgroups: groups.of_node(&node.name)?, images: Arc::clone(images) };
+            let unit = self.unit(Component::Kubelet, node, replacement, given(node)?, Some(beneath));
+            starting.push(unit.boxed());
+        }
+        // Kept first, so that groups outlive their processes also if one of them does not start.
+        let started = try_join_all(starting).await;
+        self.cgroups = Some(groups);
+        for (node, started) in nodes.iter().zip(started?) {
+            self.keep(Component::Kubelet, node, replacement, started);
+        }
+        Ok(())
+    }
+
+    fn keep(
+        &mut self,
+        component: Component,
+        node: &NodeNet,
+        replacement: &Replacement,
+        (unit, version): (Unit, Option<String>),
+    ) {
+        if !self.cards.iter().any(|card| card.component == component) {
+            self.cards.push(card(component, replacement, version));
+        }
+        self.units.insert((component, node.name.clone()), unit);
+    }
+
+    /// What stands in for a component on one machine, and the version it says it has.
+    async fn unit(
+        &self,
+        component: Component,
+        node: &NodeNet,
+        replacement: &Replacement,
+        given: Given,
+        beneath: Option<Beneath>,
+    ) -> anyhow::Result<(Unit, Option<String>)> {
         let title = format!("{component} on {}", node.name);
-        let values =
-            values(Path::new(DIRECTORY)).with("node", &node.name).with("node_ip", node.ip.to_string());
+        let values = values(Path::new(DIRECTORY))
+            .with("node", &node.name)
+            .with("node_ip", node.ip.to_string())
+            .with("pod_cidr", node.pod_cidr.to_string());
         let own = replacement.files.iter().map(|(path, text)| (path.clone(), values.fill(text)));
         let files = given.files.into_iter().chain(own);
         let spec = EnclosureSpec {
             network: node.namespace.clone(),
             hostname: node.name.clone(),
-            private: Vec::new(),
+            private: beneath.iter().flat_map(|_| NODE_FOLDERS.iter().map(PathBuf::from)).collect(),
             files: files.map(|(path, text)| (Path::new(DIRECTORY).join(path), text)).collect(),
             hosts: format!("127.0.0.1 localhost\n{} {}\n", node.ip, node.name),
             resolver: format!("nameserver {GATEWAY}\nsearch lan vm\n"),
+            cgroups: beneath.as_ref().map(|beneath| beneath.cgroups.clone()),
         };
         let enclosure = Arc::new(Enclosure::open(spec).await.with_context(|| title.clone())?);
-        if !self.cards.iter().any(|card| card.component == component) {
-            let version = enclosure.version(replacement.command.program()).await;
-            self.cards.push(card(component, replacement, version));
-        }
+        let version = match self.cards.iter().any(|card| card.component == component) {
+            true => None,
+            false => enclosure.version(replacement.command.program()).await,
+        };
         let mut beside = Vec::new();
         for command in &replacement.beside {
             let program = command.program().file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -82,10 +159,14 @@ impl Externals {
             let title = format!("{program} beside {title}");
             beside.push(self.run(&enclosure, title, command.words(&values), &log).await?);
         }
+        if let (Some(Beneath { images, .. }), Some(command)) = (&beneath, &replacement.images) {
+            let words = command.words(&values);
+            let imported = import(&enclosure, &words, images);
+            self.unless_lost(imported).await.with_context(|| format!("the images of {}", node.name))?;
+        }
         let log = format!("{component}-{}", node.name);
         let program = self.run(&enclosure, title, replacement.command.words(&values), &log).await?;
-        self.units.insert((component, node.name.clone()), Unit { program, _beside: beside });
-        Ok(())
+        Ok((Unit { program, _beside: beside }, version))
     }
 
     async fn run(
@@ -121,6 +202,7 @@ impl Externals {
             files: Vec::new(),
             hosts: String::new(),
             resolver: String::new(),
+            cgroups: None,
         };
         let enclosure = Enclosure::open(spec).await.with_context(|| component.name())?;
         let version = enclosure.version(replacement.command.program()).await;
@@ -199,6 +281,25 @@ impl Externals {
     }
 }
 
+/// Gives the images to the container runtime, as soon as that takes them.
+#[expect(clippy::disallowed_methods, reason = "nothing tells when a program is ready to be asked")]
+async fn import(enclosure: &Enclosure, words: &[String], images: &Arc<[u8]>) -> anyhow::Result<()> {
+    let mut last = String::new();
+    let importing = async {
+        loop {
+            match enclosure.feed(words, images).await? {
+                (Exit::Code(0), _) => return Ok(()),
+                (_, lines) => last = lines.join(" | "),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    match timeout(IMPORT_BOUND, importing).await {
+        Ok(imported) => imported,
+        Err(_) => bail!("not taken within {IMPORT_BOUND:?}; `{}` said last: {last}", words.join(" ")),
+    }
+}
+
 fn card(component: Component, replacement: &Replacement, version: Option<String>) -> ExternalCard {
     ExternalCard { component, command: replacement.command.to_string(), version }
 }
@@ -219,9 +320,27 @@ impl Given {
             Component::Controllers => ("system:kube-controller-manager", &[]),
             Component::Scheduler => ("system:kube-scheduler", &[]),
             Component::Proxy => ("system:kube-proxy", &["system:node-proxier"]),
-            // The one is whom others ask, the other has a service account's.
-            Component::ApiServer | Component::Dns => ("kubernetes-admin", &["system:masters"]),
+            // Whom others ask, who has a service account's, and who has one for each node.
+            Component::ApiServer | Component::Dns | Component::Kubelet => {
+                ("kubernetes-admin", &["system:masters"])
+            }
         };
+        Self::user(user, groups, server, pki)
+    }
+
+    /// What a kubelet is given: the identity of its node
+    /// ([Using Node Authorization](https://kubernetes.io/docs/reference/access-authn-authz/node/)), and a
+    /// certificate to serve with.
+    ///
+    /// # Errors
+    /// If no certificate can be made.
+    pub(crate) fn node(node: &NodeNet, server: SocketAddr, pki: &Pki) -> anyhow::Result<Self> {
+        let user = format!("system:node:{}", node.name);
+        let serving = pki.server(&[node.name.as_str()], &[node.ip.into()])?;
+        Ok(Self::user(&user, &["system:nodes"], server, pki)?.with_pair("kubelet", &serving))
+    }
+
+    fn user(user: &str, groups: &[&str], server: SocketAddr, pki: &Pki) -> anyhow::Result<Self> {
         let credentials = pki.client(user, groups)?;
         let ca_pem = pki.ca_pem();
         let kubeconfig = kubeconfig(server, &ca_pem, user, &credentials);

@@ -5,7 +5,9 @@
 //! kubelets, proxies) are separate things; every component talks to the API server only.
 
 mod apiserver;
+pub mod binaries;
 pub mod bugs;
+mod cgroup;
 mod client;
 pub mod components;
 mod controllers;
@@ -27,4 +29,4 @@ pub mod topology;
 
 pub use externals::ExternalCard;
 pub use kubelet::shared_objects;
-pub use testbed::{Machine, OutsideProcess, StartError, Step, Testbed, TestbedSpec, reexec};
+pub use testbed::{Images, Machine, OutsideProcess, StartError, Step, Testbed, TestbedSpec, reexec};

@@ -16,9 +16,11 @@ use base64::Engine as _;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use ipnet::Ipv4Net;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::Api;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use thiserror::Error;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
@@ -57,11 +59,13 @@ const DNS: [&str; 2] = [
 /// The most a start may take, on a machine that is busy with something else.
 const START: Duration = Duration::from_secs(30);
 /// The same when external commands are part of it, which read files, make caches and wait in turn.
-const START_OF_EXTERNALS: Duration = Duration::from_secs(180);
+const START_OF_EXTERNALS: Duration = Duration::from_secs(300);
 /// The most external commands may take to do what they are for, once they were started.
 const EXTERNALS_SERVE: Duration = Duration::from_secs(60);
 /// A call of a cluster IP that nobody serves yet may be left without any answer.
 const FIRST_TRY: Duration = Duration::from_secs(1);
+/// The most that nodes with kubelets not our own may take to be Ready, and their first pod.
+const NODES_READY: Duration = Duration::from_secs(120);
 /// How soon somebody who did not answer is asked again.
 const AGAIN: Duration = Duration::from_millis(100);
 /// The image of cluster DNS when an external command stands in for it.
@@ -90,6 +94,19 @@ pub struct TestbedSpec {
     pub components: Components,
     /// A folder for the whole outputs of external components; made if one is started.
     pub logs: Option<PathBuf>,
+    /// The images of pods, for kubelets that are not our own.
+    pub images: Option<Images>,
+    /// Is told what the start is at, each time it goes on.
+    pub progress: Option<fn(&'static str)>,
+}
+
+/// The programs of pods, as container runtimes take them.
+#[derive(Clone, Debug)]
+pub struct Images {
+    /// What the image is called that has the programs of pods.
+    pub name: String,
+    /// An archive of it, and of [`PAUSE_IMAGE`](crate::binaries::PAUSE_IMAGE).
+    pub archive: Arc<[u8]>,
 }
 
 impl Default for TestbedSpec {
@@ -103,6 +120,8 @@ impl Default for TestbedSpec {
             node_labels: Vec::new(),
             components: Components::default(),
             logs: None,
+            images: None,
+            progress: None,
         }
     }
 }
@@ -163,7 +182,10 @@ enum Serving {
 /// running executable itself. To be called first in every `main`; if it returns something, that is
 /// how the process ends.
 pub fn reexec() -> Option<ExitCode> {
-    crate::kubelet::init_main().or_else(crate::external::inside_main).or_else(stickler_pods::dispatch)
+    crate::kubelet::init_main()
+        .or_else(crate::external::inside_main)
+        .or_else(crate::cgroup::keeper_main)
+        .or_else(stickler_pods::dispatch)
 }
 
 impl Testbed {
@@ -173,7 +195,7 @@ impl Testbed {
     /// # Errors
     /// Which step failed or took too long, and why; nothing is left behind then.
     pub async fn start(spec: TestbedSpec) -> Result<Self, StartError> {
-        let mut clock = Clock::new();
+        let mut clock = Clock::new(spec.progress);
         let bound = match spec.components.swapped().next() {
             Some(_) => START_OF_EXTERNALS,
             None => START,
@@ -279,14 +301,28 @@ impl Testbed {
         };
 
         clock.next("kubelets and proxies");
+        if let Some(replacement) = components.replacement(Component::Kubelet) {
+            let images = spec.images.as_ref().context("an external kubelet needs images")?;
+            let given = |node: &NodeNet| Given::node(node, advertise, &pki);
+            externals.start_kubelets(topology.nodes(), replacement, &images.archive, given).await?;
+        }
+        let labels = |index: usize| spec.node_labels.get(index).cloned().unwrap_or_default();
         let mut starting = Vec::new();
         for (index, node) in topology.nodes().iter().enumerate() {
-            let labels = spec.node_labels.get(index).cloned().unwrap_or_default();
-            starting.push(start_node(node, index == 0, labels, &pki, &api, spec).boxed());
+            starting.push(start_node(node, index == 0, labels(index), &pki, &api, spec).boxed());
         }
-        let (kubelets, proxies): (Vec<_>, Vec<Option<Proxy>>) =
+        let (kubelets, proxies): (Vec<Option<Kubelet>>, Vec<Option<Proxy>>) =
             externals.unless_lost(try_join_all(starting)).await?.into_iter().unzip();
         let names = topology.nodes().iter().map(|node| node.name.clone());
+        if components.replacement(Component::Kubelet).is_some() {
+            clock.next("nodes Ready");
+            let mut waiting = Vec::new();
+            for (index, node) in topology.nodes().iter().enumerate() {
+                waiting.push(become_ready(&administrator, node, index == 0, labels(index)).boxed());
+            }
+            let ready = try_join_all(waiting).map(|ready| ready.map(drop));
+            externals.meanwhile(Component::Kubelet, NODES_READY, ready).await?;
+        }
         if let Some(replacement) = components.replacement(Component::Proxy) {
             for node in topology.nodes() {
                 let given = Given::identity(Component::Proxy, advertise, &pki)?;
@@ -313,14 +349,22 @@ impl Testbed {
         }
         // Whoever needs names waits for them; a cluster is ready without, as upstream's nodes are.
         if components.is_own(Component::Dns) || components.replacement(Component::Dns).is_some() {
-            create_dns(&administrator, &spec.bugs, components.replacement(Component::Dns)).await?;
+            create_dns(&administrator, spec).await?;
+        }
+        if components.replacement(Component::Kubelet).is_some() && components.is_own(Component::Dns) {
+            clock.next("cluster DNS answers");
+            let ready = dns_ready(&administrator);
+            externals.meanwhile(Component::Kubelet, NODES_READY, ready).await?;
         }
         clock.done();
 
         Ok(Self {
             _proxies: proxies.into_iter().flatten().collect(),
             externals,
-            kubelets: names.zip(kubelets.into_iter().map(Mutex::new)).collect(),
+            kubelets: names
+                .zip(kubelets)
+                .filter_map(|(name, kubelet)| Some((name, Mutex::new(kubelet?))))
+                .collect(),
             _scheduler: scheduler,
             _controllers: controllers,
             apiserver: Mutex::new(apiserver),
@@ -445,6 +489,10 @@ impl Testbed {
     /// # Errors
     /// If there is no such node.
     pub async fn stop_kubelet(&self, node: &str) -> anyhow::Result<()> {
+        if let Ok(external) = self.externals.find(Component::Kubelet, node) {
+            external.stop().await;
+            return Ok(());
+        }
         self.kubelet(node)?.lock().await.stop().await;
         Ok(())
     }
@@ -455,6 +503,9 @@ impl Testbed {
     /// # Errors
     /// If there is no such node, or its port cannot be had.
     pub async fn start_kubelet(&self, node: &str) -> anyhow::Result<()> {
+        if let Ok(external) = self.externals.find(Component::Kubelet, node) {
+            return Ok(external.resume().await?);
+        }
         self.kubelet(node)?.lock().await.resume()
     }
 
@@ -601,12 +652,12 @@ async fn start_node(
     pki: &Pki,
     api: &ApiEndpoint,
     spec: &TestbedSpec,
-) -> anyhow::Result<(Kubelet, Option<Proxy>)> {
+) -> anyhow::Result<(Option<Kubelet>, Option<Proxy>)> {
     let bugs = &spec.bugs;
     let name = node.name.as_str();
     let as_kubelet = pki.client(&format!("system:node:{name}"), &["system:nodes"])?;
     let as_proxy = pki.client("system:kube-proxy", &["system:node-proxier"])?;
-    let kubelet = Kubelet::start(KubeletConfig {
+    let configured = KubeletConfig {
         client: client(&node.namespace, api, &as_kubelet)?,
         node_name: name.to_owned(),
         node_ip: node.ip,
@@ -625,7 +676,13 @@ async fn start_node(
         images: foreign_images(&spec.components),
         applets: stickler_pods::APPLETS.iter().map(|applet| applet.name.to_owned()).collect(),
         bugs: bugs.clone(),
-    });
+    };
+    let kubelet = async {
+        match spec.components.is_own(Component::Kubelet) {
+            true => anyhow::Ok(Some(Kubelet::start(configured).await?)),
+            false => Ok(None),
+        }
+    };
     let proxy = async {
         if !spec.components.is_own(Component::Proxy) {
             return Ok(None);
@@ -642,6 +699,52 @@ async fn start_node(
     };
     let (kubelet, proxy) = tokio::try_join!(kubelet, proxy).with_context(|| format!("node {name}"))?;
     Ok((kubelet, proxy))
+}
+
+/// Waits until a kubelet has registered its node, says of the node what its kubelet may not say, and waits
+/// until it is Ready.
+#[expect(clippy::disallowed_methods, reason = "the start as a whole has a bound, and says what it waits for")]
+async fn become_ready(
+    client: &kube::Client,
+    node: &NodeNet,
+    control_plane: bool,
+    mut labels: BTreeMap<String, String>,
+) -> anyhow::Result<()> {
+    let api = Api::<Node>::all(client.clone());
+    while api.get_opt(&node.name).await?.is_none() {
+        tokio::time::sleep(AGAIN).await;
+    }
+    if control_plane {
+        labels.insert("node-role.kubernetes.io/control-plane".to_owned(), String::new());
+    }
+    let range = node.pod_cidr.to_string();
+    let patch = serde_json::json!({
+        "metadata": {"labels": labels},
+        "spec": {"podCIDR": range, "podCIDRs": [range]},
+    });
+    api.patch(&node.name, &PatchParams::default(), &Patch::Merge(patch)).await.context(node.name.clone())?;
+    loop {
+        let conditions = api.get(&node.name).await?.status.and_then(|status| status.conditions);
+        let ready = |condition: &NodeCondition| condition.type_ == "Ready" && condition.status == "True";
+        if conditions.unwrap_or_default().iter().any(ready) {
+            return Ok(());
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Waits until cluster DNS is Ready. Who asks before that on a real cluster may wait for long: what was sent
+/// before the proxies had their rules is lost.
+#[expect(clippy::disallowed_methods, reason = "the start as a whole has a bound, and says what it waits for")]
+async fn dns_ready(client: &kube::Client) -> anyhow::Result<()> {
+    let api = Api::<Deployment>::namespaced(client.clone(), "kube-system");
+    loop {
+        let status = api.get("kube-dns").await?.status.unwrap_or_default();
+        if status.ready_replicas.unwrap_or_default() > 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 /// What the kubelets can make containers of beside the running executable.
@@ -729,16 +832,20 @@ fn given_to_apiserver(node: &NodeNet, pki: &Pki, key: &KeyPems) -> anyhow::Resul
 }
 
 /// Creates what cluster DNS is made of: objects like any others, run by the cluster itself.
-async fn create_dns(
-    client: &kube::Client,
-    bugs: &Bugs,
-    replacement: Option<&Replacement>,
-) -> anyhow::Result<()> {
+async fn create_dns(client: &kube::Client, spec: &TestbedSpec) -> anyhow::Result<()> {
+    let (bugs, replacement) = (&spec.bugs, spec.components.replacement(Component::Dns));
+    let own_kubelet = spec.components.is_own(Component::Kubelet);
+    let image = spec.images.as_ref().filter(|_| !own_kubelet);
     for manifest in DNS {
         let objects: Vec<DynamicObject> =
             serde_saphyr::from_multiple(manifest).context("the manifest of cluster DNS")?;
         for mut object in objects {
             let types = object.types.clone().context("an object of cluster DNS has no kind")?;
+            if let (Some(images), Some(container)) =
+                (image, object.data.pointer_mut("/spec/template/spec/containers/0"))
+            {
+                container["image"] = images.name.as_str().into();
+            }
             if let Some(replacement) = replacement {
                 if types.kind == "Deployment" {
                     create(client, &dns_files(replacement)?).await?;
@@ -857,17 +964,21 @@ struct Clock {
     since: Instant,
     step: &'static str,
     steps: Vec<Step>,
+    progress: Option<fn(&'static str)>,
 }
 
 impl Clock {
-    fn new() -> Self {
+    fn new(progress: Option<fn(&'static str)>) -> Self {
         let now = Instant::now();
-        Self { started: now, since: now, step: "the port of the API server", steps: Vec::new() }
+        Self { started: now, since: now, step: "the port of the API server", steps: Vec::new(), progress }
     }
 
     fn next(&mut self, step: &'static str) {
         self.done();
         self.step = step;
+        if let Some(tell) = self.progress {
+            tell(step);
+        }
     }
 
     fn done(&mut self) {

@@ -55,6 +55,33 @@ fn every_manifest_can_be_read() {
     }
 }
 
+/// Of an address that somebody wrote down the model promises an answer only where its pod says that it
+/// listens; checks of such addresses would take a refusal for an answer, and go on too early.
+#[test]
+fn pods_that_are_written_down_by_hand_name_their_ports() {
+    for path in ["endpoints/two-numbers.yaml", "endpoint-slices/two-ports.yaml"] {
+        let text = std::fs::read_to_string(root().join("fixtures").join(path)).expect("a manifest");
+        let objects = stickler::manifest::parse(path, &text).expect("objects");
+        let mut containers = 0;
+        for object in objects {
+            let spec = &object.object.data["spec"];
+            let pod = if spec["template"].is_object() { &spec["template"]["spec"] } else { spec };
+            for container in pod["containers"].as_array().into_iter().flatten() {
+                let listens = container["command"][2].as_str().expect("numbers of ports");
+                let named: Vec<String> = container["ports"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|port| port["containerPort"].to_string())
+                    .collect();
+                assert_eq!(named.join(","), listens, "{path}");
+                containers += 1;
+            }
+        }
+        assert_eq!(containers, 1, "{path}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn bugs_name_checks_that_exist() {

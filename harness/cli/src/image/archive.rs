@@ -95,8 +95,51 @@ fn path_of(described: &Value) -> anyhow::Result<String> {
 /// # Errors
 /// If there is none.
 pub(crate) fn write(name: &str, binaries: &[Binary], whole: bool) -> anyhow::Result<Vec<u8>> {
+    write_all(&[Named { name, command: &["stickler-pods", "--help"] }], binaries, whole)
+}
+
+/// An image by its name, and what its containers run unless they are told otherwise.
+#[derive(Clone, Copy)]
+pub(crate) struct Named<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) command: &'a [&'a str],
+}
+
+/// An archive of several images that differ in nothing else.
+///
+/// # Errors
+/// If there is no executable.
+pub(crate) fn write_all(images: &[Named<'_>], binaries: &[Binary], whole: bool) -> anyhow::Result<Vec<u8>> {
     ensure!(!binaries.is_empty(), "an image needs an executable");
     let mut blobs = Blobs::default();
+    let (mut described, mut for_docker) = (Vec::new(), Vec::new());
+    for image in images {
+        let (image, docker) = add(&mut blobs, *image, binaries, whole)?;
+        described.push(image);
+        for_docker.push(docker);
+    }
+    let mut archive = Builder::new(Vec::new());
+    let mut put = |path: &str, content: &[u8]| append(&mut archive, path, 0o644, content);
+    put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    put("index.json", &serde_json::to_vec(&index(described))?)?;
+    put("manifest.json", &serde_json::to_vec(&for_docker)?)?;
+    for (hex, content) in &blobs.0 {
+        put(&format!("blobs/sha256/{hex}"), content)?;
+    }
+    Ok(archive.into_inner()?)
+}
+
+fn index(manifests: Vec<Value>) -> Value {
+    json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests })
+}
+
+/// Adds an image to the blobs; returns how the index describes it, and how Docker's list does.
+fn add(
+    blobs: &mut Blobs,
+    Named { name, command }: Named<'_>,
+    binaries: &[Binary],
+    whole: bool,
+) -> anyhow::Result<(Value, Value)> {
     let mut manifests = Vec::new();
     let mut for_docker = None;
     for binary in binaries {
@@ -109,7 +152,7 @@ pub(crate) fn write(name: &str, binaries: &[Binary], whole: bool) -> anyhow::Res
             "os": "linux",
             "config": {
                 "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-                "Cmd": ["stickler-pods", "--help"],
+                "Cmd": command,
                 "WorkingDir": "/",
             },
             "rootfs": { "type": "layers", "diff_ids": [diff_id] },
@@ -118,9 +161,9 @@ pub(crate) fn write(name: &str, binaries: &[Binary], whole: bool) -> anyhow::Res
         let config = blobs.keep_json(CONFIG, &config)?;
         // Docker takes one architecture from such an archive: the first.
         if for_docker.is_none() {
-            for_docker = Some(json!([{
+            for_docker = Some(json!({
                 "Config": path_of(&config)?, "RepoTags": [familiar(name)], "Layers": [path_of(&layer)?],
-            }]));
+            }));
         }
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer],
@@ -129,8 +172,6 @@ pub(crate) fn write(name: &str, binaries: &[Binary], whole: bool) -> anyhow::Res
         manifest["platform"] = json!({ "architecture": binary.architecture.oci(), "os": "linux" });
         manifests.push(manifest);
     }
-    let index =
-        |manifests: Vec<Value>| json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
     let mut image = match <[Value; 1]>::try_from(manifests) {
         Ok([only]) => only,
         Err(several) => blobs.keep_json(INDEX, &index(several))?,
@@ -139,15 +180,7 @@ pub(crate) fn write(name: &str, binaries: &[Binary], whole: bool) -> anyhow::Res
     image["annotations"] = json!({
         "io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag,
     });
-    let mut archive = Builder::new(Vec::new());
-    let mut put = |path: &str, content: &[u8]| append(&mut archive, path, 0o644, content);
-    put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    put("index.json", &serde_json::to_vec(&index(vec![image]))?)?;
-    put("manifest.json", &serde_json::to_vec(&for_docker)?)?;
-    for (hex, content) in &blobs.0 {
-        put(&format!("blobs/sha256/{hex}"), content)?;
-    }
-    Ok(archive.into_inner()?)
+    Ok((image, for_docker.unwrap_or_default()))
 }
 
 /// The name as Docker shows it: without its own registry.
@@ -309,6 +342,19 @@ mod tests {
             || write("docker.io/library/a:1", &binaries(&[Architecture::Amd64]), true).expect("an archive");
         assert_eq!(one(), one());
         assert!(read(&one()).expect("an image")[0].files.contains_key("bin/stickler"));
+    }
+
+    #[test]
+    fn images_in_one_archive_share_what_they_have_in_common() {
+        let named = |name, command| Named { name, command };
+        let images = [named("docker.io/library/a:1", &["a"][..]), named("docker.io/library/b:1", &["pause"])];
+        let binary = binaries(&[Architecture::Amd64]);
+        let bytes = write_all(&images, &binary, false).expect("an archive");
+        let found = read(&bytes).expect("two images");
+        let names: Vec<_> = found.iter().map(|image| image.name.as_str()).collect();
+        assert_eq!(names, ["docker.io/library/a:1", "docker.io/library/b:1"]);
+        let places = bytes.windows(4).filter(|window| *window == b"\x7fELF").count();
+        assert_eq!(places, 1, "the executable is there once");
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn components_with_mistakes() -> Result<(), Impossible> {
         (&["--with", "proxy=sh", "--with", "proxy=sh"], &["component `proxy` is given twice"]),
         (&["--with", "dns=sh", "--without", "dns"], &["`--without dns`", "component `dns` is given twice"]),
         (&["--without", "apiserver"], &["a cluster without an API server is none"]),
-        (&["--without", "kubelet"], &["there is no component `kubelet`"]),
+        (&["--without", "kubelet"], &["a node without a kubelet is none"]),
         (&["--components", "nosuch.toml"], &["`nosuch.toml` cannot be read"]),
         (&["--cluster", "kubeconfig", "--with", "proxy=sh"], &["`--with` swaps components of the testbed"]),
         (&["--cluster", "kubeconfig", "--without", "dns"], &["`--without` swaps components of the testbed"]),

@@ -16,7 +16,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
 ];
 
 /// The head of a static executable; nobody runs it here.
-fn executable(machine: u16) -> Vec<u8> {
+pub(crate) fn executable(machine: u16) -> Vec<u8> {
     let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     for half in [2, machine] {
         file.extend(half.to_le_bytes());

@@ -2,6 +2,7 @@
 //! ends, and what it leaves on the machine.
 
 mod bad_input;
+mod binaries;
 mod catalogue;
 mod chaos;
 mod compare;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (chapter, tests) in [
         ("bad_input", bad_input::TESTS),
+        ("binaries", binaries::TESTS),
         ("catalogue", catalogue::TESTS),
         ("doctor", doctor::TESTS),
         ("chaos", chaos::TESTS),

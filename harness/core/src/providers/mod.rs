@@ -1,5 +1,7 @@
 //! Providers: the ways to get a cluster.
 
+#[cfg(target_os = "linux")]
+mod binaries;
 mod container;
 mod k3s;
 mod kind;
@@ -10,11 +12,15 @@ pub(crate) mod ranges;
 mod testbed;
 pub(crate) mod tether;
 
+#[cfg(target_os = "linux")]
+pub use binaries::BinariesProvider;
 pub use container::ContainerProvider;
 pub use k3s::K3sProvider;
 pub use kind::KindProvider;
 pub use kubeconfig::KubeconfigProvider;
 #[cfg(target_os = "linux")]
-pub use stickler_testbed::{bugs, components, examination};
+pub use stickler_testbed::binaries::{PAUSE_IMAGE, ProxyMode};
+#[cfg(target_os = "linux")]
+pub use stickler_testbed::{Images, bugs, components, examination};
 #[cfg(target_os = "linux")]
 pub use testbed::{TestbedProvider, bugs_named};

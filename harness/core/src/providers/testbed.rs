@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use stickler_model::Promises;
+use stickler_pods::versions;
 use stickler_reports::{ClusterCard, ComponentCard, Timing};
 use stickler_testbed::bugs::{BUGS, Bugs};
 use stickler_testbed::components::{Component, Components};
@@ -34,7 +35,7 @@ impl TestbedProvider {
     /// What the machine does not allow, and what to do about it.
     pub fn enter(nodes: usize, port: u16, bugs: Bugs) -> anyhow::Result<Self> {
         stickler_testbed::enter::enter()?;
-        let node_labels = ZONES.iter().cycle().take(nodes).map(|zone| zone_label(zone)).collect();
+        let node_labels = zone_labels(nodes);
         Ok(Self { spec: TestbedSpec { nodes, port, bugs, node_labels, ..TestbedSpec::default() } })
     }
 
@@ -65,8 +66,10 @@ impl TestbedProvider {
 /// The zones nodes are in, one after the other: what a cloud would say of its machines.
 const ZONES: [&str; 2] = ["east", "west"];
 
-fn zone_label(zone: &str) -> BTreeMap<String, String> {
-    [("topology.kubernetes.io/zone".to_owned(), zone.to_owned())].into()
+/// The labels of nodes that say so.
+pub(super) fn zone_labels(nodes: usize) -> Vec<BTreeMap<String, String>> {
+    let label = |zone: &&str| [("topology.kubernetes.io/zone".to_owned(), (*zone).to_owned())].into();
+    ZONES.iter().cycle().take(nodes).map(label).collect()
 }
 
 /// The bugs of these names, as `stickler list --bugs` prints them.
@@ -100,20 +103,39 @@ impl Provider for TestbedProvider {
     }
 }
 
-struct TestbedCluster {
+pub(super) struct TestbedCluster {
     testbed: Testbed,
+    client: kube::Client,
+    image: String,
+    /// Is every component somebody else's?
+    real: bool,
     card: ClusterCard,
     capabilities: Vec<Capability>,
     promises: Promises,
 }
 
 impl TestbedCluster {
+    /// A testbed of which nothing but the machines and wires is ours.
+    pub(super) fn real(testbed: Testbed, spec: &TestbedSpec) -> anyhow::Result<Self> {
+        let image = spec.images.as_ref().context("a real Kubernetes needs images")?.name.clone();
+        Ok(Self { image, real: true, ..Self::of("binaries", testbed, spec, &[])? })
+    }
+
     fn new(testbed: Testbed, spec: &TestbedSpec, engine: bool) -> anyhow::Result<Self> {
-        let mut capabilities =
-            vec![Capability::HostNetwork, Capability::NodesReachable, Capability::Disruption];
+        let mut more = vec![Capability::Disruption];
         if engine {
-            capabilities.push(Capability::ContainerEngine);
+            more.push(Capability::ContainerEngine);
         }
+        // Somebody else's components print what is theirs.
+        if testbed.nodes().len() == NOTES_NODES && testbed.externals().is_empty() {
+            more.push(Capability::NotesLab);
+        }
+        Self::of("testbed", testbed, spec, &more)
+    }
+
+    fn of(provider: &str, testbed: Testbed, spec: &TestbedSpec, more: &[Capability]) -> anyhow::Result<Self> {
+        let mut capabilities = vec![Capability::HostNetwork, Capability::NodesReachable];
+        capabilities.extend(more);
         if testbed.nodes().len() > 1 {
             capabilities.insert(0, Capability::SeveralNodes);
             capabilities.push(Capability::Zones);
@@ -121,15 +143,11 @@ impl TestbedCluster {
         if spec.load_balancer {
             capabilities.push(Capability::LoadBalancer);
         }
-        // Somebody else's components print what is theirs.
-        if testbed.nodes().len() == NOTES_NODES && testbed.externals().is_empty() {
-            capabilities.push(Capability::NotesLab);
-        }
         capabilities.extend(Capability::of_this_machine());
         let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let left_out = spec.components.left_out().map(not_there);
         let card = ClusterCard {
-            provider: "testbed".to_owned(),
+            provider: provider.to_owned(),
             version: testbed.version().to_owned(),
             nodes: testbed.nodes(),
             capabilities: capabilities.iter().map(ToString::to_string).collect(),
@@ -144,7 +162,10 @@ impl TestbedCluster {
         let promises = Promises::of_version(testbed.version())?
             .with_service_cidr(testbed.service_cidr().into())
             .with_cluster_cidr(testbed.cluster_cidr().into());
-        Ok(Self { testbed, card, capabilities, promises })
+        // Who else serves the API may serve some kinds in older forms only.
+        let client = versions::client(testbed.client());
+        let image = "stickler-pods".to_owned();
+        Ok(Self { testbed, client, image, real: false, card, capabilities, promises })
     }
 }
 
@@ -174,15 +195,19 @@ impl Cluster for TestbedCluster {
     }
 
     fn bounds(&self) -> Bounds {
-        Bounds::TESTBED
+        if self.real { Bounds::REAL } else { Bounds::TESTBED }
+    }
+
+    fn is_measured(&self) -> bool {
+        self.real
     }
 
     fn client(&self) -> kube::Client {
-        self.testbed.client()
+        self.client.clone()
     }
 
-    fn image(&self) -> &'static str {
-        "stickler-pods"
+    fn image(&self) -> &str {
+        &self.image
     }
 
     fn outside(&self) -> Option<&dyn Outside> {
@@ -190,7 +215,8 @@ impl Cluster for TestbedCluster {
     }
 
     fn disruption(&self) -> Option<&dyn Disruption> {
-        Some(self)
+        // Nobody has tried yet what a whole Kubernetes makes of that.
+        (!self.real).then_some(self as &dyn Disruption)
     }
 
     fn terminal(&self) -> Option<&dyn Terminal> {
@@ -202,7 +228,8 @@ impl Cluster for TestbedCluster {
     }
 
     fn is_ephemeral(&self) -> bool {
-        true
+        // Real pods cost real memory: those of a check go when it ends.
+        !self.real
     }
 
     fn kubeconfig(&self) -> Option<&str> {

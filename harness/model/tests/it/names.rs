@@ -263,6 +263,32 @@ fn made_up_names_are_counted() {
     assert!(sql.allows(&reply(Code::NoError, [srv("db-0"), srv("a"), srv("b")])).is_err());
 }
 
+/// The control plane marks what it publishes as ready. What is written by hand it does not mark, and
+/// whether others do as `publishNotReadyAddresses` says is theirs.
+#[test]
+fn whether_unready_addresses_made_by_hand_are_published_is_not_promised() {
+    let world = |publish: bool| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: h}}\n\
+             spec: {{clusterIP: None, publishNotReadyAddresses: {publish}, ports: [{{name: web, port: 80}}]}}\n\
+             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: h-a, labels: {{kubernetes.io/service-name: h, \
+             endpointslice.kubernetes.io/managed-by: somebody}}}}\naddressType: IPv4\n\
+             endpoints: [{{addresses: [10.244.0.2], conditions: {{ready: false}}}}]\n\
+             ports: [{{name: web, port: 80, protocol: TCP}}]\n"
+        );
+        World::from_yaml(&text).unwrap()
+    };
+    let allowed = |publish, records: Vec<Record>| {
+        let said = resolve(&world(publish), &promises(), "h.default.svc.cluster.local", RecordType::A);
+        said.allows(&reply(Code::NoError, records)).is_ok()
+    };
+    let its_address = || vec![Record::Address("10.244.0.2".parse().unwrap())];
+    assert!(allowed(true, its_address()), "who publishes it may");
+    assert!(allowed(true, Vec::new()), "who does not may");
+    assert!(!allowed(false, its_address()), "nobody asked for it");
+}
+
 /// The world of the tables, read once for many cases.
 fn one_world() -> &'static World {
     static WORLD: std::sync::LazyLock<World> = std::sync::LazyLock::new(world);

@@ -266,8 +266,10 @@ spec: {type: NodePort, externalTrafficPolicy: Local, clusterIP: 10.96.0.21, sele
         outside         kube0.vm:30080    -                      dropped
         outside         kube0.vm:30081    -                      nobody
         # Within the cluster the policy may or may not be applied.
-        pod client      kube1.vm:30080    web-0 web-1            not promised
+        pod client      kube2.vm:30080    web-0 web-1            not promised
         node kube1.vm   kube2.vm:30080    web-0 web-1            not promised
+        # Another node may send it to a third, which answers the pod directly.
+        pod client      kube1.vm:30080    at most web-0 web-1    not promised
         pod client      kube0.vm:30080    at most web-0 web-1    not promised
         # It says nothing of the cluster IP.
         pod client      web:80            web-0 web-1            kept

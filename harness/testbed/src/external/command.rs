@@ -108,7 +108,7 @@ fn find(name: &str) -> Result<PathBuf, CommandError> {
 }
 
 /// Where programs are looked for, and where they look themselves.
-pub(super) fn search_path() -> String {
+pub(crate) fn search_path() -> String {
     match std::env::var("PATH") {
         Ok(path) if !path.is_empty() => format!("{path}:{ALWAYS}"),
         _ => format!("/usr/local/bin:/usr/bin:/bin:{ALWAYS}"),
@@ -125,6 +125,7 @@ impl Values {
         ("kubeconfig", "the path of a kubeconfig with the component's own identity"),
         ("node", "the name of the node it runs on"),
         ("node_ip", "that node's address"),
+        ("pod_cidr", "the range the addresses of that node's pods come from"),
         ("cluster_cidr", "the range pod addresses come from"),
         ("service_cidr", "the range cluster IPs come from"),
         ("dns_ip", "the cluster IP of cluster DNS"),

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::DIRECTORY;
+use crate::cgroup::CgroupMount;
 use crate::kubelet::StartFailure;
 use crate::kubelet::init::{
     c_path, check, close_on_exec, descriptor, failed, mount, read_only_below, session,
@@ -37,6 +38,8 @@ pub(super) struct Plan {
     pub(super) files: Vec<(PathBuf, String)>,
     pub(super) hosts: String,
     pub(super) resolver: String,
+    /// What control groups are to be seen where; none if it has no groups of its own.
+    pub(super) cgroups: Option<Vec<CgroupMount>>,
 }
 
 /// To be called first in every `main` whose program starts enclosures. Returns at once in an ordinary
@@ -96,7 +99,58 @@ fn arrange(plan: &Plan) -> Result<(), StartFailure> {
         write(path, contents, 0o600)?;
     }
     replace(Path::new("/etc/hosts"), &plan.hosts)?;
-    replace(Path::new("/etc/resolv.conf"), &plan.resolver)
+    replace(Path::new("/etc/resolv.conf"), &plan.resolver)?;
+    match &plan.cgroups {
+        Some(mounts) => become_node(mounts),
+        None => Ok(()),
+    }
+}
+
+/// What a kubelet sets for the whole machine
+/// ([Node Allocatable, "kernel defaults"](https://kubernetes.io/docs/reference/command-line-tools-reference/kubelet/),
+/// `--protect-kernel-defaults`), below `/proc/sys`. There is one machine and several kubelets.
+const TUNED: &[&str] = &[
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+];
+
+/// Prepares to run containers: control groups as on a machine of its own, and files of its own in the
+/// place of what is the whole machine's.
+fn become_node(mounts: &[CgroupMount]) -> Result<(), StartFailure> {
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    // The old one shows the devices of another network.
+    mount("mount /sys", Some(c"sysfs"), c"/sys", Some(c"sysfs"), flags, None)?;
+    if mounts.iter().all(|mount| mount.kind == "cgroup") {
+        let tmpfs = Some(c"tmpfs");
+        mount("mount /sys/fs/cgroup", tmpfs, c"/sys/fs/cgroup", tmpfs, flags, Some(c"mode=0755"))?;
+    }
+    for CgroupMount { kind, path, options, links } in mounts {
+        let what = format!("mount {}", path.display());
+        fs::create_dir_all(path).map_err(|error| failed(&what, &error))?;
+        let (kind, options) = (c_path(Path::new(kind))?, c_path(Path::new(options))?);
+        let options = (!options.is_empty()).then_some(options.as_c_str());
+        mount(&what, Some(&kind), &c_path(path)?, Some(&kind), flags, options)?;
+        for link in links {
+            let link = path.with_file_name(link);
+            std::os::unix::fs::symlink(path.file_name().unwrap_or_default(), &link)
+                .map_err(|error| failed(&format!("link {}", link.display()), &error))?;
+        }
+    }
+    for name in TUNED {
+        let path = Path::new("/proc/sys").join(name);
+        // Not every kernel has all of them.
+        let Ok(value) = fs::read_to_string(&path) else { continue };
+        let ours = Path::new(DIRECTORY).join("sys").join(name);
+        write(&ours, &value, 0o644)?;
+        let what = format!("cover {}", path.display());
+        mount(&what, Some(&c_path(&ours)?), &c_path(&path)?, None, libc::MS_BIND, None)?;
+    }
+    // Volumes are mounted by one program and used by others.
+    mount("share mounts", None, c"/", None, libc::MS_REC | libc::MS_SHARED, None)
 }
 
 /// Takes away what covers a folder of the machine in the namespace this one was copied from.

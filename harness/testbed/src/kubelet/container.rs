@@ -143,6 +143,7 @@ impl Runtime {
             name: init::NAME,
             namespaces: sandbox.entrances()?,
             descriptors: vec![nothing()?, to_stdout, to_stderr, from_plan, to_failure],
+            cgroups: None,
         };
         let streams = [pipe::Receiver::from_owned_fd(stdout)?, pipe::Receiver::from_owned_fd(stderr)?];
         let mut plan_writer = pipe::Sender::from_owned_fd(plan_writer)?;
@@ -195,6 +196,7 @@ impl Runtime {
             directory: CString::new(container.directory.as_str())?,
             stdio: [nothing()?, nothing()?, nothing()?],
             terminal: spec.terminal,
+            cgroups: None,
         };
         let (mut stdin, mut stdout, mut stderr, mut terminal) = (None, None, None, None);
         if spec.terminal {

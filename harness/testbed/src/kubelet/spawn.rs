@@ -227,6 +227,17 @@ pub(crate) struct Start {
     pub(crate) namespaces: Vec<OwnedFd>,
     /// Become descriptors 0, 1, 2 and so on.
     pub(crate) descriptors: Vec<OwnedFd>,
+    /// Its place among control groups; none to stay where its parent is.
+    pub(crate) cgroups: Option<CgroupFiles>,
+}
+
+/// The files that move a process into control groups, one for each hierarchy: open `cgroup.procs`.
+#[derive(Debug, Default)]
+pub(crate) struct CgroupFiles {
+    /// Of the groups that become the root of a new cgroup namespace.
+    pub(crate) root: Vec<OwnedFd>,
+    /// Of the groups processes are in.
+    pub(crate) inside: Vec<OwnedFd>,
 }
 
 /// What a process needs that joins a container.
@@ -242,6 +253,8 @@ pub(crate) struct Join {
     pub(crate) stdio: [OwnedFd; 3],
     /// Standard input is a terminal and shall control the process.
     pub(crate) terminal: bool,
+    /// Its place among control groups, if its target has one of its own.
+    pub(crate) cgroups: Option<CgroupFiles>,
 }
 
 enum Request {
@@ -395,6 +408,10 @@ struct Briefing<'a> {
     directory: Option<*const c_char>,
     target: RawFd,
     terminal: bool,
+    /// `cgroup.procs` of the groups to be in when a cgroup namespace is made, and afterwards.
+    root_groups: &'a [RawFd],
+    groups: &'a [RawFd],
+    own_cgroups: bool,
     stack: *mut c_void,
     grandchild: c_int,
     errno: c_int,
@@ -405,6 +422,7 @@ fn start(plan: &Start) -> io::Result<Child> {
     let arguments = [plan.name.as_ptr(), std::ptr::null()];
     let environment = [std::ptr::null()];
     let descriptors = out_of_the_way(&plan.descriptors)?;
+    let (root_groups, groups) = raw_groups(plan.cgroups.as_ref());
     let mut briefing = Briefing {
         namespaces: &raw(&plan.namespaces),
         descriptors: &raw(&descriptors),
@@ -414,6 +432,9 @@ fn start(plan: &Start) -> io::Result<Child> {
         directory: None,
         target: -1,
         terminal: false,
+        root_groups: &root_groups,
+        groups: &groups,
+        own_cgroups: plan.cgroups.is_some(),
         stack: std::ptr::null_mut(),
         grandchild: 0,
         errno: 0,
@@ -425,6 +446,7 @@ fn start(plan: &Start) -> io::Result<Child> {
 fn join(plan: &Join) -> io::Result<Child> {
     let program: Vec<_> = plan.candidates.iter().map(|path| path.as_ptr()).collect();
     let descriptors = out_of_the_way(&plan.stdio)?;
+    let (_, groups) = raw_groups(plan.cgroups.as_ref());
     let mut stack = Stack::new();
     let mut briefing = Briefing {
         namespaces: &[],
@@ -435,6 +457,9 @@ fn join(plan: &Join) -> io::Result<Child> {
         directory: Some(plan.directory.as_ptr()),
         target: plan.target.0.pidfd.as_raw_fd(),
         terminal: plan.terminal,
+        root_groups: &[],
+        groups: &groups,
+        own_cgroups: plan.cgroups.is_some(),
         stack: stack.top(),
         grandchild: 0,
         errno: 0,
@@ -488,6 +513,14 @@ extern "C" fn in_start(briefing: *mut c_void) -> c_int {
                 return failed(briefing);
             }
         }
+        // The groups a process is in when it makes the namespace are the root it sees.
+        if briefing.own_cgroups
+            && (!be_in(briefing.root_groups)
+                || libc::unshare(libc::CLONE_NEWCGROUP) != 0
+                || !be_in(briefing.groups))
+        {
+            return failed(briefing);
+        }
         execute(briefing)
     }
 }
@@ -499,12 +532,16 @@ extern "C" fn in_join(argument: *mut c_void) -> c_int {
     let briefing = unsafe { &mut *argument.cast::<Briefing<'_>>() };
     // A pid namespace is entered by children only, hence a second process. CLONE_PARENT makes it our
     // caller's child, so that it can be waited for like any other.
-    let namespaces =
+    let mut namespaces =
         libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET;
+    if briefing.own_cgroups {
+        namespaces |= libc::CLONE_NEWCGROUP;
+    }
     // SAFETY: system calls on open descriptors; the second stack is not in use yet.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        if libc::setns(briefing.target, namespaces) != 0 {
+        // The process this one makes is born in its groups.
+        if !be_in(briefing.groups) || libc::setns(briefing.target, namespaces) != 0 {
             return failed(briefing);
         }
         match libc::clone(in_joined, briefing.stack, BORROWING | libc::CLONE_PARENT, argument) {
@@ -532,6 +569,16 @@ extern "C" fn in_joined(briefing: *mut c_void) -> c_int {
         }
         execute(briefing)
     }
+}
+
+/// Moves the calling process into these control groups; `0` means whoever writes it.
+///
+/// # Safety
+/// The descriptors are open.
+#[expect(unsafe_code, reason = "between clone and exec there are only system calls")]
+unsafe fn be_in(groups: &[RawFd]) -> bool {
+    // SAFETY: one byte is written, from memory that lives for ever.
+    groups.iter().all(|group| unsafe { libc::write(*group, c"0".as_ptr().cast(), 1) } == 1)
 }
 
 /// Arranges descriptors and signals, then executes the first candidate that exists.
@@ -627,6 +674,10 @@ fn out_of_the_way(descriptors: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
         }
     };
     descriptors.iter().map(copy).collect()
+}
+
+fn raw_groups(groups: Option<&CgroupFiles>) -> (Vec<RawFd>, Vec<RawFd>) {
+    groups.map(|groups| (raw(&groups.root), raw(&groups.inside))).unwrap_or_default()
 }
 
 fn raw(descriptors: &[OwnedFd]) -> Vec<RawFd> {

@@ -36,6 +36,7 @@ impl Bench {
             files: vec![(Path::new(DIRECTORY).join("conf/a"), "contents\n".to_owned())],
             hosts: "127.0.0.1 localhost\n192.0.2.7 kube1.vm\n".to_owned(),
             resolver: "nameserver 192.0.2.1\n".to_owned(),
+            cgroups: None,
         };
         Ok(Self {
             enclosure: Arc::new(Enclosure::open(spec).await?),
