@@ -317,6 +317,11 @@ pub const FINDS: &[&str] = &[
     "local-source-lost",
     "health-check-always-ok",
     "stale-udp-conntrack",
+    "internal-policy-ignored",
+    "proxy-name-ignored",
+    "removed-port-served",
+    "node-port-stays",
+    "protocols-merged",
 ];
 
 /// So many cases in a row that could not be judged: something is wrong that will not go away.

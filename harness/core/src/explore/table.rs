@@ -230,8 +230,8 @@ impl Table {
     /// changed: those that leave are to be forgotten, and those that come to be found
     /// (upstream e2e, "Conntrack should be able to preserve UDP traffic when server pod cycles"). A
     /// service that is another one by now may find its old flows as they were: nobody promises
-    /// otherwise, nor that a flow leaves an endpoint that serves while it terminates. From pods and from
-    /// outside: a flow of a node meets the same proxy as that of its pod.
+    /// otherwise, nor that a flow leaves an endpoint that serves while it terminates. From
+    /// everywhere: whether a flow leads to the endpoint that leaves is chance, and one of many does.
     fn look_at_flows<'a>(
         &'a self,
         scene: &'a Scene,
@@ -250,7 +250,7 @@ impl Table {
             let Some(known) = known.filter(|known| world.services.contains_key(&known.service)) else {
                 continue;
             };
-            for from in from.iter().filter(|from| matches!(from, Vantage::PodOn(_) | Vantage::Outside)) {
+            for from in from {
                 let label = format!("{} ({destination}) with a flow known before", known.label);
                 let target = Target { label, destination: *destination };
                 looks.push(flow(scene, world, from, target, *port).boxed());
