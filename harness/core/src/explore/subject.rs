@@ -9,14 +9,14 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::Config;
 use serde_json::Value;
-use stickler_model::World;
+use stickler_model::{RecordType, World};
 use stickler_reports::{Event, Finding};
 use tokio::time::{Instant, timeout};
 
 use super::form;
 use super::operation::{self, Operation, TRAFFIC, UNREADY, WorkloadName};
 use super::reference::{Plan, PodPlan};
-use super::table::{Table, hairpins};
+use super::table::{self, Table, hairpins};
 use super::witness::{Testimony, Witnesses};
 use crate::Scene;
 use crate::action::{Action, Resource, delete, edit, scale};
@@ -25,6 +25,7 @@ use crate::check::{Broken, Held};
 use crate::cluster::Capability;
 use crate::image::Image;
 use crate::manifest;
+use crate::names::resolve_as_promised;
 use crate::runner::Session;
 use crate::scene::look_again;
 use crate::vantage::Vantage;
@@ -111,7 +112,21 @@ impl Subject {
         );
         created?;
         controlled?;
-        self.carried_out().await
+        self.carried_out().await?;
+        self.names_are_answered().await
+    }
+
+    /// The cluster's DNS may just have been started, or be on its way from a node whose kubelet the last
+    /// case stopped.
+    async fn names_are_answered(&self) -> Held {
+        let world = self.world().await?;
+        if !world.services.contains_key(&table::cluster_dns()) {
+            return Ok(());
+        }
+        let domain = &self.scene.cluster.promises().cluster_domain;
+        let names = vec![format!("kubernetes.default.svc.{domain}.")];
+        let pods = self.standing().into_iter().filter(|from| matches!(from, Vantage::PodOn(_))).collect();
+        self.scene.eventually(resolve_as_promised(pods, RecordType::A, names)).await
     }
 
     /// Carries an operation out, waits until the cluster has done its part, and compares the whole

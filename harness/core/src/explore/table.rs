@@ -311,10 +311,15 @@ impl Table {
     }
 }
 
+/// The service that cluster DNS usually is.
+pub(crate) fn cluster_dns() -> ObjectKey {
+    ObjectKey::new("kube-system", "kube-dns")
+}
+
 /// Whether there is anybody who could answer for names: the cluster's DNS is pods as others are, and
 /// when the kubelet of its only one is stopped, it is ready no more.
 fn answers_names(scene: &Scene, world: &World) -> bool {
-    let dns = ObjectKey::new("kube-system", "kube-dns");
+    let dns = cluster_dns();
     // Under another name it is nothing that is known here.
     !world.services.contains_key(&dns)
         || endpoints(world, scene.cluster.promises(), &dns).ports.iter().any(|port| !port.ready().is_empty())
