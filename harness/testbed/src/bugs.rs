@@ -126,6 +126,32 @@ pub enum Bug {
     IngressClosesConnections,
     /// While the configuration changes, requests are refused.
     IngressReloads,
+    /// Session affinity is heeded at cluster IPs only.
+    AffinityAtClusterIpOnly,
+    /// A client with affinity goes on to its endpoint, whatever became of that.
+    AffinityToUnready,
+    /// A pod that is led back to itself is not answered.
+    HairpinBroken,
+    /// The health check port of a service is served on when the service has none any more.
+    HealthCheckPortStays,
+    /// ExternalIPs are stored and not served.
+    ExternalIpsIgnored,
+    /// Of several endpoints one is never chosen.
+    EndpointNeverChosen,
+    /// An endpoint in the node's own network is not served on that node.
+    OwnHostEndpointLost,
+    /// Pods that have ended stay among the endpoints.
+    FinishedPodsStay,
+    /// Named ports of sidecars are not found.
+    SidecarPortsMissing,
+    /// What a pod's dnsConfig says is not written anywhere.
+    DnsConfigIgnored,
+    /// Cluster DNS knows no name of an address.
+    PointersMissing,
+    /// Cluster DNS does not say where an alias of one of its own names leads.
+    AliasNotFollowed,
+    /// Of several endpoints with one host name cluster DNS knows one.
+    OneAddressPerHostname,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -829,6 +855,110 @@ pub const BUGS: &[BugCard] = &[
         seen_in: "https://github.com/kubernetes/ingress-nginx/issues/4469",
         caught_by: &["ingress/changes-drop-nothing", "ingress/pods-come-and-go"],
     },
+    BugCard {
+        bug: Bug::AffinityAtClusterIpOnly,
+        id: "affinity-at-cluster-ip-only",
+        component: "proxy",
+        title: "sessionAffinity ClientIP is heeded at the cluster IP, and not at node ports",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/52626",
+        caught_by: &["affinity/node-port"],
+    },
+    BugCard {
+        bug: Bug::AffinityToUnready,
+        id: "affinity-to-unready",
+        component: "proxy",
+        title: "a client with affinity goes on to the endpoint it had, though that is not ready any more",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/110302",
+        caught_by: &["affinity/leaves-unready"],
+    },
+    BugCard {
+        bug: Bug::HairpinBroken,
+        id: "hairpin-broken",
+        component: "proxy",
+        title: "a pod that calls its own service and is led back to itself is not answered",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/20475",
+        caught_by: &["service/from-pod", "service/hairpin-everywhere"],
+    },
+    BugCard {
+        bug: Bug::HealthCheckPortStays,
+        id: "health-check-port-stays",
+        component: "proxy",
+        title: "the health check port of a service is served on when its policy or type has changed",
+        seen_in: "https://github.com/cilium/cilium/pull/11952",
+        caught_by: &["traffic-policy/health-check-port-closes"],
+    },
+    BugCard {
+        bug: Bug::ExternalIpsIgnored,
+        id: "external-ips-ignored",
+        component: "proxy",
+        title: "externalIPs are stored and not served",
+        seen_in: "https://github.com/antrea-io/antrea/issues/1627",
+        caught_by: &["external-ips/served", "external-ips/foreign-address"],
+    },
+    BugCard {
+        bug: Bug::EndpointNeverChosen,
+        id: "endpoint-never-chosen",
+        component: "proxy",
+        title: "of several endpoints that may be chosen one never is",
+        seen_in: "https://github.com/projectcalico/calico/issues/13279",
+        caught_by: &["service/spreads-connections", "node-port/spreads"],
+    },
+    BugCard {
+        bug: Bug::OwnHostEndpointLost,
+        id: "own-host-endpoint-lost",
+        component: "proxy",
+        title: "an endpoint in its node's network is served on other nodes, and not on its own",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/95565",
+        caught_by: &["service/host-network-endpoints"],
+    },
+    BugCard {
+        bug: Bug::FinishedPodsStay,
+        id: "finished-pods-stay",
+        component: "endpoints controllers",
+        title: "pods that have ended stay among the endpoints, and ready if the service publishes all",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/109414",
+        caught_by: &["service/finished-pods-leave", "service/finished-pods-unpublished"],
+    },
+    BugCard {
+        bug: Bug::SidecarPortsMissing,
+        id: "sidecar-ports-missing",
+        component: "endpoints controllers",
+        title: "a port of a sidecar is not found by its name",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/127958",
+        caught_by: &["ports/sidecar"],
+    },
+    BugCard {
+        bug: Bug::DnsConfigIgnored,
+        id: "dns-config-ignored",
+        component: "kubelet",
+        title: "a pod's dnsConfig is stored and not heeded",
+        seen_in: "https://github.com/rancher/k3k/issues/341",
+        caught_by: &["dns/policy-none"],
+    },
+    BugCard {
+        bug: Bug::PointersMissing,
+        id: "pointers-missing",
+        component: "cluster DNS",
+        title: "addresses of the cluster have no name: the question is somebody else's",
+        seen_in: "https://github.com/coredns/coredns/issues/503",
+        caught_by: &["dns/ptr", "headless/ptr"],
+    },
+    BugCard {
+        bug: Bug::AliasNotFollowed,
+        id: "alias-not-followed",
+        component: "cluster DNS",
+        title: "an alias of a service of the cluster is answered without the address it leads to",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/67962",
+        caught_by: &["external-name/followed"],
+    },
+    BugCard {
+        bug: Bug::OneAddressPerHostname,
+        id: "one-address-per-hostname",
+        component: "cluster DNS",
+        title: "of several pods with one host name and subdomain one has an address",
+        seen_in: "https://github.com/kubernetes/dns/issues/116",
+        caught_by: &["headless/pod-hostname"],
+    },
 ];
 
 /// The bugs a testbed is started with; none by default.
@@ -846,10 +976,13 @@ impl Bugs {
     /// What a program that runs in pods is told beyond its own arguments, so that it has those of
     /// the bugs that are its own.
     pub(crate) fn arguments(&self, program: &str) -> Vec<String> {
-        if program.rsplit('/').next() != Some("ingress") {
-            return Vec::new();
-        }
-        [
+        let of_dns: &[(Bug, &str)] = &[
+            (Bug::HeadlessIncludesUnready, "unready-too"),
+            (Bug::PointersMissing, "no-pointers"),
+            (Bug::AliasNotFollowed, "aliases-end"),
+            (Bug::OneAddressPerHostname, "one-address-per-host"),
+        ];
+        let of_ingress: &[(Bug, &str)] = &[
             (Bug::IngressStaleUpstreams, "stale-upstreams"),
             (Bug::IngressPrefixByString, "prefix-by-string"),
             (Bug::IngressThroughService, "through-service"),
@@ -858,11 +991,14 @@ impl Bugs {
             (Bug::IngressDropsUpgrade, "drops-upgrade"),
             (Bug::IngressClosesConnections, "closes-connections"),
             (Bug::IngressReloads, "reloads"),
-        ]
-        .iter()
-        .filter(|(bug, _)| self.has(*bug))
-        .map(|(_, argument)| format!("--wrong={argument}"))
-        .collect()
+        ];
+        let all = match program.rsplit('/').next() {
+            Some("dns") => of_dns,
+            Some("ingress") => of_ingress,
+            _ => return Vec::new(),
+        };
+        let own = all.iter().filter(|(bug, _)| self.has(*bug));
+        own.map(|(_, argument)| format!("--wrong={argument}")).collect()
     }
 }
 
