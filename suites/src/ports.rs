@@ -161,7 +161,7 @@ async fn one_protocol_removed(scene: &mut Scene) -> Held {
     scene.given(fixture!("service/udp.yaml")).await?;
     let inside = scene.inside();
     // Nobody else is given the node port when it is free again.
-    let of = |name: &str, protocol: &str| json!({ "name": name, "port": 80, "targetPort": 8000, "protocol": protocol, "nodePort": 30_072 });
+    let of = |name: &str, protocol: &str| json!({ "name": name, "port": 80, "targetPort": 8000, "protocol": protocol, "nodePort": 30_075 });
     let (udp, tcp) = (of("udp", "UDP"), of("tcp", "TCP"));
     let both = vec![udp.clone(), tcp.clone()];
     let ip = scene.cluster_ip("udp").await?;
@@ -182,7 +182,7 @@ async fn one_protocol_removed(scene: &mut Scene) -> Held {
         scene.eventually(as_promised(inside.clone(), vec![cluster_ip("udp"), node_port("udp")])).await?;
         if let Some(protocol) = closed {
             let nodes = scene.node_addresses().await?;
-            let mut old: Vec<To> = nodes.iter().map(|(_, node)| at(*node, 30_072, protocol)).collect();
+            let mut old: Vec<To> = nodes.iter().map(|(_, node)| at(*node, 30_075, protocol)).collect();
             old.push(at(ip, 80, protocol));
             scene.eventually(as_promised(inside.clone(), old).calls(1)).await?;
         }

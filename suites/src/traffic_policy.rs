@@ -409,7 +409,7 @@ async fn internal_local_host_network(scene: &mut Scene) -> Held {
 /// "This field will be wiped when updating a Service to no longer need it (e.g. changing type)"; "If a value
 /// is specified, is in-range, and is not in use, it will be used."
 async fn health_check_port_closes(scene: &mut Scene) -> Held {
-    const PORT: u16 = 30_073;
+    const PORT: u16 = 30_076;
     scene.given(fixture!("traffic-policy/health-port.yaml")).await?;
     scene.control(&scene.vantages().outsides()).await?;
     let told = || {

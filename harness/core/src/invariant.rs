@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use stickler_model::{
-    Backend, ObjectKey, Observed, Protocol, Route, endpoint_slices_match, endpoints,
+    Backend, ObjectKey, Observed, Protocol, Route, World, endpoint_slices_match, endpoints,
     endpoints_object_matches, route,
 };
 use stickler_pods::protocol::{Answer, Outcome, Probe, Seen, Workload};
@@ -197,7 +197,7 @@ pub(crate) fn probe(target: &Target) -> Probe {
     }
 }
 
-fn resolve(to: &[To], world: &stickler_model::World, namespace: &str) -> Result<Vec<Target>, String> {
+fn resolve(to: &[To], world: &World, namespace: &str) -> Result<Vec<Target>, String> {
     let mut targets = Vec::new();
     for to in to {
         targets.extend(to.resolve(world, namespace)?);
@@ -360,38 +360,50 @@ impl Invariant for Sticks {
                 Ok(targets) => targets,
                 Err(missing) => return Ok(broken(self.promise(), missing)),
             };
-            for from in &self.from {
-                for target in &targets {
-                    let client = scene.vantages().to_model(from);
-                    let route = route(&world, scene.cluster.promises(), &client, &target.destination);
-                    let Route::Answered { by, affinity: Some(_), .. } = &route else {
-                        return Ok(broken(self.promise(), format!("{} is {route}", target.label)));
-                    };
-                    let calls = connections_to_see_stickiness(by.len());
-                    let outcomes =
-                        scene.call(from, &target.label, scene.workload(probe(target), calls)).await?;
-                    if let Some(finding) = judge(scene, from, target, &route, &outcomes)? {
-                        return Ok(Judgement::Broken(finding));
-                    }
-                    let names: BTreeSet<&str> = outcomes
-                        .iter()
-                        .filter_map(|outcome| match &outcome.seen {
-                            Seen::Answered(answer) => called(answer),
-                            _ => None,
-                        })
-                        .collect();
-                    if names.len() > 1 {
-                        let observed = format!(
-                            "{calls} connections from {from} to {} were answered by {names:?}",
-                            target.label
-                        );
-                        return Ok(broken(self.promise(), observed));
-                    }
-                }
-            }
-            Ok(Judgement::Holds)
+            let looks = self.from.iter().map(|from| self.look_from(scene, &world, from, &targets));
+            let first = try_join_all(looks).await?.into_iter().flatten().next();
+            Ok(first.map_or(Judgement::Holds, Judgement::Broken))
         }
         .boxed()
+    }
+}
+
+impl Sticks {
+    /// What is wrong with what one client sees, if anything is.
+    async fn look_from(
+        &self,
+        scene: &Scene,
+        world: &World,
+        from: &Vantage,
+        targets: &[Target],
+    ) -> anyhow::Result<Option<Finding>> {
+        let finding = |observed: String| Finding { promised: self.promise(), observed };
+        for target in targets {
+            let client = scene.vantages().to_model(from);
+            let route = route(world, scene.cluster.promises(), &client, &target.destination);
+            let Route::Answered { by, affinity: Some(_), .. } = &route else {
+                return Ok(Some(finding(format!("{} is {route}", target.label))));
+            };
+            let calls = connections_to_see_stickiness(by.len());
+            let outcomes = scene.call(from, &target.label, scene.workload(probe(target), calls)).await?;
+            if let Some(finding) = judge(scene, from, target, &route, &outcomes)? {
+                return Ok(Some(finding));
+            }
+            let names: BTreeSet<&str> = outcomes
+                .iter()
+                .filter_map(|outcome| match &outcome.seen {
+                    Seen::Answered(answer) => called(answer),
+                    _ => None,
+                })
+                .collect();
+            if names.len() > 1 {
+                return Ok(Some(finding(format!(
+                    "{calls} connections from {from} to {} were answered by {names:?}",
+                    target.label
+                ))));
+            }
+        }
+        Ok(None)
     }
 }
 

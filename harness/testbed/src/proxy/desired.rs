@@ -79,7 +79,7 @@ pub(super) fn desired<'a>(
                 let uid = service.uid().unwrap_or_default();
                 candidates = remembered(memory.endpoints.entry((uid, port_name)).or_default(), candidates);
             }
-            if bugs.has(Bug::OwnHostEndpointLost) {
+            if bugs.has(Bug::OwnHostEndpointLost) && protocol == Protocol::Udp {
                 candidates.retain(|candidate| Some(candidate.endpoint.ip) != place.address);
             }
             let mut all = chosen_by_hints(&candidates, place);
