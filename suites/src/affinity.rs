@@ -4,7 +4,8 @@ use anyhow::Context as _;
 use stickler::action::{Resource, create, edit};
 use stickler::protocol::Seen;
 use stickler::{
-    Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, fixture, spreads, sticks, that,
+    Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture, node_port,
+    spreads, spreads_at, sticks, that,
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -53,6 +54,30 @@ pub(crate) const CHECKS: &[Check] = &[
         exclusive: false,
         run: |scene| Box::pin(layer_4(scene)),
     },
+    Check {
+        id: "affinity/node-port",
+        title: "with ClientIP affinity, one client of a node's port reaches one endpoint each time",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/networking/virtual-ips/#session-affinity"),
+            docs("concepts/services-networking/service/#type-nodeport"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(at_node_ports(scene)),
+    },
+    Check {
+        id: "affinity/leaves-unready",
+        title: "a client with affinity goes to another endpoint when its own is not ready any more",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/networking/virtual-ips/#session-affinity"),
+            docs("concepts/workloads/pods/probes/#readiness-probe"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(leaves_unready(scene)),
+    },
 ];
 
 async fn default_none(scene: &mut Scene) -> Held {
@@ -80,6 +105,41 @@ async fn client_ip(scene: &mut Scene) -> Held {
     scene.when(edit(Resource::Service, "sticky", again)).await?;
     scene.eventually(sticks(from.clone(), cluster_ip("sticky"))).await?;
     scene.exactly(sticks(from, cluster_ip("sticky"))).await
+}
+
+/// As [`client_ip`], of calls to nodes: each node knows its own clients.
+async fn at_node_ports(scene: &mut Scene) -> Held {
+    scene.given(fixture!("affinity/client-ip.yaml")).await?;
+    let from = scene.vantages().everywhere();
+    scene.eventually(as_promised(from.clone(), vec![node_port("sticky")])).await?;
+    scene.exactly(sticks(from.clone(), node_port("sticky"))).await?;
+    let affinity = |kind: &str| {
+        edit(Resource::Service, "sticky", serde_json::json!({"spec": {"sessionAffinity": kind}}))
+    };
+    scene.when(affinity("None")).await?;
+    let one = from.last().cloned().context("there is no place to look from")?;
+    scene.eventually(spreads_at(node_port("sticky"), one)).await?;
+    scene.when(affinity("ClientIP")).await?;
+    scene.eventually(sticks(from.clone(), node_port("sticky"))).await?;
+    scene.exactly(sticks(from, node_port("sticky"))).await
+}
+
+/// "If the readiness probe fails, the EndpointSlice controller removes the Pod's IP address": a client that
+/// was passed to it each time is passed to one of those that are left.
+async fn leaves_unready(scene: &mut Scene) -> Held {
+    scene.given_running(fixture!("affinity/gated.yaml")).await?;
+    let from = scene.inside();
+    // Everybody is led to the first, and then, though it is known, to the other.
+    for (pod, ready) in
+        [("gated-0", true), ("gated-1", true), ("gated-0", false), ("gated-0", true), ("gated-1", false)]
+    {
+        scene.set_gate(pod, ready).await?;
+        scene.becomes(pod, ready).await?;
+        scene.eventually(endpoints_mirror_pods("gated")).await?;
+        scene.eventually(sticks(from.clone(), cluster_ip("gated"))).await?;
+        scene.exactly(sticks(from.clone(), cluster_ip("gated"))).await?;
+    }
+    scene.always(as_promised(from, vec![cluster_ip("gated")])).await
 }
 
 async fn timeout(scene: &mut Scene) -> Held {

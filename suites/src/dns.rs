@@ -1,8 +1,13 @@
 //! DNS: services by their names.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
-use stickler::{Check, Class, Held, Scene, Vantage, docs, fixture, notes, resolve_as_promised, that};
+use stickler::{
+    Capability, Check, Class, Held, Scene, Vantage, dns_specification, docs, fixture, notes,
+    resolve_as_promised, that,
+};
 use stickler_model::{ObjectKey, RecordType};
 
 use crate::service::name_of;
@@ -53,6 +58,36 @@ pub(crate) const CHECKS: &[Check] = &[
         exclusive: false,
         run: |scene| Box::pin(srv(scene)),
     },
+    Check {
+        id: "dns/ptr",
+        title: "the name of a cluster IP is that of its service",
+        class: Class::Promise,
+        promised_by: &[dns_specification("233---ptr-record")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(ptr(scene)),
+    },
+    Check {
+        id: "dns/host-network",
+        title: "dnsPolicy ClusterFirstWithHostNet: pods in their node's network search the cluster's names, too",
+        class: Class::Promise,
+        promised_by: &[docs("concepts/services-networking/dns-pod-service/#pod-s-dns-policy")],
+        needs: &[Capability::HostNetwork],
+        exclusive: false,
+        run: |scene| Box::pin(host_network(scene)),
+    },
+    Check {
+        id: "dns/policy-none",
+        title: "dnsPolicy None: a pod resolves as its dnsConfig says, and in no other way",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/dns-pod-service/#pod-s-dns-policy"),
+            docs("concepts/services-networking/dns-pod-service/#pod-dns-config"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(policy_none(scene)),
+    },
 ];
 
 async fn kube_dns_service(scene: &mut Scene) -> Held {
@@ -77,11 +112,46 @@ async fn kube_dns_service(scene: &mut Scene) -> Held {
 
 async fn resolv_conf(scene: &mut Scene) -> Held {
     scene.given(fixture!("env/pod.yaml")).await?;
-    let output = scene.exec("reader", &["cat", "/etc/resolv.conf"]).await?;
-    let words = |key: &str| -> Vec<String> {
-        let lines = output.stdout.lines().filter_map(|line| line.strip_prefix(key));
+    searches_the_cluster(scene).await
+}
+
+/// "For Pods running with hostNetwork, you should explicitly set its DNS policy to
+/// \"ClusterFirstWithHostNet\". Otherwise [..] will fallback".
+async fn host_network(scene: &mut Scene) -> Held {
+    scene.given(fixture!("dns/host-network.yaml")).await?;
+    searches_the_cluster(scene).await
+}
+
+/// "All DNS settings are supposed to be provided using the `dnsConfig` field in the Pod Spec."
+async fn policy_none(scene: &mut Scene) -> Held {
+    scene.given(fixture!("dns/policy-none.yaml")).await?;
+    let told = resolver_of_reader(scene).await?;
+    scene.same("the name servers are", &vec!["192.0.2.53".to_owned()], &told.of("nameserver "))?;
+    let searched = ["first.example", "second.example"].map(str::to_owned).to_vec();
+    scene.same("the search path is", &searched, &told.of("search "))?;
+    let mut options = told.of("options ");
+    options.sort();
+    scene.same("the options are", &["edns0", "ndots:2"].map(str::to_owned).to_vec(), &options)
+}
+
+/// What a pod's `/etc/resolv.conf` says.
+struct Resolver(String);
+
+impl Resolver {
+    /// All words after this one at the beginning of a line.
+    fn of(&self, key: &str) -> Vec<String> {
+        let lines = self.0.lines().filter_map(|line| line.strip_prefix(key));
         lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
-    };
+    }
+}
+
+async fn resolver_of_reader(scene: &Scene) -> anyhow::Result<Resolver> {
+    Ok(Resolver(scene.exec("reader", &["cat", "/etc/resolv.conf"]).await?.stdout))
+}
+
+async fn searches_the_cluster(scene: &Scene) -> Held {
+    let told = resolver_of_reader(scene).await?;
+    let words = |key: &str| told.of(key);
     let namespace = scene.namespace();
     let searched: Vec<String> = words("search ").into_iter().take(3).collect();
     let wanted =
@@ -124,4 +194,30 @@ async fn srv(scene: &mut Scene) -> Held {
     let names = vec![name("http"), name("https"), name("gopher")];
     let from = scene.vantages().pods();
     scene.eventually(resolve_as_promised(from, RecordType::Srv, names)).await
+}
+
+/// "Given Service ClusterIP `<a>.<b>.<c>.<d>`, a `PTR` record [..] must exist."
+async fn ptr(scene: &mut Scene) -> Held {
+    scene.given(fixture!("ports/several.yaml")).await?;
+    let name = reverse_name(scene.cluster_ip("several").await?);
+    let from = scene.vantages().pods();
+    scene.eventually(resolve_as_promised(from.clone(), RecordType::Ptr, vec![name.clone()])).await?;
+    scene.exactly(resolve_as_promised(from, RecordType::Ptr, vec![name]).over_tcp()).await
+}
+
+/// Under which name an address has its pointers
+/// ([RFC 1035, section 3.5](https://www.rfc-editor.org/rfc/rfc1035#section-3.5),
+/// [RFC 3596, section 2.5](https://www.rfc-editor.org/rfc/rfc3596#section-2.5)).
+pub(crate) fn reverse_name(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(ip) => {
+            let nibbles: String =
+                ip.octets().iter().rev().map(|byte| format!("{:x}.{:x}.", byte & 15, byte >> 4)).collect();
+            format!("{nibbles}ip6.arpa")
+        }
+    }
 }

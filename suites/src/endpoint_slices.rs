@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::Context as _;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
 use kube::Api;
 use kube::api::ListParams;
@@ -142,6 +142,18 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: &[Capability::Since(35)],
         exclusive: false,
         run: |scene| Box::pin(same_node_hints(scene)),
+    },
+    Check {
+        id: "endpoint-slices/gone-with-service",
+        title: "EndpointSlices, and Endpoints, go with the service they are of",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/endpoint-slices/#ownership"),
+            docs("concepts/architecture/garbage-collection/#owners-dependents"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(gone_with_service(scene)),
     },
 ];
 
@@ -567,6 +579,24 @@ fn slice(name: &str, endpoints: &[Value]) -> Value {
         "ports": [{ "name": "", "port": 8000, "protocol": "TCP" }],
         "endpoints": endpoints,
     })
+}
+
+/// "EndpointSlices are owned by the Service that the endpoint slice object tracks endpoints for": so they go when
+/// it does, and nobody finds pods behind a name that is somebody else's later.
+async fn gone_with_service(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/web.yaml")).await?;
+    scene.eventually(endpoints_mirror_pods("web")).await?;
+    scene.when(delete(Resource::Service, "web")).await?;
+    scene
+        .eventually(that("neither EndpointSlices nor Endpoints of `web` are left", |scene| {
+            Box::pin(async move {
+                let slices = slices_of(scene, "web").await?.len();
+                let endpoints = scene.api::<Endpoints>().get_opt("web").await?.is_some();
+                let left = format!("{slices} slices, and {} Endpoints", if endpoints { "the" } else { "no" });
+                Ok(if slices == 0 && !endpoints { Ok(()) } else { Err(left) })
+            })
+        }))
+        .await
 }
 
 /// The slices of a service.

@@ -1,9 +1,12 @@
 //! Endpoints and EndpointSlices: the addresses behind a service, as objects.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 
-use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
+use kube::api::ListParams;
 use serde_json::{Value, json};
 use stickler::action::{Resource, delete, edit, label, make, make_endpoints, scale};
 use stickler::{
@@ -12,7 +15,7 @@ use stickler::{
 
 use crate::endpoint_slices::slices_of;
 use crate::ports::reaches_target;
-use crate::service::name_of;
+use crate::service::{name_of, sockets};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check {
@@ -41,7 +44,7 @@ pub(crate) const CHECKS: &[Check] = &[
     },
     Check {
         id: "endpoints/kubernetes",
-        title: "the service `kubernetes` has the API server's address",
+        title: "the service `kubernetes` leads to the API server, at its cluster IP too",
         class: Class::Promise,
         promised_by: &[docs("tasks/run-application/access-api-from-pod/#directly-accessing-the-rest-api")],
         needs: &[],
@@ -136,32 +139,53 @@ async fn follow_readiness(scene: &mut Scene) -> Held {
     Ok(())
 }
 
-/// The addresses of `kubernetes` in `default` are where this API server listens; a pod that dials
-/// its cluster IP reaches the API.
+/// The addresses of `kubernetes` in `default` are where this API server listens, in its Endpoints as in its
+/// EndpointSlices; a pod that dials them, or its cluster IP, reaches the API.
 async fn kubernetes(scene: &mut Scene) -> Held {
     scene
-        .eventually(that(
-            "the Endpoints `kubernetes` list an address and the port of the API server",
-            |scene| {
-                Box::pin(async move {
-                    let api: Api<Endpoints> = Api::namespaced(scene.client(), "default");
-                    let endpoints = api.get("kubernetes").await?;
-                    let sockets = crate::service::sockets(&endpoints);
-                    if sockets.is_empty() {
-                        return Ok(Err("they list none".to_owned()));
-                    }
-                    for socket in sockets {
-                        for from in scene.vantages().pods() {
-                            if let Err(seen) = scene.connects(&from, socket).await? {
-                                return Ok(Err(format!("{socket}, called from {from}, was {seen}")));
-                            }
+        .eventually(that("`kubernetes` in `default` leads every pod to the API server", |scene| {
+            Box::pin(async move {
+                let client = || scene.client();
+                let endpoints = Api::<Endpoints>::namespaced(client(), "default").get("kubernetes").await?;
+                let listed: BTreeSet<SocketAddr> = sockets(&endpoints).into_iter().collect();
+                let of_service = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
+                let slices = Api::<EndpointSlice>::namespaced(client(), "default").list(&of_service).await?;
+                let sliced: BTreeSet<SocketAddr> = slices.items.iter().flat_map(ready_sockets).collect();
+                if listed.is_empty() || listed != sliced {
+                    return Ok(Err(format!("its Endpoints list {listed:?}, its EndpointSlices {sliced:?}")));
+                }
+                let service = Api::<Service>::namespaced(client(), "default").get("kubernetes").await?;
+                let spec = service.spec.unwrap_or_default();
+                let ip = spec.cluster_ip.as_deref().unwrap_or_default().parse()?;
+                let ports = spec.ports.iter().flatten().map(|port| u16::try_from(port.port));
+                let at: Result<Vec<SocketAddr>, _> =
+                    ports.map(|port| port.map(|port| SocketAddr::new(ip, port))).collect();
+                for socket in listed.into_iter().chain(at?) {
+                    for from in scene.vantages().pods() {
+                        if let Err(seen) = scene.connects(&from, socket).await? {
+                            return Ok(Err(format!("{socket}, called from {from}, was {seen}")));
                         }
                     }
-                    Ok(Ok(()))
-                })
-            },
-        ))
+                }
+                Ok(Ok(()))
+            })
+        }))
         .await
+}
+
+/// Every ready address of a slice with every port.
+fn ready_sockets(slice: &EndpointSlice) -> Vec<SocketAddr> {
+    let mut sockets = Vec::new();
+    for endpoint in slice.endpoints.iter().flatten() {
+        let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
+        for address in endpoint.addresses.iter().filter(|_| ready.unwrap_or(true)) {
+            for port in slice.ports.iter().flatten().filter_map(|port| port.port) {
+                let (Ok(ip), Ok(port)) = (address.parse(), u16::try_from(port)) else { continue };
+                sockets.push(SocketAddr::new(ip, port));
+            }
+        }
+    }
+    sockets
 }
 
 /// "Because this Service has no selector, the corresponding EndpointSlice objects are not created

@@ -86,6 +86,42 @@ pub(crate) const CHECKS: &[Check] = &[
         exclusive: false,
         run: |scene| Box::pin(other_class(scene)),
     },
+    Check {
+        id: "load-balancer/rolling-update",
+        title: "while pods are replaced, every call of the load balancer is answered",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/#loadbalancer"),
+            docs("concepts/workloads/pods/pod-lifecycle/#pod-termination"),
+        ],
+        needs: &[Capability::LoadBalancer, Capability::NodesReachable],
+        exclusive: false,
+        run: |scene| Box::pin(rolling_update(scene)),
+    },
+    Check {
+        id: "load-balancer/rolling-update-local",
+        title: "externalTrafficPolicy Local: while pods are replaced, every call of the load balancer is answered",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/networking/virtual-ips/#traffic-to-terminating-endpoints"),
+            kep("sig-network/1669-proxy-terminating-endpoints"),
+        ],
+        needs: &[Capability::LoadBalancer, Capability::NodesReachable, Capability::Since(26)],
+        exclusive: false,
+        run: |scene| Box::pin(rolling_update_local(scene)),
+    },
+    Check {
+        id: "load-balancer/port-changes",
+        title: "a load balancer follows the port of its service, and does not serve the one it had",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/#loadbalancer"),
+            docs("concepts/services-networking/service/#defining-a-service"),
+        ],
+        needs: &[Capability::LoadBalancer, Capability::NodesReachable],
+        exclusive: false,
+        run: |scene| Box::pin(port_changes(scene)),
+    },
 ];
 
 /// "Kubernetes typically starts off by making the changes that are equivalent to you requesting a
@@ -139,6 +175,57 @@ async fn reached(scene: &mut Scene) -> Held {
     scene.eventually(as_promised(everywhere, vec![load_balancer("balanced")])).await
 }
 
+/// "While the actual Pods that compose the backend set may change, the frontend clients should not need to be
+/// aware of that". The pods go on serving for longer than a change takes to be everywhere.
+async fn rolling_update(scene: &mut Scene) -> Held {
+    scene.given(fixture!("load-balancer/rolling.yaml")).await?;
+    served_while_replaced(scene).await
+}
+
+/// "Routing traffic to terminating endpoints ensures that Node's that are scaling down Pods can gracefully
+/// receive and drain traffic to those terminating Pods."
+async fn rolling_update_local(scene: &mut Scene) -> Held {
+    scene.given(fixture!("load-balancer/rolling.yaml")).await?;
+    let spec = json!({ "spec": { "externalTrafficPolicy": "Local" } });
+    scene.when(edit(Resource::Service, "rolling", spec)).await?;
+    served_while_replaced(scene).await
+}
+
+async fn served_while_replaced(scene: &Scene) -> Held {
+    let outside = scene.vantages().outsides();
+    let served = || {
+        that("every call of the load balancer from outside is answered", |scene: &Scene| {
+            Box::pin(answers_at(scene, "rolling", true))
+        })
+    };
+    scene.eventually(served()).await?;
+    scene.always(served()).await?;
+    scene
+        .served_throughout_at(outside, load_balancer("rolling"), "rolling", async |scene: &Scene| {
+            let restart =
+                json!({ "spec": { "template": { "metadata": { "annotations": { "restarted": "once" } } } } });
+            scene.when(edit(Resource::Deployment, "rolling", restart)).await?;
+            scene.rolled_out("rolling").await
+        })
+        .await
+}
+
+async fn port_changes(scene: &mut Scene) -> Held {
+    scene.given(fixture!("load-balancer/balanced.yaml")).await?;
+    let everywhere = scene.vantages().everywhere();
+    scene.eventually(as_promised(everywhere.clone(), vec![load_balancer("balanced")])).await?;
+    let before = first_address(scene, "balanced").await?.context("it has no address")?;
+    let ports = json!([{ "port": 81, "targetPort": 8000 }]);
+    scene.when(edit(Resource::Service, "balanced", json!({ "spec": { "ports": ports } }))).await?;
+    scene.eventually(as_promised(everywhere.clone(), vec![load_balancer("balanced")])).await?;
+    scene
+        .eventually(that(format!("nobody answers at {before}"), move |scene| {
+            Box::pin(nobody_answers(scene, before))
+        }))
+        .await?;
+    scene.always(as_promised(everywhere, vec![load_balancer("balanced")])).await
+}
+
 /// "traffic through the cloud-provider load-balancer will be restricted to the specified client IPs".
 async fn source_ranges(scene: &mut Scene) -> Held {
     scene.given(fixture!("load-balancer/balanced.yaml")).await?;
@@ -160,7 +247,9 @@ async fn source_ranges(scene: &mut Scene) -> Held {
             "with the ranges {ranges}, callers from {own:?} are {}answered",
             if admitted { "" } else { "not " }
         );
-        scene.eventually(that(promise, move |scene| Box::pin(answers(scene, admitted)))).await?;
+        scene
+            .eventually(that(promise, move |scene| Box::pin(answers_at(scene, "balanced", admitted))))
+            .await?;
     }
     Ok(())
 }
@@ -179,8 +268,8 @@ async fn callers(scene: &Scene) -> anyhow::Result<Vec<IpAddr>> {
 }
 
 /// Are all calls from outside answered, or none?
-async fn answers(scene: &Scene, admitted: bool) -> anyhow::Result<Result<(), String>> {
-    let Some(address) = first_address(scene, "balanced").await? else {
+async fn answers_at(scene: &Scene, service: &str, admitted: bool) -> anyhow::Result<Result<(), String>> {
+    let Some(address) = first_address(scene, service).await? else {
         return Ok(Err("it has no address".to_owned()));
     };
     for from in scene.vantages().outsides() {

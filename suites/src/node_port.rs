@@ -3,7 +3,7 @@
 use serde_json::json;
 use stickler::action::{Resource, create, edit, scale};
 use stickler::{
-    Capability, Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, fixture, node_port,
+    Capability, Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, fixture, node_port, spreads_at,
 };
 use stickler_model::{Destination, Protocol};
 
@@ -57,6 +57,18 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: &[],
         exclusive: false,
         run: |scene| Box::pin(same_number_tcp_udp(scene)),
+    },
+    Check {
+        id: "node-port/spreads",
+        title: "connections to every node's port, TCP and UDP, are routed to any of the ready pods",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/#type-nodeport"),
+            docs("reference/networking/virtual-ips/"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(spreads_connections(scene)),
     },
 ];
 
@@ -125,4 +137,16 @@ async fn same_number_tcp_udp(scene: &mut Scene) -> Held {
     scene.eventually(as_promised(everywhere.clone(), vec![node_port("udp")])).await?;
     scene.eventually(as_promised(scene.inside(), vec![cluster_ip("udp")])).await?;
     scene.always(as_promised(everywhere, vec![node_port("udp")])).await
+}
+
+/// "to forward traffic to one of the ready endpoints associated with that Service": wherever they are.
+async fn spreads_connections(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/udp.yaml")).await?;
+    scene.when(edit(Resource::Service, "udp", json!({ "spec": { "type": "NodePort" } }))).await?;
+    let vantages = scene.vantages();
+    let first_of_each = [vantages.pods(), vantages.hosts(), vantages.outsides()];
+    for from in first_of_each.into_iter().filter_map(|of_a_kind| of_a_kind.into_iter().next()) {
+        scene.eventually(spreads_at(node_port("udp"), from)).await?;
+    }
+    Ok(())
 }

@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 use stickler::action::{Resource, edit};
 use stickler::{
-    Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture, that,
+    Capability, Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture,
+    kep, node_port, that,
 };
+use stickler_model::{Destination, Protocol};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check {
@@ -76,6 +78,42 @@ pub(crate) const CHECKS: &[Check] = &[
         exclusive: false,
         run: |scene| Box::pin(renumbered(scene)),
     },
+    Check {
+        id: "ports/one-protocol-removed",
+        title: "of one number for TCP and UDP either may be taken away, and come back, without the other",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/networking/service-protocols/"),
+            docs("concepts/services-networking/service/#type-nodeport"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(one_protocol_removed(scene)),
+    },
+    Check {
+        id: "ports/sidecar",
+        title: "the ports of a sidecar are served, by number and by name",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/workloads/pods/sidecar-containers/"),
+            kep("sig-node/753-sidecar-containers"),
+        ],
+        needs: &[Capability::Since(29)],
+        exclusive: false,
+        run: |scene| Box::pin(sidecar(scene)),
+    },
+    Check {
+        id: "ports/one-each",
+        title: "a port that only one of the pods has is answered by that one only",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/#multi-port-services"),
+            docs("concepts/services-networking/service/#field-spec-ports"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(one_each(scene)),
+    },
 ];
 
 async fn several(scene: &mut Scene) -> Held {
@@ -116,6 +154,58 @@ async fn same_number_tcp_udp(scene: &mut Scene) -> Held {
     scene.given(fixture!("service/udp.yaml")).await?;
     let from = scene.inside();
     scene.eventually(as_promised(from, vec![cluster_ip("udp")])).await
+}
+
+/// Each of the three "valid values for the `protocol` of a port" makes a port of its own.
+async fn one_protocol_removed(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/udp.yaml")).await?;
+    let inside = scene.inside();
+    // Nobody else is given the node port when it is free again.
+    let of = |name: &str, protocol: &str| json!({ "name": name, "port": 80, "targetPort": 8000, "protocol": protocol, "nodePort": 30_075 });
+    let (udp, tcp) = (of("udp", "UDP"), of("tcp", "TCP"));
+    let both = vec![udp.clone(), tcp.clone()];
+    let ip = scene.cluster_ip("udp").await?;
+    let at = |ip: std::net::IpAddr, port: u16, protocol: Protocol| {
+        To::Address(format!("the {protocol} port that was"), Destination::new(ip, port, protocol))
+    };
+    let steps = [
+        (both.clone(), None),
+        (vec![tcp], Some(Protocol::Udp)),
+        (both.clone(), None),
+        (vec![udp], Some(Protocol::Tcp)),
+        (both, None),
+    ];
+    for (ports, closed) in steps {
+        let spec = json!({ "spec": { "type": "NodePort", "ports": ports } });
+        scene.when(edit(Resource::Service, "udp", spec)).await?;
+        scene.eventually(endpoints_mirror_pods("udp")).await?;
+        scene.eventually(as_promised(inside.clone(), vec![cluster_ip("udp"), node_port("udp")])).await?;
+        if let Some(protocol) = closed {
+            let nodes = scene.node_addresses().await?;
+            let mut old: Vec<To> = nodes.iter().map(|(_, node)| at(*node, 30_075, protocol)).collect();
+            old.push(at(ip, 80, protocol));
+            scene.eventually(as_promised(inside.clone(), old).calls(1)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// "sidecar containers remain running" beside the pod's own, and so do their ports.
+async fn sidecar(scene: &mut Scene) -> Held {
+    scene.given(fixture!("ports/sidecar.yaml")).await?;
+    scene.eventually(endpoints_mirror_pods("sidecar")).await?;
+    scene.eventually(as_promised(scene.inside(), vec![cluster_ip("sidecar")])).await?;
+    reaches_target(scene, "sidecar", &[(80, 9000), (81, 9000), (82, 8000)]).await
+}
+
+/// "you can reference these names in the `targetPort`": who has no port of the name has none for it.
+async fn one_each(scene: &mut Scene) -> Held {
+    scene.given(fixture!("ports/one-each.yaml")).await?;
+    scene.eventually(endpoints_mirror_pods("one-each")).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("one-each")]).calls(12)).await?;
+    reaches_target(scene, "one-each", &[(80, 8000), (81, 9000)]).await?;
+    scene.always(as_promised(from, vec![cluster_ip("one-each")])).await
 }
 
 /// What proxies forward follows the specification as it is.

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{Endpoints, Pod};
 use serde_json::json;
-use stickler::action::{Resource, create, delete, delete_pods, edit, label, scale};
+use stickler::action::{Resource, create, delete, delete_pods, edit, label, make, scale};
 use stickler::{
     Broken, Check, Class, Held, Scene, To, Vantage, as_promised, cluster_ip, docs, endpoints_mirror_pods,
-    fixture, kep, spreads,
+    fixture, kep, node_port, spreads, spreads_at, that,
 };
 use stickler_model::ObjectKey;
 
@@ -193,11 +193,11 @@ pub(crate) const CHECKS: &[Check] = &[
     },
     Check {
         id: "service/headless-label",
-        title: "the cluster's proxy leaves a service alone that is labelled as headless",
+        title: "the cluster's proxy leaves endpoints alone that are labelled as those of a headless service",
         class: Class::Promise,
         promised_by: &[
             docs("reference/labels-annotations-taints/#servicekubernetesioheadless"),
-            kep("sig-network/2447-Make-kube-proxy-service-abstraction-optional"),
+            docs("concepts/services-networking/service/#headless-services"),
         ],
         needs: &[],
         exclusive: false,
@@ -229,6 +229,77 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: &[],
         exclusive: false,
         run: |scene| Box::pin(listed(scene)),
+    },
+    Check {
+        id: "service/host-network-endpoints",
+        title: "pods in their node's network are served like others, on their own node too",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/#services-in-kubernetes"),
+            docs("reference/networking/virtual-ips/"),
+        ],
+        needs: &[stickler::Capability::HostNetwork],
+        exclusive: false,
+        run: |scene| Box::pin(host_network_endpoints(scene)),
+    },
+    Check {
+        id: "service/finished-pods-leave",
+        title: "a pod that has ended is no endpoint any more, though it is still there",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/workloads/pods/pod-lifecycle/#pod-phase"),
+            docs("reference/networking/virtual-ips/"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(finished_pods_leave(scene)),
+    },
+    Check {
+        id: "service/finished-pods-unpublished",
+        title: "publishNotReadyAddresses: pods that have ended are not published either",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/workloads/pods/pod-lifecycle/#pod-phase"),
+            docs("reference/kubernetes-api/service-resources/service-v1/#ServiceSpec"),
+        ],
+        needs: &[stickler::Capability::Since(25)],
+        exclusive: false,
+        run: |scene| Box::pin(finished_pods_unpublished(scene)),
+    },
+    Check {
+        id: "service/same-selector",
+        title: "of two services with the same pods one goes on when the other is deleted",
+        class: Class::Promise,
+        promised_by: &[
+            docs("concepts/services-networking/service/#services-in-kubernetes"),
+            docs("concepts/services-networking/service/#defining-a-service"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(same_selector(scene)),
+    },
+    Check {
+        id: "service/hairpin-everywhere",
+        title: "a back end reaches itself and its siblings, by node port and over UDP as well",
+        class: Class::Promise,
+        promised_by: &[
+            docs(
+                "tasks/debug/debug-application/debug-service/#a-pod-fails-to-reach-itself-via-the-service-ip",
+            ),
+            docs("concepts/services-networking/service/#type-nodeport"),
+        ],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(hairpin_everywhere(scene)),
+    },
+    Check {
+        id: "service/publish-not-ready-terminating",
+        title: "publishNotReadyAddresses: pods that terminate get connections beside those that are ready",
+        class: Class::Promise,
+        promised_by: &[docs("reference/kubernetes-api/service-resources/service-v1/#ServiceSpec")],
+        needs: &[],
+        exclusive: false,
+        run: |scene| Box::pin(publish_not_ready_terminating(scene)),
     },
 ];
 
@@ -441,14 +512,7 @@ async fn terminating_gets_none(scene: &mut Scene) -> Held {
     let calls = || as_promised(from.clone(), vec![cluster_ip("ending")]).calls(12);
     scene.eventually(calls()).await?;
     scene.always(calls()).await?;
-    // Otherwise there was nothing to leave out.
-    let pods = scene.pods("app=ending").await?;
-    let still = pods.iter().any(|pod| {
-        pod.metadata.name.as_deref() == Some(&name)
-            && is_ready(pod)
-            && pod.metadata.deletion_timestamp.is_some()
-    });
-    if still { Ok(()) } else { Err(Broken::CouldNotTell("the pod ended too early".to_owned())) }
+    still_ending(scene, &name).await
 }
 
 /// "any agent which deals with endpoints for this Service should disregard any indications of
@@ -469,27 +533,79 @@ async fn publish_not_ready(scene: &mut Scene) -> Held {
     Ok(())
 }
 
+/// The same of a pod that terminates: as long as it serves it gets its share, at node ports too.
+async fn publish_not_ready_terminating(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/ending.yaml")).await?;
+    let spec = json!({ "type": "NodePort", "publishNotReadyAddresses": true });
+    scene.when(edit(Resource::Service, "ending", json!({ "spec": spec }))).await?;
+    let from = scene.inside();
+    let name = name_of(scene.pods("app=ending").await?.first())?;
+    scene.when(delete(Resource::Pod, &name)).await?;
+    scene.eventually(endpoints_mirror_pods("ending")).await?;
+    let both = || vec![cluster_ip("ending"), node_port("ending")];
+    scene.eventually(as_promised(from.clone(), both())).await?;
+    let one = from.first().cloned().context("there is no place to look from")?;
+    for to in both() {
+        scene.eventually(spreads_at(to, one.clone())).await?;
+    }
+    still_ending(scene, &name).await?;
+    // Without, it is left to end in peace.
+    let spec = json!({ "spec": { "publishNotReadyAddresses": false } });
+    scene.when(edit(Resource::Service, "ending", spec)).await?;
+    scene.eventually(endpoints_mirror_pods("ending")).await?;
+    scene.eventually(as_promised(from, both()).calls(12)).await?;
+    still_ending(scene, &name).await
+}
+
+/// Does a pod that was told to end still serve? Otherwise what was seen last was nothing special.
+async fn still_ending(scene: &Scene, name: &str) -> Held {
+    let pods = scene.pods("app=ending").await?;
+    let still = pods.iter().any(|pod| {
+        pod.metadata.name.as_deref() == Some(name)
+            && is_ready(pod)
+            && pod.metadata.deletion_timestamp.is_some()
+    });
+    if still { Ok(()) } else { Err(Broken::CouldNotTell("the pod ended too early".to_owned())) }
+}
+
 /// "The kube-proxy has this label for custom proxy, which delegates service control to custom proxy."
-async fn other_proxy(scene: &mut Scene) -> Held {
-    left_alone(scene, "service.kubernetes.io/service-proxy-name", "suites.stickler.dev").await
-}
-
-async fn headless_label(scene: &mut Scene) -> Held {
-    left_alone(scene, "service.kubernetes.io/headless", "").await
-}
-
 /// Nobody answers at the cluster IP while the label is there, though there are endpoints.
-async fn left_alone(scene: &mut Scene, label: &str, value: &str) -> Held {
+async fn other_proxy(scene: &mut Scene) -> Held {
     scene.given(fixture!("service/web.yaml")).await?;
     let from = scene.inside();
-    for value in [None, Some(value), None] {
-        let labels = json!({ "metadata": { "labels": { label: value } } });
+    for value in [None, Some("suites.stickler.dev"), None] {
+        let labels =
+            json!({ "metadata": { "labels": { "service.kubernetes.io/service-proxy-name": value } } });
         scene.when(edit(Resource::Service, "web", labels)).await?;
         scene.eventually(endpoints_mirror_pods("web")).await?;
         scene.eventually(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
         if value.is_some() {
             scene.always(as_promised(from.clone(), vec![cluster_ip("web")])).await?;
         }
+    }
+    Ok(())
+}
+
+/// "The control plane adds this label to an Endpoints object when the owning Service is headless", and
+/// "kube-proxy does not handle these Services". The slice is made by hand: the control plane's own it would
+/// put right.
+async fn headless_label(scene: &mut Scene) -> Held {
+    scene.given(fixture!("endpoints/without-selector.yaml")).await?;
+    let from = scene.inside();
+    let pods = scene.pods("app=made").await?;
+    let ips = pods.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.clone());
+    let endpoints: Vec<_> = ips.map(|ip| json!({ "addresses": [ip] })).collect();
+    let labels = json!({ "kubernetes.io/service-name": "made" });
+    let slice = json!({
+        "metadata": { "name": "made-by-hand", "labels": labels }, "addressType": "IPv4",
+        "endpoints": endpoints, "ports": [{ "name": "", "port": 8000, "protocol": "TCP" }],
+    });
+    scene.when(make(Resource::EndpointSlice, slice)).await?;
+    for value in [None, Some(""), None] {
+        let labels = json!({ "metadata": { "labels": { "service.kubernetes.io/headless": value } } });
+        scene.when(edit(Resource::EndpointSlice, "made-by-hand", labels)).await?;
+        scene.eventually(as_promised(from.clone(), vec![cluster_ip("made")])).await?;
+        scene.always(as_promised(from.clone(), vec![cluster_ip("made")])).await?;
     }
     Ok(())
 }
@@ -517,6 +633,94 @@ async fn replication_controller(scene: &mut Scene) -> Held {
         scene.pods_become("app=old", replicas as usize).await?;
         scene.eventually(endpoints_mirror_pods("old")).await?;
         scene.eventually(as_promised(from.clone(), vec![cluster_ip("old")])).await?;
+    }
+    Ok(())
+}
+
+/// "Each Service object defines a logical set of endpoints (usually these endpoints are Pods)", wherever
+/// these are: at the addresses of their nodes, one on each.
+async fn host_network_endpoints(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/host-network.yaml")).await?;
+    scene.eventually(endpoints_mirror_pods("host")).await?;
+    let both = || vec![cluster_ip("host"), node_port("host")];
+    scene.eventually(as_promised(scene.inside(), vec![cluster_ip("host")])).await?;
+    scene.eventually(as_promised(scene.vantages().everywhere(), vec![node_port("host")])).await?;
+    for to in both() {
+        // A pod and its node, so that one of the back ends is the caller's own node.
+        for from in [scene.vantages().pods(), scene.vantages().hosts()] {
+            let one = from.into_iter().next().context("there is no place to look from")?;
+            scene.eventually(spreads_at(to.clone(), one)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// "All containers in the Pod have terminated", in success or in failure, and will not run again: nobody
+/// is there who could answer, and the address may be another's soon.
+async fn finished_pods_leave(scene: &mut Scene) -> Held {
+    finish(scene, false).await
+}
+
+async fn finished_pods_unpublished(scene: &mut Scene) -> Held {
+    finish(scene, true).await
+}
+
+async fn finish(scene: &mut Scene, publish: bool) -> Held {
+    scene.given(fixture!("service/finished.yaml")).await?;
+    let spec = json!({ "spec": { "publishNotReadyAddresses": publish } });
+    scene.when(edit(Resource::Service, "finished", spec)).await?;
+    let from = scene.inside();
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("finished")])).await?;
+    for (pod, signal) in [("succeeds", "TERM"), ("fails", "QUIT")] {
+        // It ends the container's first process, and the command may end with it: the phase says it all.
+        let _ = scene.exec(pod, &["kill", "-s", signal, "1"]).await;
+    }
+    scene
+        .eventually(that("both pods have ended, one in success and one in failure", |scene| {
+            Box::pin(async move {
+                let pods = scene.pods("app=finished").await?;
+                let phases = pods.iter().map(|pod| pod.status.as_ref()?.phase.as_deref());
+                let phases: Vec<&str> = phases.flatten().collect();
+                Ok(if phases == ["Failed", "Succeeded"] { Ok(()) } else { Err(format!("{phases:?}")) })
+            })
+        }))
+        .await?;
+    scene.eventually(endpoints_mirror_pods("finished")).await?;
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("finished")])).await?;
+    scene.always(as_promised(from, vec![cluster_ip("finished")])).await
+}
+
+/// "The set of Pods targeted by a Service" is its own, whoever else targets them.
+async fn same_selector(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/same-selector.yaml")).await?;
+    let from = scene.inside();
+    let both = vec![cluster_ip("one"), cluster_ip("other")];
+    scene.eventually(as_promised(from.clone(), both)).await?;
+    let ip = scene.cluster_ip("one").await?;
+    let gone = To::Address("the deleted `one`".to_owned(), stickler_model::Destination::tcp(ip, 80));
+    scene
+        .served_throughout(from.clone(), "other", async |scene: &Scene| {
+            scene.when(delete(Resource::Service, "one")).await?;
+            scene.eventually(as_promised(scene.inside(), vec![gone])).await
+        })
+        .await?;
+    scene.eventually(endpoints_mirror_pods("other")).await?;
+    for one in from {
+        scene.eventually(spreads("other", one)).await?;
+    }
+    Ok(())
+}
+
+/// "A Pod fails to reach itself via the Service IP" where "the network is not properly configured for
+/// \"hairpin\" traffic": each of two back ends is led to itself as often as to the other.
+async fn hairpin_everywhere(scene: &mut Scene) -> Held {
+    scene.given(fixture!("service/siblings.yaml")).await?;
+    for pod in scene.pods("app=sibling").await? {
+        let name = name_of(Some(&pod))?;
+        let backend = Vantage::Backend(ObjectKey { namespace: scene.namespace().to_owned(), name });
+        for to in [cluster_ip("sibling"), node_port("sibling")] {
+            scene.eventually(spreads_at(to, backend.clone())).await?;
+        }
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use stickler::action::{Resource, delete_pods, edit, scale};
 use stickler::protocol::{Probe, Seen};
 use stickler::{
     Broken, Capability, Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, endpoints_mirror_pods,
-    fixture, in_words, kep, node_port, notes, that,
+    fixture, in_words, kep, node_port, notes, spreads, that,
 };
 
 use crate::service::is_ready;
@@ -103,6 +103,51 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: &[Capability::NodesReachable],
         exclusive: false,
         run: |scene| Box::pin(changes_live(scene)),
+    },
+    Check {
+        id: "traffic-policy/internal-local-terminating",
+        title: "internalTrafficPolicy Local: a pod of the caller's node that serves while it terminates is the last resort",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/networking/virtual-ips/#traffic-to-terminating-endpoints"),
+            kep("sig-network/1669-proxy-terminating-endpoints"),
+        ],
+        needs: &[Capability::SeveralNodes, Capability::Since(26)],
+        exclusive: false,
+        run: |scene| Box::pin(internal_local_terminating(scene)),
+    },
+    Check {
+        id: "traffic-policy/cluster-terminating",
+        title: "externalTrafficPolicy Cluster: at every node, pods that serve while they terminate are the last resort",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/networking/virtual-ips/#traffic-to-terminating-endpoints"),
+            kep("sig-network/1669-proxy-terminating-endpoints"),
+        ],
+        needs: &[Capability::Since(26)],
+        exclusive: false,
+        run: |scene| Box::pin(cluster_terminating(scene)),
+    },
+    Check {
+        id: "traffic-policy/internal-local-host-network",
+        title: "internalTrafficPolicy Local: pods in their node's network are of that node as well",
+        class: Class::Promise,
+        promised_by: &[
+            docs("reference/networking/virtual-ips/#internal-traffic-policy"),
+            docs("concepts/services-networking/service-traffic-policy/"),
+        ],
+        needs: &[Capability::HostNetwork, Capability::SeveralNodes, Capability::Since(22)],
+        exclusive: false,
+        run: |scene| Box::pin(internal_local_host_network(scene)),
+    },
+    Check {
+        id: "traffic-policy/health-check-port-closes",
+        title: "nobody answers at the health check port of a service that has none any more, and it may be asked for again",
+        class: Class::Promise,
+        promised_by: &[docs("reference/kubernetes-api/service-resources/service-v1/#ServiceSpec")],
+        needs: &[Capability::NodesReachable],
+        exclusive: false,
+        run: |scene| Box::pin(health_check_port_closes(scene)),
     },
 ];
 
@@ -295,12 +340,7 @@ async fn terminating_serve(scene: &mut Scene) -> Held {
     scene.given(fixture!("traffic-policy/ending.yaml")).await?;
     let outside = scene.vantages().outsides();
     scene.eventually(as_promised(outside.clone(), vec![node_port("ending")])).await?;
-    scene.when(scale(Resource::ReplicaSet, "ending", 0)).await?;
-    scene
-        .eventually(that("the only endpoint serves and terminates", |scene| {
-            Box::pin(async move { Ok(only_serves_terminating(&slices(scene, "ending").await?)) })
-        }))
-        .await?;
+    only_terminating_is_left(scene).await?;
     scene.eventually(as_promised(outside, vec![node_port("ending")])).await?;
     scene.eventually(as_promised(scene.inside(), vec![cluster_ip("ending")])).await?;
     scene
@@ -308,9 +348,114 @@ async fn terminating_serve(scene: &mut Scene) -> Held {
             Box::pin(health_is_told(scene, "ending"))
         }))
         .await?;
-    // Otherwise what was seen last was nothing special.
+    still_terminating(scene).await
+}
+
+/// Tells the only pod behind `ending` to end, and waits until that is known.
+async fn only_terminating_is_left(scene: &Scene) -> Held {
+    scene.when(scale(Resource::ReplicaSet, "ending", 0)).await?;
+    scene
+        .eventually(that("the only endpoint serves and terminates", |scene| {
+            Box::pin(async move { Ok(only_serves_terminating(&slices(scene, "ending").await?)) })
+        }))
+        .await
+}
+
+/// Otherwise what was seen last was nothing special.
+async fn still_terminating(scene: &Scene) -> Held {
     only_serves_terminating(&slices(scene, "ending").await?)
         .map_err(|seen| Broken::CouldNotTell(format!("the pod ended too early: {seen}")))
+}
+
+/// "If there are local endpoints and **all** of them are terminating, then kube-proxy will forward traffic
+/// to those terminating endpoints", and on other nodes to none.
+async fn internal_local_terminating(scene: &mut Scene) -> Held {
+    scene.given(fixture!("traffic-policy/ending.yaml")).await?;
+    scene.when(policy("ending", json!({ "internalTrafficPolicy": "Local" }))).await?;
+    let inside = scene.inside();
+    scene.eventually(as_promised(inside.clone(), vec![cluster_ip("ending")])).await?;
+    only_terminating_is_left(scene).await?;
+    scene.eventually(as_promised(inside.clone(), vec![cluster_ip("ending")])).await?;
+    scene.always(as_promised(inside, vec![cluster_ip("ending")])).await?;
+    still_terminating(scene).await
+}
+
+/// The same of all endpoints, where all may be chosen.
+async fn cluster_terminating(scene: &mut Scene) -> Held {
+    scene.given(fixture!("traffic-policy/ending.yaml")).await?;
+    scene.when(policy("ending", json!({ "externalTrafficPolicy": "Cluster" }))).await?;
+    let everywhere = scene.vantages().everywhere();
+    scene.eventually(as_promised(everywhere.clone(), vec![node_port("ending")])).await?;
+    only_terminating_is_left(scene).await?;
+    scene.eventually(as_promised(everywhere.clone(), vec![node_port("ending")])).await?;
+    scene.always(as_promised(everywhere, vec![node_port("ending")])).await?;
+    still_terminating(scene).await
+}
+
+/// "`Local` to only route to ready node-local endpoints": each node has one, at its own address.
+async fn internal_local_host_network(scene: &mut Scene) -> Held {
+    scene.given(fixture!("traffic-policy/host-network.yaml")).await?;
+    scene.eventually(endpoints_mirror_pods("local")).await?;
+    let inside = scene.inside();
+    scene.eventually(as_promised(inside.clone(), vec![cluster_ip("local")])).await?;
+    scene.always(as_promised(inside.clone(), vec![cluster_ip("local")]).calls(12)).await?;
+    scene.when(policy("local", json!({ "internalTrafficPolicy": "Cluster" }))).await?;
+    for one in inside {
+        scene.eventually(spreads("local", one)).await?;
+    }
+    Ok(())
+}
+
+/// "This field will be wiped when updating a Service to no longer need it (e.g. changing type)"; "If a value
+/// is specified, is in-range, and is not in use, it will be used."
+async fn health_check_port_closes(scene: &mut Scene) -> Held {
+    const PORT: u16 = 30_076;
+    scene.given(fixture!("traffic-policy/health-port.yaml")).await?;
+    scene.control(&scene.vantages().outsides()).await?;
+    let told = || {
+        that("every node answers for its own ready pods", |scene: &Scene| {
+            Box::pin(health_is_told(scene, "checked"))
+        })
+    };
+    scene.eventually(told()).await?;
+    for (change, back) in [
+        (json!({ "externalTrafficPolicy": "Cluster" }), json!({ "externalTrafficPolicy": "Local" })),
+        (json!({ "type": "NodePort" }), json!({ "type": "LoadBalancer" })),
+    ] {
+        scene.when(policy("checked", change)).await?;
+        let spec = scene.service("checked").await?.spec.unwrap_or_default();
+        let port = spec.health_check_node_port.filter(|port| *port != 0);
+        scene.same("the health check port of a service that needs none is", &None::<i32>, &port)?;
+        scene
+            .eventually(that(format!("nobody answers at port {PORT} of a node"), |scene| {
+                Box::pin(async move {
+                    for (node, ip) in scene.node_addresses().await? {
+                        for from in scene.vantages().outsides() {
+                            let calls = scene.workload(stickler::http((ip, PORT).into()), 1);
+                            for outcome in scene.call(&from, &format!("port {PORT} of {node}"), calls).await?
+                            {
+                                match &outcome.seen {
+                                    Seen::CouldNotLook { error } => {
+                                        anyhow::bail!("{from} could not look: {error}")
+                                    }
+                                    Seen::Answered(answer) => {
+                                        return Ok(Err(format!("{node} answered: {}", answer.body)));
+                                    }
+                                    _ => {}
+                                }
+                            }
+                        }
+                    }
+                    Ok(Ok(()))
+                })
+            }))
+            .await?;
+        let mut again = back;
+        again["healthCheckNodePort"] = json!(PORT);
+        scene.takes(policy("checked", again)).await?;
+        scene.eventually(told()).await?;
+    }
+    Ok(())
 }
 
 async fn slices(scene: &Scene, service: &str) -> anyhow::Result<Vec<EndpointSlice>> {

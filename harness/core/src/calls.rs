@@ -201,8 +201,22 @@ impl Scene {
         service: &'static str,
         meanwhile: impl AsyncFnOnce(&Self) -> Result<(), Broken>,
     ) -> Held {
+        self.served_throughout_at(from, To::ClusterIp(service), service, meanwhile).await
+    }
+
+    /// As [`Scene::served_throughout`], at another address of the service than its cluster IP.
+    ///
+    /// # Errors
+    /// Which call failed, and how many.
+    pub async fn served_throughout_at(
+        &self,
+        from: Vec<Vantage>,
+        to: To,
+        service: &'static str,
+        meanwhile: impl AsyncFnOnce(&Self) -> Result<(), Broken>,
+    ) -> Held {
         let world = self.world().await?;
-        let targets = To::ClusterIp(service).resolve(&world, self.namespace()).map_err(anyhow::Error::msg)?;
+        let targets = to.resolve(&world, self.namespace()).map_err(anyhow::Error::msg)?;
         let calls =
             targets.into_iter().map(|target| (http(target.destination.socket()), target.label)).collect();
         self.answered_throughout(from, calls, service, meanwhile).await

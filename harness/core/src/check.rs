@@ -70,6 +70,11 @@ pub const fn kep(path: &'static str) -> Source {
     Source { base: "https://github.com/kubernetes/enhancements/tree/master/keps/", page: path }
 }
 
+/// The specification of DNS-based service discovery: a heading's anchor.
+pub const fn dns_specification(heading: &'static str) -> Source {
+    Source { base: "https://github.com/kubernetes/dns/blob/master/docs/specification.md#", page: heading }
+}
+
 /// A document of the RFC series: its number, with the section's anchor.
 pub const fn rfc(page: &'static str) -> Source {
     Source { base: "https://www.rfc-editor.org/rfc/", page }

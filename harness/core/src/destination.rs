@@ -1,6 +1,7 @@
 //! Destinations by their role: a check says "the node port of `web`", the world says which
 //! addresses and ports that is.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
@@ -19,6 +20,18 @@ pub enum To {
     LoadBalancer(&'static str),
     /// An address that was resolved before, for instance one of an object that is gone by now.
     Address(String, Destination),
+}
+
+impl fmt::Display for To {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClusterIp(service) => write!(f, "`{service}`"),
+            Self::ClusterIpPort(service, port) => write!(f, "port {port} of `{service}`"),
+            Self::NodePort(service) => write!(f, "the node ports of `{service}`"),
+            Self::LoadBalancer(service) => write!(f, "the load balancer of `{service}`"),
+            Self::Address(label, _) => f.write_str(label),
+        }
+    }
 }
 
 /// Every port of a service at its cluster IP.

@@ -7,10 +7,10 @@ use anyhow::{Context as _, bail};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use stickler_model::{
-    Backend, ObjectKey, Observed, Protocol, Route, endpoint_slices_match, endpoints,
+    Backend, ObjectKey, Observed, Protocol, Route, World, endpoint_slices_match, endpoints,
     endpoints_object_matches, route,
 };
-use stickler_pods::protocol::{Outcome, Probe, Seen, Workload};
+use stickler_pods::protocol::{Answer, Outcome, Probe, Seen, Workload};
 use stickler_reports::Finding;
 
 use crate::Scene;
@@ -182,7 +182,7 @@ fn is_silent(outcome: &Outcome) -> bool {
 fn wrong_source(route: &Route, client: &stickler_model::Vantage, outcome: &Outcome) -> Option<String> {
     let Route::Answered { by, source, .. } = route else { return None };
     let Seen::Answered(answer) = &outcome.seen else { return None };
-    let name = answer.hostname.as_deref()?;
+    let name = called(answer)?;
     let backend = by.iter().find(|backend| backend.is_called(name))?;
     let (seen, own) = (answer.source?, outcome.from?);
     (source.is_kept(client, backend) && seen.ip() != own.ip())
@@ -197,7 +197,7 @@ pub(crate) fn probe(target: &Target) -> Probe {
     }
 }
 
-fn resolve(to: &[To], world: &stickler_model::World, namespace: &str) -> Result<Vec<Target>, String> {
+fn resolve(to: &[To], world: &World, namespace: &str) -> Result<Vec<Target>, String> {
     let mut targets = Vec::new();
     for to in to {
         targets.extend(to.resolve(world, namespace)?);
@@ -205,11 +205,17 @@ fn resolve(to: &[To], world: &stickler_model::World, namespace: &str) -> Result<
     Ok(targets)
 }
 
+/// Who answered: the pod, if it was told its name, or else the host. Who is in its node's network has its
+/// node's host name, which clouds give otherwise than the node's name.
+fn called(answer: &Answer) -> Option<&str> {
+    answer.pod.as_deref().or(answer.hostname.as_deref())
+}
+
 /// The outcome in the model's words.
 fn observed(seen: &Seen) -> anyhow::Result<Observed> {
     Ok(match seen {
         Seen::Answered(answer) => {
-            let by = answer.hostname.clone().unwrap_or_else(|| "a stranger".to_owned());
+            let by = called(answer).unwrap_or("a stranger").to_owned();
             Observed::Answered { by }
         }
         Seen::Connected => Observed::Answered { by: "somebody who says nothing".to_owned() },
@@ -253,12 +259,17 @@ impl Invariant for EndpointsMirrorPods {
 
 /// Connections to a service's cluster IP from one place reach every ready endpoint.
 pub fn spreads(service: &'static str, from: Vantage) -> Spreads {
-    Spreads { service, from }
+    spreads_at(To::ClusterIp(service), from)
+}
+
+/// Connections from one place reach every ready endpoint, at each address behind a destination.
+pub fn spreads_at(to: To, from: Vantage) -> Spreads {
+    Spreads { to, from }
 }
 
 /// See [`spreads`].
 pub struct Spreads {
-    service: &'static str,
+    to: To,
     from: Vantage,
 }
 
@@ -281,14 +292,14 @@ pub(crate) fn connections_to_see_all(backends: usize) -> u64 {
 
 impl Invariant for Spreads {
     fn promise(&self) -> String {
-        format!("connections to `{}` are routed to any of its ready endpoints", self.service)
+        format!("connections to {} are routed to any of the ready endpoints", self.to)
     }
 
     fn look<'a>(&'a self, scene: &'a Scene) -> BoxFuture<'a, anyhow::Result<Judgement>> {
         async move {
             scene.control(std::slice::from_ref(&self.from)).await?;
             let world = scene.world().await?;
-            let targets = match To::ClusterIp(self.service).resolve(&world, scene.namespace()) {
+            let targets = match self.to.resolve(&world, scene.namespace()) {
                 Ok(targets) => targets,
                 Err(missing) => return Ok(broken(self.promise(), missing)),
             };
@@ -349,38 +360,50 @@ impl Invariant for Sticks {
                 Ok(targets) => targets,
                 Err(missing) => return Ok(broken(self.promise(), missing)),
             };
-            for from in &self.from {
-                for target in &targets {
-                    let client = scene.vantages().to_model(from);
-                    let route = route(&world, scene.cluster.promises(), &client, &target.destination);
-                    let Route::Answered { by, affinity: Some(_), .. } = &route else {
-                        return Ok(broken(self.promise(), format!("{} is {route}", target.label)));
-                    };
-                    let calls = connections_to_see_stickiness(by.len());
-                    let outcomes =
-                        scene.call(from, &target.label, scene.workload(probe(target), calls)).await?;
-                    if let Some(finding) = judge(scene, from, target, &route, &outcomes)? {
-                        return Ok(Judgement::Broken(finding));
-                    }
-                    let names: BTreeSet<&str> = outcomes
-                        .iter()
-                        .filter_map(|outcome| match &outcome.seen {
-                            Seen::Answered(answer) => answer.hostname.as_deref(),
-                            _ => None,
-                        })
-                        .collect();
-                    if names.len() > 1 {
-                        let observed = format!(
-                            "{calls} connections from {from} to {} were answered by {names:?}",
-                            target.label
-                        );
-                        return Ok(broken(self.promise(), observed));
-                    }
-                }
-            }
-            Ok(Judgement::Holds)
+            let looks = self.from.iter().map(|from| self.look_from(scene, &world, from, &targets));
+            let first = try_join_all(looks).await?.into_iter().flatten().next();
+            Ok(first.map_or(Judgement::Holds, Judgement::Broken))
         }
         .boxed()
+    }
+}
+
+impl Sticks {
+    /// What is wrong with what one client sees, if anything is.
+    async fn look_from(
+        &self,
+        scene: &Scene,
+        world: &World,
+        from: &Vantage,
+        targets: &[Target],
+    ) -> anyhow::Result<Option<Finding>> {
+        let finding = |observed: String| Finding { promised: self.promise(), observed };
+        for target in targets {
+            let client = scene.vantages().to_model(from);
+            let route = route(world, scene.cluster.promises(), &client, &target.destination);
+            let Route::Answered { by, affinity: Some(_), .. } = &route else {
+                return Ok(Some(finding(format!("{} is {route}", target.label))));
+            };
+            let calls = connections_to_see_stickiness(by.len());
+            let outcomes = scene.call(from, &target.label, scene.workload(probe(target), calls)).await?;
+            if let Some(finding) = judge(scene, from, target, &route, &outcomes)? {
+                return Ok(Some(finding));
+            }
+            let names: BTreeSet<&str> = outcomes
+                .iter()
+                .filter_map(|outcome| match &outcome.seen {
+                    Seen::Answered(answer) => called(answer),
+                    _ => None,
+                })
+                .collect();
+            if names.len() > 1 {
+                return Ok(Some(finding(format!(
+                    "{calls} connections from {from} to {} were answered by {names:?}",
+                    target.label
+                ))));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -389,7 +412,7 @@ fn unseen(backends: &BTreeSet<Backend>, outcomes: &[Outcome]) -> Option<String> 
     let mut answers: BTreeMap<&str, u64> = BTreeMap::new();
     for outcome in outcomes {
         if let Seen::Answered(answer) = &outcome.seen {
-            *answers.entry(answer.hostname.as_deref().unwrap_or_default()).or_default() += 1;
+            *answers.entry(called(answer).unwrap_or_default()).or_default() += 1;
         }
     }
     let missing: Vec<String> = backends

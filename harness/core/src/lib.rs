@@ -41,14 +41,14 @@ mod wait;
 pub use agent::{Agent, ClockOffset};
 pub use bounds::Bounds;
 pub use calls::{http, http_with_host, in_words, udp};
-pub use check::{Broken, Check, Class, Held, Source, Verdict, docs, kep, notes, rfc};
+pub use check::{Broken, Check, Class, Held, Source, Verdict, dns_specification, docs, kep, notes, rfc};
 pub use claim::{Healed, heal};
 pub use cluster::{AgentStream, Capability, Cluster, Disruption, Machine, Outside, Provider, Terminal};
 pub use controller::Controller;
 pub use destination::{To, cluster_ip, load_balancer, node_port};
 pub use ingress::{RoutedAsPromised, routed_as_promised};
 pub use invariant::{
-    Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, sticks, that,
+    Invariant, Judgement, answers, as_promised, endpoints_mirror_pods, spreads, spreads_at, sticks, that,
 };
 pub use journal::Sink;
 pub use names::{ResolveAsPromised, resolve_as_promised};

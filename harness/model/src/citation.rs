@@ -113,7 +113,7 @@ pub(crate) const PROXY_NAME: Citation = Citation {
     url: "https://kubernetes.io/docs/reference/labels-annotations-taints/#servicekubernetesioservice-proxy-name",
 };
 
-/// The label makes a service with a cluster IP behave as if it had none.
+/// "Used on: Endpoints": what is labelled so is for names only, and no proxy's.
 pub(crate) const HEADLESS_LABEL: Citation = Citation {
     title: "upstream e2e, \"Services should implement service.kubernetes.io/headless\"",
     url: "https://kubernetes.io/docs/reference/labels-annotations-taints/#servicekubernetesioheadless",

@@ -2,12 +2,12 @@
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
+use crate::ObjectKey;
 use crate::citation::{self, Citation};
-use crate::endpoints::cluster_ips;
+use crate::endpoints::{cluster_ips, proxied};
 use crate::ports::{self, Protocol};
 use crate::route::{Affinity, Route, Scene, Source, Usable};
 use crate::selector::is_external_name;
-use crate::{ObjectKey, endpoints};
 
 /// A destination that is a service's cluster IP; nothing if it is none.
 ///
@@ -76,7 +76,7 @@ pub(crate) fn usable_of_port(
     port: &ServicePort,
     node: Option<&str>,
 ) -> Usable {
-    let expected = endpoints(scene.world, scene.promises, key);
+    let expected = proxied(scene.world, scene.promises, key);
     let name = port.name.as_deref().unwrap_or_default();
     scene.usable(key, &expected, expected.port(name, scene.destination.protocol), node)
 }
@@ -90,10 +90,15 @@ pub(crate) fn no_endpoints(scene: &Scene<'_>, key: &ObjectKey) -> Route {
     }
 }
 
-/// Services the cluster's own proxy leaves alone: its label names another proxy, or says that
-/// there is nothing to proxy.
+/// Services the cluster's own proxy leaves alone: its label names another proxy. One that says there is
+/// nothing to proxy belongs on endpoints; on a Service it made kube-proxy leave that alone until 1.31, and
+/// since then it does not.
 pub(crate) fn given_away(key: &ObjectKey, service: &Service) -> Option<Route> {
-    why_given_away(key, service).map(|(why, rule)| Route::Nobody { why, rule })
+    let (why, rule) = why_given_away(key, service)?;
+    Some(match rule {
+        citation::PROXY_NAME => Route::Nobody { why, rule },
+        _ => Route::NotPromised { why, rule },
+    })
 }
 
 /// Why the cluster's own proxy leaves a service alone, and where that is written.

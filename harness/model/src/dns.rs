@@ -94,8 +94,9 @@ pub enum Resolution {
     Records { exactly: Vec<Promised>, perhaps: Vec<Promised>, why: String, rule: Citation },
     /// No others than these; whether they are there is not promised.
     AtMost { perhaps: Vec<Promised>, why: String, rule: Citation },
-    /// A CNAME. What follows it (the addresses of the target) is not the cluster's to promise.
-    Alias { target: String, why: String, rule: Citation },
+    /// A CNAME, and behind it what the target leads to. That is promised of names of the cluster
+    /// only, by the same server; none here if the target is somebody else's, or has no such records.
+    Alias { target: String, leads_to: Vec<Promised>, why: String, rule: Citation },
     /// One text: the version of the schema.
     SchemaVersion { why: String, rule: Citation },
     /// The name exists and has no record of this type: an empty answer, no name error.
@@ -125,10 +126,15 @@ impl Resolution {
                 let unlike = reply.differs(&[], perhaps);
                 unlike.map_or(Ok(()), |unlike| wrong(format!("{unlike}: {why}")))
             }
-            Self::Alias { target, .. } => {
+            Self::Alias { target, leads_to, .. } => {
                 let alias = Record::Alias(target.clone());
-                let is_there = reply.records().any(|record| record.normal() == alias);
-                if is_there { Ok(()) } else { wrong(format!("a CNAME to `{target}` is missing: {why}")) }
+                if !reply.records().any(|record| record.normal() == alias) {
+                    return wrong(format!("a CNAME to `{target}` is missing: {why}"));
+                }
+                match leads_to.iter().find(|promised| !reply.records().any(|seen| promised.is(seen))) {
+                    None => Ok(()),
+                    Some(missing) => wrong(format!("{missing}, which is `{target}`, is missing: {why}")),
+                }
             }
             Self::SchemaVersion { .. } => {
                 let texts: Vec<&Record> = reply.records().collect();
@@ -192,7 +198,12 @@ impl fmt::Display for Resolution {
         match self {
             Self::Records { exactly, .. } => write!(f, "{} ({why})", list(exactly)),
             Self::AtMost { perhaps, .. } => write!(f, "nothing but {}: {why}", list(perhaps)),
-            Self::Alias { target, .. } => write!(f, "CNAME `{target}` ({why})"),
+            Self::Alias { target, leads_to, .. } if leads_to.is_empty() => {
+                write!(f, "CNAME `{target}` ({why})")
+            }
+            Self::Alias { target, leads_to, .. } => {
+                write!(f, "CNAME `{target}`, which is {} ({why})", list(leads_to))
+            }
             Self::SchemaVersion { .. } => write!(f, "a semantic version ({why})"),
             Self::NoData { .. } => write!(f, "no data: {why}"),
             Self::Nothing { .. } => write!(f, "nothing: {why}"),
@@ -231,7 +242,7 @@ impl Zone<'_> {
             return no_service(key);
         };
         if is_external_name(service) {
-            return external_name(key, service);
+            return self.external_name(key, service);
         }
         match self.kind {
             RecordType::A | RecordType::Aaaa => {}
@@ -296,6 +307,33 @@ impl Zone<'_> {
         let all: BTreeSet<IpAddr> = headless.ready.union(&headless.perhaps).copied().collect();
         let why = format!("no endpoint of `{}` has the host name `{host}`, unless it was made up", key.name);
         Resolution::AtMost { perhaps: self.of_kind(&all), why, rule: citation::DNS_HEADLESS }
+    }
+
+    /// Whatever is asked for, a CNAME is the answer. To a question for addresses a server adds those of a
+    /// name that is its own, so that the client need not ask again
+    /// ([RFC 1034, section 3.6.2](https://www.rfc-editor.org/rfc/rfc1034#section-3.6.2)).
+    fn external_name(&self, key: &ObjectKey, service: &Service) -> Resolution {
+        let target = service.spec.as_ref().and_then(|spec| spec.external_name.as_deref()).map(normal);
+        let rule = citation::DNS_EXTERNAL_NAME;
+        let Some(target) = target.filter(|name| !name.is_empty() && name.parse::<IpAddr>().is_err()) else {
+            let why = format!("the external name of `{}` is no DNS name", key.name);
+            return not_promised(why, rule);
+        };
+        let own = self.own_service(&target).filter(|(_, service)| !is_external_name(service));
+        let asks_for_addresses = matches!(self.kind, RecordType::A | RecordType::Aaaa);
+        let leads_to = match own.filter(|_| asks_for_addresses).map(|(key, _)| self.service(&key)) {
+            Some(Resolution::Records { exactly, .. }) => exactly,
+            _ => Vec::new(),
+        };
+        Resolution::Alias { target, leads_to, why: format!("`{}` is an external name", key.name), rule }
+    }
+
+    /// The service of the cluster that a full name is of.
+    fn own_service(&self, name: &str) -> Option<(ObjectKey, &Service)> {
+        let rest = name.strip_suffix(&self.promises.cluster_domain)?.strip_suffix(".svc.")?;
+        let (service, namespace) = rest.split_once('.')?;
+        let (key, service) = self.world.services.get_key_value(&ObjectKey::new(namespace, service))?;
+        Some((key.clone(), service))
     }
 
     fn port(&self, name: &str, protocol: &str, key: &ObjectKey) -> Resolution {
@@ -525,18 +563,6 @@ impl Zone<'_> {
 /// "explicitly specifying "None" for the cluster IP address".
 fn is_headless(service: &Service) -> bool {
     service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
-}
-
-/// Whatever is asked for, a CNAME is the answer.
-fn external_name(key: &ObjectKey, service: &Service) -> Resolution {
-    let target = service.spec.as_ref().and_then(|spec| spec.external_name.as_deref()).map(normal);
-    let rule = citation::DNS_EXTERNAL_NAME;
-    match target {
-        Some(target) if !target.is_empty() && target.parse::<IpAddr>().is_err() => {
-            Resolution::Alias { target, why: format!("`{}` is an external name", key.name), rule }
-        }
-        _ => not_promised(format!("the external name of `{}` is no DNS name", key.name), rule),
-    }
 }
 
 /// `10-244-1-2.default.pod.cluster.local`: required, deprecated, and off in many a cluster. Where

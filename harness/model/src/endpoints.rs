@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Endpoints, ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::ports::{self, Protocol};
 use crate::selector::{has_selector, is_external_name, selects};
@@ -20,6 +21,27 @@ use crate::{ObjectKey, Promises, World};
 /// ([Services without selectors](https://kubernetes.io/docs/concepts/services-networking/service/#services-without-selectors)).
 /// A service that does not exist, or is an ExternalName, has none.
 pub fn endpoints(world: &World, promises: &Promises, service: &ObjectKey) -> Expected {
+    found(world, promises, service, |_| true)
+}
+
+/// The endpoints that proxies are to know: those of [`endpoints`] without what is labelled as headless
+/// ([Labels, annotations and taints](https://kubernetes.io/docs/reference/labels-annotations-taints/#servicekubernetesioheadless):
+/// "Used on: Endpoints"; their label is that of the EndpointSlices that mirror them).
+pub(crate) fn proxied(world: &World, promises: &Promises, service: &ObjectKey) -> Expected {
+    let is_headless = |metadata: &ObjectMeta| {
+        let labels = metadata.labels.as_ref();
+        labels.is_some_and(|labels| labels.contains_key("service.kubernetes.io/headless"))
+    };
+    found(world, promises, service, |metadata| !is_headless(metadata))
+}
+
+/// What of it is made by hand counts if its metadata says so.
+fn found(
+    world: &World,
+    promises: &Promises,
+    service: &ObjectKey,
+    counts: impl Fn(&ObjectMeta) -> bool,
+) -> Expected {
     let mut expected = Expected {
         service: service.clone(),
         selected: false,
@@ -46,11 +68,11 @@ pub fn endpoints(world: &World, promises: &Promises, service: &ObjectKey) -> Exp
     }
     if expected.selected {
         add_selected(&mut expected, world, object);
-    } else if let Some(made) = world.endpoints.get(service) {
+    } else if let Some(made) = world.endpoints.get(service).filter(|made| counts(&made.metadata)) {
         add_made_endpoints(&mut expected, made);
     }
     for slice in world.endpoint_slices.values() {
-        if is_made_slice(slice, service, expected.selected) {
+        if is_made_slice(slice, service, expected.selected) && counts(&slice.metadata) {
             add_made_slice(&mut expected, slice);
         }
     }

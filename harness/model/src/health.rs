@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Service;
 
 use crate::citation::{self, Citation};
 use crate::clusterip::why_given_away;
-use crate::endpoints::endpoints;
+use crate::endpoints::proxied;
 use crate::nodeport::is_external_local;
 use crate::{ObjectKey, Promises, World};
 
@@ -42,7 +42,7 @@ pub fn health(world: &World, promises: &Promises, key: &ObjectKey, address: IpAd
     let Some(node) = world.node_at(address) else {
         return Health::NotPromised { why: format!("`{address}` is no node's address"), rule };
     };
-    let expected = endpoints(world, promises, key);
+    let expected = proxied(world, promises, key);
     let mut all = expected.ports.iter().flat_map(|port| &port.endpoints);
     let is_here = all.any(|one| one.conditions.ready && one.node.as_deref() == Some(node));
     if is_here {

@@ -89,6 +89,11 @@ impl Promised {
         }
     }
 
+    /// Whether a record, as it was written, is this one.
+    pub(crate) fn is(&self, record: &Record) -> bool {
+        self.matches(&record.normal())
+    }
+
     fn is_made_up(&self) -> bool {
         matches!(self, Self::Srv { target: Target::Under(_), .. } | Self::Pointer(Target::Under(_)))
     }

@@ -152,10 +152,11 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Whether an answer that names itself so is this backend's: by host name, by IP address, or
-    /// by address and port.
+    /// Whether an answer that names itself so is this backend's: by host name, by the pod's name, by
+    /// IP address, or by address and port.
     pub fn is_called(&self, name: &str) -> bool {
         self.hostname.as_deref() == Some(name)
+            || self.pod.as_ref().is_some_and(|pod| pod.name == name)
             || self.address.ip().to_string() == name
             || self.address.to_string() == name
     }

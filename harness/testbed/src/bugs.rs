@@ -126,6 +126,32 @@ pub enum Bug {
     IngressClosesConnections,
     /// While the configuration changes, requests are refused.
     IngressReloads,
+    /// Session affinity is heeded at cluster IPs only.
+    AffinityAtClusterIpOnly,
+    /// A client with affinity goes on to its endpoint, whatever became of that.
+    AffinityToUnready,
+    /// A pod that is led back to itself is not answered.
+    HairpinBroken,
+    /// The health check port of a service is served on when the service has none any more.
+    HealthCheckPortStays,
+    /// ExternalIPs are stored and not served.
+    ExternalIpsIgnored,
+    /// Of several endpoints one is never chosen.
+    EndpointNeverChosen,
+    /// A UDP endpoint in the node's own network is not served on that node.
+    OwnHostEndpointLost,
+    /// Pods that have ended stay among the endpoints.
+    FinishedPodsStay,
+    /// Named ports of sidecars are not found.
+    SidecarPortsMissing,
+    /// What a pod's dnsConfig says is not written anywhere.
+    DnsConfigIgnored,
+    /// Cluster DNS knows no name of an address.
+    PointersMissing,
+    /// Cluster DNS does not say where an alias of one of its own names leads.
+    AliasNotFollowed,
+    /// Of several endpoints with one host name cluster DNS knows one.
+    OneAddressPerHostname,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -261,6 +287,35 @@ pub const BUGS: &[BugCard] = &[
             "ingress/nobody-without-endpoints",
             "ingress/deleted-is-gone",
             "kubectl/transcript",
+            "service/host-network-endpoints",
+            "service/finished-pods-leave",
+            "service/finished-pods-unpublished",
+            "service/same-selector",
+            "service/hairpin-everywhere",
+            "service/publish-not-ready-terminating",
+            "affinity/node-port",
+            "affinity/leaves-unready",
+            "ports/one-protocol-removed",
+            "ports/sidecar",
+            "ports/one-each",
+            "dns/ptr",
+            "headless/srv",
+            "headless/pod-hostname",
+            "headless/ptr",
+            "external-name/followed",
+            "traffic-policy/internal-local-terminating",
+            "traffic-policy/cluster-terminating",
+            "traffic-policy/internal-local-host-network",
+            "traffic-policy/health-check-port-closes",
+            "udp/unready-becomes-ready",
+            "udp/node-port-target-changes",
+            "udp/address-reused",
+            "node-port/spreads",
+            "load-balancer/rolling-update",
+            "load-balancer/rolling-update-local",
+            "load-balancer/port-changes",
+            "external-ips/foreign-address",
+            "endpoints/kubernetes",
         ],
     },
     BugCard {
@@ -285,6 +340,10 @@ pub const BUGS: &[BugCard] = &[
             "traffic-policy/local-drops",
             "traffic-policy/internal-local",
             "endpoints/manual",
+            "affinity/leaves-unready",
+            "service/headless-label",
+            "service/publish-not-ready-terminating",
+            "udp/node-port-target-changes",
         ],
     },
     BugCard {
@@ -307,6 +366,11 @@ pub const BUGS: &[BugCard] = &[
             "load-balancer/extends-node-port",
             "traffic-policy/terminating-serve",
             "ingress/address-published",
+            "node-port/spreads",
+            "ports/one-protocol-removed",
+            "service/hairpin-everywhere",
+            "traffic-policy/cluster-terminating",
+            "udp/node-port-target-changes",
         ],
     },
     BugCard {
@@ -333,6 +397,8 @@ pub const BUGS: &[BugCard] = &[
             "traffic-policy/terminating-serve",
             "ingress/pods-come-and-go",
             "ingress/nobody-without-endpoints",
+            "traffic-policy/cluster-terminating",
+            "traffic-policy/internal-local-terminating",
         ],
     },
     BugCard {
@@ -349,7 +415,12 @@ pub const BUGS: &[BugCard] = &[
         component: "proxy",
         title: "sessionAffinity ClientIP is stored and not heeded: each connection goes anywhere",
         seen_in: "https://github.com/cilium/cilium/issues/35254",
-        caught_by: &["affinity/client-ip", "affinity/layer-4"],
+        caught_by: &[
+            "affinity/client-ip",
+            "affinity/layer-4",
+            "affinity/leaves-unready",
+            "affinity/node-port",
+        ],
     },
     BugCard {
         bug: Bug::HeadlessIncludesUnready,
@@ -357,7 +428,13 @@ pub const BUGS: &[BugCard] = &[
         component: "cluster DNS",
         title: "the name of a headless service leads to pods that are not ready as well",
         seen_in: "https://github.com/kubernetes/dns/issues/472",
-        caught_by: &["headless/none-ready", "headless/follows-readiness", "headless/publish-not-ready"],
+        caught_by: &[
+            "headless/none-ready",
+            "headless/follows-readiness",
+            "headless/publish-not-ready",
+            "headless/pod-hostname",
+            "headless/srv",
+        ],
     },
     BugCard {
         bug: Bug::StaleUdpConntrack,
@@ -366,7 +443,13 @@ pub const BUGS: &[BugCard] = &[
         title: "a UDP flow goes on to the endpoint it had, though that was removed or replaced",
         seen_in: "https://github.com/kubernetes/kubernetes/issues/125467",
         // Where a client takes any port, it may take one it had before.
-        caught_by: &["service/udp-endpoint-replaced", "service/udp-endpoint-appears", "service/udp"],
+        caught_by: &[
+            "service/udp-endpoint-replaced",
+            "service/udp-endpoint-appears",
+            "service/udp",
+            "udp/address-reused",
+            "udp/node-port-target-changes",
+        ],
     },
     BugCard {
         bug: Bug::UnreadyEndpointStays,
@@ -380,6 +463,11 @@ pub const BUGS: &[BugCard] = &[
             "readiness/touch-makes-ready",
             "headless/follows-readiness",
             "ingress/follows-readiness",
+            "affinity/leaves-unready",
+            "headless/pod-hostname",
+            "headless/srv",
+            "service/finished-pods-leave",
+            "service/finished-pods-unpublished",
         ],
     },
     BugCard {
@@ -652,7 +740,7 @@ pub const BUGS: &[BugCard] = &[
         component: "endpointslice controller",
         title: "slices do not name the service that owns them",
         seen_in: "https://github.com/kubernetes/kubernetes/pull/94730",
-        caught_by: &["endpoint-slices/managed-by"],
+        caught_by: &["endpoint-slices/managed-by", "endpoint-slices/gone-with-service"],
     },
     BugCard {
         bug: Bug::ZoneMissing,
@@ -829,6 +917,110 @@ pub const BUGS: &[BugCard] = &[
         seen_in: "https://github.com/kubernetes/ingress-nginx/issues/4469",
         caught_by: &["ingress/changes-drop-nothing", "ingress/pods-come-and-go"],
     },
+    BugCard {
+        bug: Bug::AffinityAtClusterIpOnly,
+        id: "affinity-at-cluster-ip-only",
+        component: "proxy",
+        title: "sessionAffinity ClientIP is heeded at the cluster IP, and not at node ports",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/52626",
+        caught_by: &["affinity/node-port"],
+    },
+    BugCard {
+        bug: Bug::AffinityToUnready,
+        id: "affinity-to-unready",
+        component: "proxy",
+        title: "a client with affinity goes on to the endpoint it had, though that is not ready any more",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/110302",
+        caught_by: &["affinity/leaves-unready"],
+    },
+    BugCard {
+        bug: Bug::HairpinBroken,
+        id: "hairpin-broken",
+        component: "proxy",
+        title: "a pod that calls its own service and is led back to itself is not answered",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/20475",
+        caught_by: &["service/from-pod", "service/hairpin-everywhere"],
+    },
+    BugCard {
+        bug: Bug::HealthCheckPortStays,
+        id: "health-check-port-stays",
+        component: "proxy",
+        title: "the health check port of a service is served on when its policy or type has changed",
+        seen_in: "https://github.com/cilium/cilium/pull/11952",
+        caught_by: &["traffic-policy/health-check-port-closes"],
+    },
+    BugCard {
+        bug: Bug::ExternalIpsIgnored,
+        id: "external-ips-ignored",
+        component: "proxy",
+        title: "externalIPs are stored and not served",
+        seen_in: "https://github.com/antrea-io/antrea/issues/1627",
+        caught_by: &["external-ips/served", "external-ips/foreign-address"],
+    },
+    BugCard {
+        bug: Bug::EndpointNeverChosen,
+        id: "endpoint-never-chosen",
+        component: "proxy",
+        title: "of several endpoints that may be chosen one never is",
+        seen_in: "https://github.com/projectcalico/calico/issues/13279",
+        caught_by: &["service/spreads-connections", "node-port/spreads"],
+    },
+    BugCard {
+        bug: Bug::OwnHostEndpointLost,
+        id: "own-host-endpoint-lost",
+        component: "proxy",
+        title: "a UDP endpoint in its node's network is served on other nodes, and not on its own",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/95565",
+        caught_by: &["service/host-network-endpoints"],
+    },
+    BugCard {
+        bug: Bug::FinishedPodsStay,
+        id: "finished-pods-stay",
+        component: "endpoints controllers",
+        title: "pods that have ended stay among the endpoints, and ready if the service publishes all",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/109414",
+        caught_by: &["service/finished-pods-leave", "service/finished-pods-unpublished"],
+    },
+    BugCard {
+        bug: Bug::SidecarPortsMissing,
+        id: "sidecar-ports-missing",
+        component: "endpoints controllers",
+        title: "a port of a sidecar is not found by its name",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/127958",
+        caught_by: &["ports/sidecar"],
+    },
+    BugCard {
+        bug: Bug::DnsConfigIgnored,
+        id: "dns-config-ignored",
+        component: "kubelet",
+        title: "a pod's dnsConfig is stored and not heeded",
+        seen_in: "https://github.com/rancher/k3k/issues/341",
+        caught_by: &["dns/policy-none"],
+    },
+    BugCard {
+        bug: Bug::PointersMissing,
+        id: "pointers-missing",
+        component: "cluster DNS",
+        title: "addresses of the cluster have no name: the question is somebody else's",
+        seen_in: "https://github.com/coredns/coredns/issues/503",
+        caught_by: &["dns/ptr", "headless/ptr"],
+    },
+    BugCard {
+        bug: Bug::AliasNotFollowed,
+        id: "alias-not-followed",
+        component: "cluster DNS",
+        title: "an alias of a service of the cluster is answered without the address it leads to",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/67962",
+        caught_by: &["external-name/followed"],
+    },
+    BugCard {
+        bug: Bug::OneAddressPerHostname,
+        id: "one-address-per-hostname",
+        component: "cluster DNS",
+        title: "of several pods with one host name and subdomain one has an address",
+        seen_in: "https://github.com/kubernetes/dns/issues/116",
+        caught_by: &["headless/pod-hostname"],
+    },
 ];
 
 /// The bugs a testbed is started with; none by default.
@@ -846,10 +1038,13 @@ impl Bugs {
     /// What a program that runs in pods is told beyond its own arguments, so that it has those of
     /// the bugs that are its own.
     pub(crate) fn arguments(&self, program: &str) -> Vec<String> {
-        if program.rsplit('/').next() != Some("ingress") {
-            return Vec::new();
-        }
-        [
+        let of_dns: &[(Bug, &str)] = &[
+            (Bug::HeadlessIncludesUnready, "unready-too"),
+            (Bug::PointersMissing, "no-pointers"),
+            (Bug::AliasNotFollowed, "aliases-end"),
+            (Bug::OneAddressPerHostname, "one-address-per-host"),
+        ];
+        let of_ingress: &[(Bug, &str)] = &[
             (Bug::IngressStaleUpstreams, "stale-upstreams"),
             (Bug::IngressPrefixByString, "prefix-by-string"),
             (Bug::IngressThroughService, "through-service"),
@@ -858,11 +1053,14 @@ impl Bugs {
             (Bug::IngressDropsUpgrade, "drops-upgrade"),
             (Bug::IngressClosesConnections, "closes-connections"),
             (Bug::IngressReloads, "reloads"),
-        ]
-        .iter()
-        .filter(|(bug, _)| self.has(*bug))
-        .map(|(_, argument)| format!("--wrong={argument}"))
-        .collect()
+        ];
+        let all = match program.rsplit('/').next() {
+            Some("dns") => of_dns,
+            Some("ingress") => of_ingress,
+            _ => return Vec::new(),
+        };
+        let own = all.iter().filter(|(bug, _)| self.has(*bug));
+        own.map(|(_, argument)| format!("--wrong={argument}")).collect()
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
+use dataplane::Wrong;
 pub use dataplane::{At, Backends, Dataplane, Desired, Endpoint, Frontend, Protocol};
 
 use crate::bugs::{Bug, Bugs};
@@ -56,9 +57,13 @@ impl Proxy {
     /// Prepares the node's rules, then follows the API in the background.
     pub(crate) async fn start(config: ProxyConfig) -> anyhow::Result<Self> {
         let mut dataplane = Dataplane::open(&config.node.namespace, config.cluster_cidr)?;
-        dataplane.keeps_flows = config.bugs.has(Bug::StaleUdpConntrack);
-        dataplane.keeps_flows_of_deleted = config.bugs.has(Bug::UdpDeletedServiceStays);
-        dataplane.loses_sources = config.bugs.has(Bug::LocalSourceLost);
+        dataplane.wrong = Wrong {
+            keeps_flows: config.bugs.has(Bug::StaleUdpConntrack),
+            keeps_flows_of_deleted: config.bugs.has(Bug::UdpDeletedServiceStays),
+            loses_sources: config.bugs.has(Bug::LocalSourceLost),
+            returns_to_gone: config.bugs.has(Bug::AffinityToUnready),
+            forgets_hairpins: config.bugs.has(Bug::HairpinBroken),
+        };
         let (announce, synced) = watch::channel(false);
         if config.bugs.has(Bug::NoProxy) {
             announce.send_replace(true);
@@ -67,7 +72,8 @@ impl Proxy {
         }
         dataplane.prepare().await?;
         let health = Arc::new(Health::default());
-        let servers = HealthServers::start(&config.node.namespace, &health)?;
+        let mut servers = HealthServers::start(&config.node.namespace, &health)?;
+        servers.keeps_ports = config.bugs.has(Bug::HealthCheckPortStays);
         let task = tokio::spawn(follow(config, dataplane, servers, health, announce));
         Ok(Self { synced, _task: AbortOnDropHandle::new(task) })
     }
@@ -91,7 +97,7 @@ async fn follow(
     let mut slices = Mirror::<EndpointSlice>::new(&config.client);
     let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node.name));
     let mut nodes = Mirror::<Node>::of(&config.client, own);
-    let mut place = Place { node: config.node.name.clone(), zone: None };
+    let mut place = Place { node: config.node.name.clone(), zone: None, address: Some(config.node.ip) };
     let mut memory = Memory::default();
     let mut retry = tokio::time::interval(RETRY);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -833,7 +833,7 @@ fn given_to_apiserver(node: &NodeNet, pki: &Pki, key: &KeyPems) -> anyhow::Resul
 
 /// Creates what cluster DNS is made of: objects like any others, run by the cluster itself.
 async fn create_dns(client: &kube::Client, spec: &TestbedSpec) -> anyhow::Result<()> {
-    let (bugs, replacement) = (&spec.bugs, spec.components.replacement(Component::Dns));
+    let replacement = spec.components.replacement(Component::Dns);
     let own_kubelet = spec.components.is_own(Component::Kubelet);
     let image = spec.images.as_ref().filter(|_| !own_kubelet);
     for manifest in DNS {
@@ -851,13 +851,6 @@ async fn create_dns(client: &kube::Client, spec: &TestbedSpec) -> anyhow::Result
                     create(client, &dns_files(replacement)?).await?;
                 }
                 swap_dns(&types.kind, &mut object.data, replacement);
-            } else if bugs.has(Bug::HeadlessIncludesUnready)
-                && let Some(command) = object
-                    .data
-                    .pointer_mut("/spec/template/spec/containers/0/command")
-                    .and_then(serde_json::Value::as_array_mut)
-            {
-                command.push("--unready-too".into());
             }
             create(client, &object).await?;
         }

@@ -248,6 +248,22 @@ fn tells_in_words_what_is_wrong() {
     assert_eq!(away.allows(&reply(Code::NxDomain, [alias])), Ok(()));
     assert!(away.allows(&reply(Code::NoError, [address("11.11.11.11")])).is_err());
 
+    // An alias of a service of the cluster leads there, whoever is asked for it.
+    let near = World::from_yaml(&format!(
+        "{}\n---\n{SHOP}\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: near, namespace: shop}}\n\
+         spec: {{type: ExternalName, externalName: Web.shop.svc.cluster.local}}\n",
+        include_str!("lab.yaml")
+    ))
+    .unwrap();
+    let near = |kind| resolve(&near, &promises(), "near.shop.svc.cluster.local", kind);
+    let web = ask("web", RecordType::A).addresses();
+    let alias = Record::Alias("web.shop.svc.cluster.local.".to_owned());
+    let whole = web.iter().copied().map(Record::Address).chain([alias.clone()]);
+    assert_eq!(near(RecordType::A).allows(&reply(Code::NoError, whole)), Ok(()));
+    assert!(near(RecordType::A).allows(&reply(Code::NoError, [alias.clone()])).is_err());
+    assert_eq!(near(RecordType::Cname).allows(&reply(Code::NoError, [alias.clone()])), Ok(()));
+    assert_eq!(near(RecordType::Aaaa).allows(&reply(Code::NoError, [alias])), Ok(()));
+
     let version = resolve(&world(), &promises(), "dns-version.cluster.local", RecordType::Txt);
     assert_eq!(version.allows(&reply(Code::NoError, [Record::Text("1.1.0".to_owned())])), Ok(()));
     assert!(version.allows(&reply(Code::NoError, [Record::Text("new".to_owned())])).is_err());

@@ -583,6 +583,53 @@ spec: {clusterIP: 10.96.0.21, externalIPs: [192.168.199.117, 203.0.113.7], selec
 }
 
 #[test]
+fn endpoints_that_are_labelled_as_headless_are_no_proxys() {
+    let slice = |name: &str, service: &str, label: &str, address: &str| {
+        format!(
+            "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {service}{label}}}}}
+addressType: IPv4
+ports: [{{name: '', port: 8000, protocol: TCP}}]
+endpoints: [{{addresses: [{address}]}}]
+"
+        )
+    };
+    let label = ", service.kubernetes.io/headless: ''";
+    check_routes(
+        &with_pods(&format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: mixed}}
+spec: {{clusterIP: 10.96.0.40, ports: [{{port: 80}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: none}}
+spec: {{clusterIP: 10.96.0.41, ports: [{{port: 80}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: itself, labels: {{service.kubernetes.io/headless: ''}}}}
+spec: {{clusterIP: 10.96.0.42, selector: {{app: web}}, ports: [{{port: 80, targetPort: http}}]}}
+{}{}{}",
+            slice("mixed-a", "mixed", label, "10.244.2.2"),
+            slice("mixed-b", "mixed", "", "10.244.1.2"),
+            slice("none-a", "none", label, "10.244.1.2"),
+        )),
+        "
+        from          to           answers    source
+        pod client    mixed:80     web-0      kept
+        pod client    none:80      -          refused
+        # Proxies up to 1.31 passed over it, later ones do not.
+        pod client    itself:80    -          not promised
+        ",
+    );
+}
+
+#[test]
 fn a_load_balancer_admits_whom_it_is_told_to_and_goes_first() {
     let deleting = "deletionTimestamp: \"2026-01-01T00:00:00Z\", finalizers: [a/b]";
     check_routes(

@@ -34,6 +34,7 @@ const MOST_ADDRESSES: usize = 1000;
 pub(super) struct EndpointsOfServices {
     client: Client,
     caches: Caches,
+    bugs: Bugs,
     /// Services that were seen to go; their Endpoints go with them, whoever made these.
     gone: Arc<Mutex<BTreeSet<Key>>>,
 }
@@ -58,7 +59,7 @@ impl EndpointsOfServices {
                 dirty.add(Key::of(&endpoints.metadata));
             }
         });
-        Self { client, caches: caches.clone(), gone }
+        Self { client, caches: caches.clone(), bugs: bugs.clone(), gone }
     }
 
     /// There is no such service. What this controller made goes, and what anybody made for a service
@@ -110,7 +111,7 @@ impl Reconcile for EndpointsOfServices {
             return Ok(None);
         }
         let current = self.caches.endpoints.get(&key);
-        let wanted = wanted(&service, &pods_of(&self.caches, &service), current.as_deref());
+        let wanted = wanted(&service, &pods_of(&self.caches, &self.bugs, &service), current.as_deref());
         if current.as_deref() == Some(&wanted) {
             return Ok(None);
         }

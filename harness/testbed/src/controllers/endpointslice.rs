@@ -95,7 +95,8 @@ impl Reconcile for SlicesOfServices {
             existing.retain(|slice| is_of(slice, &key.name));
         }
         let nodes = self.caches.nodes.all();
-        let wanted = self.wrong(wanted(&self.as_read(&service), &pods_of(&self.caches, &service), &nodes));
+        let wanted =
+            self.wrong(wanted(&self.as_read(&service), &pods_of(&self.caches, &self.bugs, &service), &nodes));
         let mut plan = plan(&wanted, &existing);
         if self.bugs.has(Bug::AllSlicesRewritten) && !(plan.create.is_empty() && plan.update.is_empty()) {
             self.rewrite(&mut plan, &existing);

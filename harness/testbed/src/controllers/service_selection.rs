@@ -52,10 +52,20 @@ pub(super) fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
 }
 
 /// The pods of a service that may be among its endpoints: not finished, and with an address.
-pub(super) fn pods_of(caches: &Caches, service: &Service) -> Vec<Arc<Pod>> {
+pub(super) fn pods_of(caches: &Caches, bugs: &Bugs, service: &Service) -> Vec<Arc<Pod>> {
     let mut pods = caches.pods.in_namespace(service.metadata.namespace.as_deref().unwrap_or_default());
-    pods.retain(|pod| selects(service, pod) && !is_finished(pod) && !addresses(pod).is_empty());
+    let has_ended = |pod: &Pod| is_finished(pod) && !bugs.has(Bug::FinishedPodsStay);
+    pods.retain(|pod| selects(service, pod) && !has_ended(pod) && !addresses(pod).is_empty());
+    if bugs.has(Bug::SidecarPortsMissing) {
+        pods.iter_mut().for_each(forget_sidecars);
+    }
     pods
+}
+
+fn forget_sidecars(pod: &mut Arc<Pod>) {
+    if let Some(spec) = &mut Arc::make_mut(pod).spec {
+        spec.init_containers = None;
+    }
 }
 
 /// All addresses of the pod, the primary one first.

@@ -76,7 +76,8 @@ impl Resolver {
             // As kubelets do that were told of no cluster DNS.
             _ => (vec![self.node.to_string()], self.node_searches.clone(), Vec::new()),
         };
-        if let Some(config) = spec.and_then(|spec| spec.dns_config.as_ref()) {
+        let config = spec.and_then(|spec| spec.dns_config.as_ref());
+        if let Some(config) = config.filter(|_| !self.bugs.has(Bug::DnsConfigIgnored)) {
             add(config, &mut servers, &mut searches, &mut options);
         }
         let mut text = String::new();

@@ -257,6 +257,12 @@ pub struct Dataplane {
     conntrack: Conntrack,
     /// What the kernel holds, if that is known.
     applied: Option<Applied>,
+    pub(super) wrong: Wrong,
+}
+
+/// What bugs make of it; nothing by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wrong {
     /// UDP flows go on as they were when the rules change; for [`Bug::StaleUdpConntrack`] only.
     ///
     /// [`Bug::StaleUdpConntrack`]: crate::bugs::Bug::StaleUdpConntrack
@@ -269,6 +275,14 @@ pub struct Dataplane {
     ///
     /// [`Bug::LocalSourceLost`]: crate::bugs::Bug::LocalSourceLost
     pub(super) loses_sources: bool,
+    /// Clients return to endpoints that left; for [`Bug::AffinityToUnready`] only.
+    ///
+    /// [`Bug::AffinityToUnready`]: crate::bugs::Bug::AffinityToUnready
+    pub(super) returns_to_gone: bool,
+    /// Those who are led back to themselves are not helped; for [`Bug::HairpinBroken`] only.
+    ///
+    /// [`Bug::HairpinBroken`]: crate::bugs::Bug::HairpinBroken
+    pub(super) forgets_hairpins: bool,
 }
 
 /// What the kernel holds.
@@ -295,14 +309,15 @@ impl Applied {
     }
 
     /// What is to be changed for these frontends.
-    fn changes(&self, touched: &BTreeSet<Frontend>, desired: &Desired, loses_sources: bool) -> Vec<Change> {
+    fn changes(&self, touched: &BTreeSet<Frontend>, desired: &Desired, wrong: Wrong) -> Vec<Change> {
         let elements = |of: &Desired| {
             let part =
                 touched.iter().filter_map(|frontend| Some((*frontend, of.frontends.get(frontend)?.clone())));
             let mut elements = Desired { frontends: part.collect() }.elements();
-            if loses_sources {
+            if wrong.loses_sources {
                 elements.values_mut().for_each(lose_source);
             }
+            elements.retain(|(map, _), _| !(wrong.forgets_hairpins && *map == Map::Hairpin));
             elements
         };
         let (before, after) = (elements(&self.desired), elements(desired));
@@ -310,6 +325,7 @@ impl Applied {
             // A call to oneself may have its destination already and its source not yet. Such a pair says
             // nothing wrong when its endpoint has left, and there are no more of them than pod addresses.
             (Map::Hairpin, _) => true,
+            (Map::Serving, _) => wrong.returns_to_gone,
             // All ports of a service share it.
             (Map::ClusterIps, [Field::Address(ip)]) => desired.serves(At::ClusterIp(*ip)),
             _ => false,
@@ -346,14 +362,7 @@ impl Dataplane {
     /// Callers from `pods` keep their source address at cluster IPs.
     pub fn open(node: &NetNamespace, pods: Ipv4Net) -> anyhow::Result<Self> {
         let (tables, conntrack) = (Tables::open(node, pods)?, Conntrack::open(node)?);
-        Ok(Self {
-            tables,
-            conntrack,
-            applied: None,
-            keeps_flows: false,
-            keeps_flows_of_deleted: false,
-            loses_sources: false,
-        })
+        Ok(Self { tables, conntrack, applied: None, wrong: Wrong::default() })
     }
 
     /// Writes the rules of a node without services, unless an earlier proxy left its own: those go
@@ -376,13 +385,13 @@ impl Dataplane {
             }
         };
         let touched = applied.touched(desired);
-        let changes = applied.changes(&touched, desired, self.loses_sources);
+        let changes = applied.changes(&touched, desired, self.wrong);
         self.tables.change(&changes).await?;
         // Only now: flows that are forgotten earlier could be learnt again from the old rules.
-        let keeps = self.keeps_flows_of_deleted;
+        let keeps = self.wrong.keeps_flows_of_deleted;
         let known = touched.iter().filter(|frontend| !keeps || desired.frontends.contains_key(frontend));
         let outdated = outdated_flows(known, &applied.desired, desired);
-        for flows in outdated.into_iter().filter(|_| !self.keeps_flows) {
+        for flows in outdated.into_iter().filter(|_| !self.wrong.keeps_flows) {
             self.conntrack.forget(&flows).await?;
         }
         applied.change(&touched, desired, changes);
@@ -446,7 +455,7 @@ mod tests {
         /// What is done when this is desired.
         fn becomes(&mut self, desired: &Desired) -> Vec<Change> {
             let touched = self.touched(desired);
-            let changes = self.changes(&touched, desired, false);
+            let changes = self.changes(&touched, desired, Wrong::default());
             self.change(&touched, desired, changes.clone());
             changes
         }

@@ -29,6 +29,8 @@ pub(super) struct Memory {
 pub(super) struct Place {
     pub(super) node: String,
     pub(super) zone: Option<String>,
+    /// The node's own; for [`Bug::OwnHostEndpointLost`] only.
+    pub(super) address: Option<Ipv4Addr>,
 }
 
 /// What a node is to forward.
@@ -77,7 +79,13 @@ pub(super) fn desired<'a>(
                 let uid = service.uid().unwrap_or_default();
                 candidates = remembered(memory.endpoints.entry((uid, port_name)).or_default(), candidates);
             }
-            let all = chosen_by_hints(&candidates, place);
+            if bugs.has(Bug::OwnHostEndpointLost) && protocol == Protocol::Udp {
+                candidates.retain(|candidate| Some(candidate.endpoint.ip) != place.address);
+            }
+            let mut all = chosen_by_hints(&candidates, place);
+            if bugs.has(Bug::EndpointNeverChosen) && all.len() > 1 {
+                all.pop_last();
+            }
             let near = chosen(candidates.iter().filter(|candidate| candidate.local));
             let backends = |policy: Option<&String>| Backends {
                 all: all.clone(),
@@ -88,13 +96,15 @@ pub(super) fn desired<'a>(
             let policy = spec.internal_traffic_policy.as_ref();
             let internal = backends(policy.filter(|_| !bugs.has(Bug::InternalPolicyIgnored)));
             let policy = spec.external_traffic_policy.as_ref();
-            let external = backends(policy.filter(|_| !bugs.has(Bug::LocalPolicyIgnored)));
+            let mut external = backends(policy.filter(|_| !bugs.has(Bug::LocalPolicyIgnored)));
+            external.affinity = external.affinity.filter(|_| !bugs.has(Bug::AffinityAtClusterIpOnly));
 
             for ip in &cluster_ips {
                 let frontend = Frontend { at: At::ClusterIp(*ip), protocol, port: number };
                 had.insert(frontend, internal.clone());
             }
-            for ip in addresses(spec.external_ips.iter().flatten()) {
+            let external_ips = spec.external_ips.iter().flatten();
+            for ip in addresses(external_ips.filter(|_| !bugs.has(Bug::ExternalIpsIgnored))) {
                 let frontend = Frontend { at: At::ExternalIp(ip), protocol, port: number };
                 had.insert(frontend, external.clone());
             }
@@ -302,9 +312,8 @@ impl Memory {
         bugs: &Bugs,
     ) -> BTreeMap<Frontend, Backends> {
         let stays = |at: At| match at {
-            At::ClusterIp(_) => bugs.has(Bug::RemovedPortServed),
+            At::ClusterIp(_) | At::ExternalIp(_) => bugs.has(Bug::RemovedPortServed),
             At::NodePort => bugs.has(Bug::NodePortStays),
-            At::ExternalIp(_) => false,
         };
         let had = self.frontends.entry(service.to_owned()).or_default();
         had.extend(now.clone().into_iter().filter(|(frontend, _)| stays(frontend.at)));
@@ -386,7 +395,7 @@ mod tests {
     }
 
     fn at(node: &str) -> Place {
-        Place { node: node.to_owned(), zone: Some("a".to_owned()) }
+        Place { node: node.to_owned(), zone: Some("a".to_owned()), address: None }
     }
 
     fn local_octets(desired: &Desired, at: At) -> Option<Vec<u8>> {

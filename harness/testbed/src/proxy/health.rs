@@ -147,6 +147,8 @@ pub(super) struct HealthServers {
     node: NetNamespace,
     health: Arc<Health>,
     running: BTreeMap<u16, Running>,
+    /// Ports that no service has any more are served on; for [`Bug::HealthCheckPortStays`] only.
+    pub(super) keeps_ports: bool,
     _own: AbortOnDropHandle<()>,
 }
 
@@ -163,6 +165,7 @@ impl HealthServers {
             node: node.clone(),
             health: Arc::clone(health),
             running: BTreeMap::new(),
+            keeps_ports: false,
             _own: AbortOnDropHandle::new(task),
         })
     }
@@ -172,7 +175,7 @@ impl HealthServers {
     /// # Errors
     /// If somebody else has a port; the others are served, and it may be tried again.
     pub(super) fn apply(&mut self, wanted: BTreeMap<u16, HealthCheck>) -> anyhow::Result<()> {
-        self.running.retain(|port, _| wanted.contains_key(port));
+        self.running.retain(|port, _| self.keeps_ports || wanted.contains_key(port));
         let mut failed = None;
         for (port, check) in wanted {
             if let Some(running) = self.running.get(&port) {
