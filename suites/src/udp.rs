@@ -348,6 +348,8 @@ async fn internal_local_endpoint_replaced(scene: &mut Scene) -> Held {
     let local = json!({ "spec": { "internalTrafficPolicy": "Local" } });
     scene.when(edit(Resource::Service, "flow", local)).await?;
     let from = scene.inside();
+    // Where a flow leads that began before the policy was everywhere, nobody promises.
+    scene.eventually(as_promised(from.clone(), vec![cluster_ip("flow")])).await?;
     let flow = || as_promised(from.clone(), vec![cluster_ip("flow")]).with_source_port(PORT);
     scene.eventually(flow()).await?;
     for colour in ["green", "blue"] {

@@ -48,7 +48,8 @@ pub(crate) struct ClusterArgs {
     /// How the kube-proxy of `--cluster binaries` works.
     #[arg(long, value_enum, default_value = "iptables", help_heading = "Cluster")]
     pub(crate) proxy_mode: ProxyModeName,
-    /// The static `stickler-pods` that pods of `--cluster binaries` run; built if need be.
+    /// The static `stickler-pods` that pods of `--cluster binaries` and of external kubelets run; built if
+    /// need be.
     #[arg(long, value_name = "FILE", help_heading = "Cluster")]
     pub(crate) pods_program: Option<PathBuf>,
     /// Leave a component of the testbed out. May be given several times.
@@ -268,9 +269,11 @@ impl ClusterArgs {
         let bugs = bugs_named(&self.bugs)?;
         let components = self.swapped()?;
         let logs = report.map(|folder| folder.join("components"));
+        let kubelet = components.replacement(Component::Kubelet);
+        let images = kubelet.map(|_| crate::image::of_cluster(self.pods_program.as_deref())).transpose()?;
         let provider = TestbedProvider::enter(usize::from(self.nodes), port, bugs)?;
         let provider = provider.with_load_balancer(self.load_balancer).with_components(components, logs);
-        Ok(Box::new(provider))
+        Ok(Box::new(provider.with_images(images)))
     }
 
     #[cfg(target_os = "linux")]

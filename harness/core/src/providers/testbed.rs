@@ -12,7 +12,7 @@ use stickler_pods::versions;
 use stickler_reports::{ClusterCard, ComponentCard, Timing};
 use stickler_testbed::bugs::{BUGS, Bugs};
 use stickler_testbed::components::{Component, Components};
-use stickler_testbed::{ExternalCard, Testbed, TestbedSpec};
+use stickler_testbed::{ExternalCard, Images, Testbed, TestbedSpec};
 
 use crate::bounds::Bounds;
 use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Machine, Outside, Provider, Terminal};
@@ -52,6 +52,13 @@ impl TestbedProvider {
     pub fn with_components(mut self, components: Components, logs: Option<PathBuf>) -> Self {
         self.spec.components = components;
         self.spec.logs = logs;
+        self
+    }
+
+    /// With images for kubelets that are somebody else's.
+    #[must_use]
+    pub fn with_images(mut self, images: Option<Images>) -> Self {
+        self.spec.images = images;
         self
     }
 
@@ -107,8 +114,8 @@ pub(super) struct TestbedCluster {
     testbed: Testbed,
     client: kube::Client,
     image: String,
-    /// Is every component somebody else's?
-    real: bool,
+    /// Are pods of a real container runtime, so that they cost real time and memory?
+    real_pods: bool,
     card: ClusterCard,
     capabilities: Vec<Capability>,
     promises: Promises,
@@ -117,12 +124,15 @@ pub(super) struct TestbedCluster {
 impl TestbedCluster {
     /// A testbed of which nothing but the machines and wires is ours.
     pub(super) fn real(testbed: Testbed, spec: &TestbedSpec) -> anyhow::Result<Self> {
-        let image = spec.images.as_ref().context("a real Kubernetes needs images")?.name.clone();
-        Ok(Self { image, real: true, ..Self::of("binaries", testbed, spec, &[])? })
+        Self::of("binaries", testbed, spec, &[])
     }
 
     fn new(testbed: Testbed, spec: &TestbedSpec, engine: bool) -> anyhow::Result<Self> {
-        let mut more = vec![Capability::Disruption];
+        let mut more = Vec::new();
+        // How others' kubelets are stopped without their pods, nobody knows here.
+        if spec.components.is_own(Component::Kubelet) {
+            more.push(Capability::Disruption);
+        }
         if engine {
             more.push(Capability::ContainerEngine);
         }
@@ -164,8 +174,10 @@ impl TestbedCluster {
             .with_cluster_cidr(testbed.cluster_cidr().into());
         // Who else serves the API may serve some kinds in older forms only.
         let client = versions::client(testbed.client());
-        let image = "stickler-pods".to_owned();
-        Ok(Self { testbed, client, image, real: false, card, capabilities, promises })
+        let real_pods = !spec.components.is_own(Component::Kubelet);
+        let image = spec.images.as_ref().filter(|_| real_pods);
+        let image = image.map_or_else(|| "stickler-pods".to_owned(), |images| images.name.clone());
+        Ok(Self { testbed, client, image, real_pods, card, capabilities, promises })
     }
 }
 
@@ -195,11 +207,11 @@ impl Cluster for TestbedCluster {
     }
 
     fn bounds(&self) -> Bounds {
-        if self.real { Bounds::REAL } else { Bounds::TESTBED }
+        if self.real_pods { Bounds::REAL } else { Bounds::TESTBED }
     }
 
     fn is_measured(&self) -> bool {
-        self.real
+        self.real_pods
     }
 
     fn client(&self) -> kube::Client {
@@ -216,7 +228,7 @@ impl Cluster for TestbedCluster {
 
     fn disruption(&self) -> Option<&dyn Disruption> {
         // Nobody has tried yet what a whole Kubernetes makes of that.
-        (!self.real).then_some(self as &dyn Disruption)
+        (!self.real_pods).then_some(self as &dyn Disruption)
     }
 
     fn terminal(&self) -> Option<&dyn Terminal> {
@@ -229,7 +241,7 @@ impl Cluster for TestbedCluster {
 
     fn is_ephemeral(&self) -> bool {
         // Real pods cost real memory: those of a check go when it ends.
-        !self.real
+        !self.real_pods
     }
 
     fn kubeconfig(&self) -> Option<&str> {
