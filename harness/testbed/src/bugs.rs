@@ -500,7 +500,7 @@ pub const BUGS: &[BugCard] = &[
         component: "kubelet",
         title: "the search path of pods lacks the domains of the cluster",
         seen_in: "https://github.com/siderolabs/talos/issues/6825",
-        caught_by: &["dns/resolv-conf", "dns/short-names"],
+        caught_by: &["dns/resolv-conf", "dns/short-names", "dns/host-network"],
     },
     BugCard {
         bug: Bug::UnreadyIsKilled,
@@ -598,7 +598,11 @@ pub const BUGS: &[BugCard] = &[
         component: "proxy",
         title: "an endpoint that terminates is sent new connections as if it were ready, beside those that are",
         seen_in: "https://github.com/ovn-kubernetes/ovn-kubernetes/pull/4072",
-        caught_by: &["service/terminating-gets-none", "endpoint-slices/conditions"],
+        caught_by: &[
+            "service/terminating-gets-none",
+            "endpoint-slices/conditions",
+            "service/publish-not-ready-terminating",
+        ],
     },
     BugCard {
         bug: Bug::TerminatingNeverServes,
@@ -606,7 +610,12 @@ pub const BUGS: &[BugCard] = &[
         component: "proxy",
         title: "endpoints that serve while they terminate are left out, also when there are no others",
         seen_in: "https://github.com/kubernetes/kubernetes/issues/113841",
-        caught_by: &["traffic-policy/terminating-serve", "endpoint-slices/conditions"],
+        caught_by: &[
+            "traffic-policy/terminating-serve",
+            "endpoint-slices/conditions",
+            "traffic-policy/cluster-terminating",
+            "traffic-policy/internal-local-terminating",
+        ],
     },
     BugCard {
         bug: Bug::InternalPolicyIgnored,
@@ -614,7 +623,12 @@ pub const BUGS: &[BugCard] = &[
         component: "proxy",
         title: "internalTrafficPolicy Local is stored and not heeded: the cluster IP leads to any node",
         seen_in: "https://github.com/istio/istio/issues/42377",
-        caught_by: &["traffic-policy/internal-local", "udp/internal-local-endpoint-replaced"],
+        caught_by: &[
+            "traffic-policy/internal-local",
+            "udp/internal-local-endpoint-replaced",
+            "traffic-policy/internal-local-host-network",
+            "traffic-policy/internal-local-terminating",
+        ],
     },
     BugCard {
         bug: Bug::ProxyNameIgnored,
@@ -635,6 +649,7 @@ pub const BUGS: &[BugCard] = &[
             "endpoint-slices/a-port-each",
             "endpoints/several-subsets",
             "ports/renumber-freely",
+            "ports/one-each",
         ],
     },
     BugCard {
@@ -643,7 +658,7 @@ pub const BUGS: &[BugCard] = &[
         component: "proxy",
         title: "an endpoint that stands in two slices is forgotten when it leaves one of them",
         seen_in: "https://github.com/cilium/cilium/issues/22446",
-        caught_by: &["endpoint-slices/same-address-twice"],
+        caught_by: &["endpoint-slices/same-address-twice", "service/same-selector"],
     },
     BugCard {
         bug: Bug::AddressOfOneSlice,
@@ -659,7 +674,22 @@ pub const BUGS: &[BugCard] = &[
         component: "proxy",
         title: "a port number that a service has for TCP and for UDP is taken for one and the same",
         seen_in: "https://github.com/kubernetes/kubernetes/issues/39188",
-        caught_by: &["ports/same-number-tcp-udp", "node-port/same-number-tcp-udp", "service/udp", "dns/fqdn"],
+        caught_by: &[
+            "ports/same-number-tcp-udp",
+            "node-port/same-number-tcp-udp",
+            "service/udp",
+            "dns/fqdn",
+            "dns/ptr",
+            "external-name/followed",
+            "headless/pod-hostname",
+            "headless/ptr",
+            "headless/srv",
+            "node-port/spreads",
+            "ports/one-protocol-removed",
+            "service/hairpin-everywhere",
+            "service/host-network-endpoints",
+            "traffic-policy/internal-local-host-network",
+        ],
     },
     BugCard {
         bug: Bug::RemovedPortServed,
@@ -672,6 +702,8 @@ pub const BUGS: &[BugCard] = &[
             "ports/renumbered",
             "udp/port-renumbered",
             "traffic-policy/changes-live",
+            "ports/one-protocol-removed",
+            "load-balancer/port-changes",
         ],
     },
     BugCard {
@@ -684,6 +716,7 @@ pub const BUGS: &[BugCard] = &[
             "service-type/node-port-and-back",
             "service-type/load-balancer-and-back",
             "udp/node-port-closed",
+            "ports/one-protocol-removed",
         ],
     },
     BugCard {
@@ -692,7 +725,12 @@ pub const BUGS: &[BugCard] = &[
         component: "proxy",
         title: "UDP flows of a service that was deleted go on to its pods",
         seen_in: "https://github.com/kubernetes/kubernetes/issues/141275",
-        caught_by: &["udp/deleted-service-stops", "udp/port-renumbered", "udp/node-port-closed"],
+        caught_by: &[
+            "udp/deleted-service-stops",
+            "udp/port-renumbered",
+            "udp/node-port-closed",
+            "udp/address-reused",
+        ],
     },
     BugCard {
         bug: Bug::SourceRangesIgnored,
@@ -764,7 +802,11 @@ pub const BUGS: &[BugCard] = &[
         component: "endpointslice controller",
         title: "publishNotReadyAddresses is stored and not heeded",
         seen_in: "https://github.com/kubernetes/kubernetes/issues/58662",
-        caught_by: &["service/publish-not-ready", "headless/publish-not-ready"],
+        caught_by: &[
+            "service/publish-not-ready",
+            "headless/publish-not-ready",
+            "service/publish-not-ready-terminating",
+        ],
     },
     BugCard {
         bug: Bug::MirrorNotUpdated,
@@ -820,7 +862,11 @@ pub const BUGS: &[BugCard] = &[
         component: "API server",
         title: "cluster IPs and node ports are not given back",
         seen_in: "https://github.com/kubernetes/kubernetes/issues/89042",
-        caught_by: &["allocation/cluster-ip-again", "allocation/node-port-given-back"],
+        caught_by: &[
+            "allocation/cluster-ip-again",
+            "allocation/node-port-given-back",
+            "traffic-policy/health-check-port-closes",
+        ],
     },
     BugCard {
         bug: Bug::AllocatedTwice,
@@ -963,7 +1009,22 @@ pub const BUGS: &[BugCard] = &[
         component: "proxy",
         title: "of several endpoints that may be chosen one never is",
         seen_in: "https://github.com/projectcalico/calico/issues/13279",
-        caught_by: &["service/spreads-connections", "node-port/spreads"],
+        caught_by: &[
+            "service/spreads-connections",
+            "node-port/spreads",
+            "affinity/default-none",
+            "affinity/client-ip",
+            "ports/renumber-freely",
+            "service/daemon-set",
+            "service/publish-not-ready",
+            "endpoints/manual",
+            "affinity/node-port",
+            "service/hairpin-everywhere",
+            "service/host-network-endpoints",
+            "service/same-selector",
+            "service/publish-not-ready-terminating",
+            "traffic-policy/internal-local-host-network",
+        ],
     },
     BugCard {
         bug: Bug::OwnHostEndpointLost,
