@@ -7,8 +7,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _};
-use k8s_openapi::api::networking::v1::Ingress;
-use kube::api::{Api, DeleteParams, ListParams};
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use stickler_reports::{Class, Deviation, Event, Evidence, Finding, Timing};
@@ -273,25 +271,9 @@ impl Session {
         };
         let ending = Ending { verdict, reason, finding };
         self.ended(check, &ending, duration_ms, evidence);
-        if !cluster.is_ephemeral() {
-            self.stay.clear(&namespace).await;
-        } else if scene.ingress.controller().is_some() {
-            // The namespace stays, but the run's controller must not serve its hosts to others.
-            self.withdraw(&namespace).await;
-            self.stay.vantages.forget(&namespace);
-        } else {
-            self.stay.vantages.forget(&namespace);
-        }
+        // Nodes have room for so many pods, and balancers for so many addresses.
+        self.stay.clear(&namespace).await;
         ending
-    }
-
-    /// Deletes a namespace's Ingresses.
-    async fn withdraw(&self, namespace: &str) {
-        let api = Api::<Ingress>::namespaced(self.stay.cluster.client(), namespace);
-        if let Err(error) = api.delete_collection(&DeleteParams::default(), &ListParams::default()).await {
-            let message = format!("could not delete the Ingresses of namespace `{namespace}`: {error}");
-            self.sink.tell(Event::Trouble { message });
-        }
     }
 }
 
