@@ -589,11 +589,15 @@ mod disruption {
         anyhow::bail!("the watch ended")
     }
 
-    /// Which runs of which containers there are: id and number of restarts.
+    /// Which runs of which containers there are: id and number of restarts. Without those that go with
+    /// their namespace, as a check's does when the check ends.
     async fn containers(client: &kube::Client) -> anyhow::Result<BTreeMap<String, (String, i32)>> {
+        let namespaces = Api::<Namespace>::all(client.clone()).list(&ListParams::default()).await?;
+        let ending = namespaces.into_iter().filter(|found| found.metadata.deletion_timestamp.is_some());
+        let ending: Vec<Option<String>> = ending.map(|found| found.metadata.name).collect();
         let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await?;
         let mut found = BTreeMap::new();
-        for pod in pods {
+        for pod in pods.into_iter().filter(|pod| !ending.contains(&pod.metadata.namespace)) {
             let name = format!("{:?}/{:?}", pod.metadata.namespace, pod.metadata.name);
             for status in
                 pod.status.into_iter().flat_map(|status| status.container_statuses.unwrap_or_default())
