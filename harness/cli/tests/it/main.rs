@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 /// A test: passed, or why it cannot be tried on this machine; a broken promise panics.
 type Test = fn() -> Result<(), Impossible>;
 
-/// Tests that take minutes, and of which not all were seen to pass yet, are performed on request.
+/// Tests that take minutes are performed on request.
 fn on_request() -> Result<(), Impossible> {
     match std::env::var_os("STICKLER_LONG_TESTS") {
         Some(_) => Ok(()),

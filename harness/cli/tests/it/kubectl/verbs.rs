@@ -451,7 +451,6 @@ pub(super) fn objects_are_chosen_by_their_fields() -> Result<(), Impossible> {
 }
 
 pub(super) fn workloads_are_run_and_exposed() -> Result<(), Impossible> {
-    crate::on_request()?;
     needs_kubectl()?;
     let up = Up::start(&[]);
     let web = up.file("web.yaml", WEB);
