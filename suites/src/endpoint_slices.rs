@@ -17,7 +17,6 @@ use stickler::{
 };
 
 use crate::ports::reaches_target;
-use crate::service::is_ready;
 
 pub(crate) const CHECKS: &[Check] = &[
     Check {
@@ -193,18 +192,7 @@ async fn few_change(scene: &mut Scene) -> Held {
         scene.set_gate(pod, ready).await?;
         // Before the kubelet has seen it, nothing has changed that slices show, and the next round would
         // meet what becomes of this one.
-        scene
-            .eventually(that(format!("whether pod `{pod}` is ready follows its gate"), move |scene| {
-                Box::pin(async move {
-                    let pods = scene.pods("app=groups").await?;
-                    let found = pods.iter().find(|found| found.metadata.name.as_deref() == Some(pod));
-                    Ok(match found.map(is_ready) == Some(ready) {
-                        true => Ok(()),
-                        false => Err(format!("pod `{pod}` is {}ready", if ready { "not " } else { "" })),
-                    })
-                })
-            }))
-            .await?;
+        scene.becomes(pod, ready).await?;
         scene.eventually(endpoints_mirror_pods("groups")).await?;
         let others =
             before.iter().filter(|slice| !endpoints(slice).any(|it| pod_of(it).as_deref() == Some(pod)));

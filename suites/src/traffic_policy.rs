@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use kube::api::ListParams;
 use serde_json::{Value, json};
 use stickler::action::{Resource, delete_pods, edit, scale};
 use stickler::protocol::{Probe, Seen};
@@ -14,6 +13,7 @@ use stickler::{
     fixture, in_words, kep, node_port, notes, spreads, that,
 };
 
+use crate::endpoint_slices::slices_of;
 use crate::service::is_ready;
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -356,14 +356,14 @@ async fn only_terminating_is_left(scene: &Scene) -> Held {
     scene.when(scale(Resource::ReplicaSet, "ending", 0)).await?;
     scene
         .eventually(that("the only endpoint serves and terminates", |scene| {
-            Box::pin(async move { Ok(only_serves_terminating(&slices(scene, "ending").await?)) })
+            Box::pin(async move { Ok(only_serves_terminating(&slices_of(scene, "ending").await?)) })
         }))
         .await
 }
 
 /// Otherwise what was seen last was nothing special.
 async fn still_terminating(scene: &Scene) -> Held {
-    only_serves_terminating(&slices(scene, "ending").await?)
+    only_serves_terminating(&slices_of(scene, "ending").await?)
         .map_err(|seen| Broken::CouldNotTell(format!("the pod ended too early: {seen}")))
 }
 
@@ -428,26 +428,7 @@ async fn health_check_port_closes(scene: &mut Scene) -> Held {
         scene.same("the health check port of a service that needs none is", &None::<i32>, &port)?;
         scene
             .eventually(that(format!("nobody answers at port {PORT} of a node"), |scene| {
-                Box::pin(async move {
-                    for (node, ip) in scene.node_addresses().await? {
-                        for from in scene.vantages().outsides() {
-                            let calls = scene.workload(stickler::http((ip, PORT).into()), 1);
-                            for outcome in scene.call(&from, &format!("port {PORT} of {node}"), calls).await?
-                            {
-                                match &outcome.seen {
-                                    Seen::CouldNotLook { error } => {
-                                        anyhow::bail!("{from} could not look: {error}")
-                                    }
-                                    Seen::Answered(answer) => {
-                                        return Ok(Err(format!("{node} answered: {}", answer.body)));
-                                    }
-                                    _ => {}
-                                }
-                            }
-                        }
-                    }
-                    Ok(Ok(()))
-                })
+                Box::pin(nobody_answers_at(scene, PORT))
             }))
             .await?;
         let mut again = back;
@@ -458,9 +439,21 @@ async fn health_check_port_closes(scene: &mut Scene) -> Held {
     Ok(())
 }
 
-async fn slices(scene: &Scene, service: &str) -> anyhow::Result<Vec<EndpointSlice>> {
-    let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
-    Ok(scene.api::<EndpointSlice>().list(&of_service).await.context("list the EndpointSlices")?.items)
+/// From outside, at this port of every node.
+async fn nobody_answers_at(scene: &Scene, port: u16) -> anyhow::Result<Result<(), String>> {
+    for (node, ip) in scene.node_addresses().await? {
+        for from in scene.vantages().outsides() {
+            let calls = scene.workload(stickler::http((ip, port).into()), 1);
+            for outcome in scene.call(&from, &format!("port {port} of {node}"), calls).await? {
+                match &outcome.seen {
+                    Seen::CouldNotLook { error } => anyhow::bail!("{from} could not look: {error}"),
+                    Seen::Answered(answer) => return Ok(Err(format!("{node} answered: {}", answer.body))),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(Ok(()))
 }
 
 fn only_serves_terminating(slices: &[EndpointSlice]) -> Result<(), String> {

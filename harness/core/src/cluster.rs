@@ -63,7 +63,7 @@ pub trait Cluster: Send + Sync {
         Box::pin(std::future::pending())
     }
 
-    /// Does nothing of the cluster outlive this process? Then namespaces need not be cleaned up.
+    /// Is it ours alone, and gone with this process? Then nothing need be given back when a run ends.
     fn is_ephemeral(&self) -> bool;
 
     /// Where commands can be typed, if it is the notes' lab: three nodes, which are this harness' own.

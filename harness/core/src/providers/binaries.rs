@@ -61,7 +61,8 @@ impl Provider for BinariesProvider {
     fn start(&self) -> BoxFuture<'_, anyhow::Result<Box<dyn Cluster>>> {
         async move {
             let testbed = Testbed::start(self.spec.clone()).await?;
-            let cluster: Box<dyn Cluster> = Box::new(TestbedCluster::real(testbed, &self.spec)?);
+            let cluster: Box<dyn Cluster> =
+                Box::new(TestbedCluster::of("binaries", testbed, &self.spec, &[])?);
             Ok(cluster)
         }
         .boxed()

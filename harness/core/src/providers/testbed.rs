@@ -122,11 +122,6 @@ pub(super) struct TestbedCluster {
 }
 
 impl TestbedCluster {
-    /// A testbed of which nothing but the machines and wires is ours.
-    pub(super) fn real(testbed: Testbed, spec: &TestbedSpec) -> anyhow::Result<Self> {
-        Self::of("binaries", testbed, spec, &[])
-    }
-
     fn new(testbed: Testbed, spec: &TestbedSpec, engine: bool) -> anyhow::Result<Self> {
         let mut more = Vec::new();
         // How others' kubelets are stopped without their pods, nobody knows here.
@@ -143,7 +138,13 @@ impl TestbedCluster {
         Self::of("testbed", testbed, spec, &more)
     }
 
-    fn of(provider: &str, testbed: Testbed, spec: &TestbedSpec, more: &[Capability]) -> anyhow::Result<Self> {
+    /// Of this provider, which can more than machines and wires can.
+    pub(super) fn of(
+        provider: &str,
+        testbed: Testbed,
+        spec: &TestbedSpec,
+        more: &[Capability],
+    ) -> anyhow::Result<Self> {
         let mut capabilities = vec![Capability::HostNetwork, Capability::NodesReachable];
         capabilities.extend(more);
         if testbed.nodes().len() > 1 {
@@ -227,7 +228,7 @@ impl Cluster for TestbedCluster {
     }
 
     fn disruption(&self) -> Option<&dyn Disruption> {
-        // Nobody has tried yet what a whole Kubernetes makes of that.
+        // Nobody has tried yet what real kubelets make of that.
         (!self.real_pods).then_some(self as &dyn Disruption)
     }
 
@@ -240,7 +241,7 @@ impl Cluster for TestbedCluster {
     }
 
     fn is_ephemeral(&self) -> bool {
-        // Real pods cost real memory: those of a check go when it ends.
+        // What real pods show otherwise than the notes is told, and not held against them.
         !self.real_pods
     }
 
