@@ -73,6 +73,8 @@ pub enum Event {
     },
     /// What an exploration found, all in all.
     Explored { explore: Box<crate::ExploreReport> },
+    /// What every place saw at every destination, beside what was promised there.
+    Tabulated { table: Box<crate::TableReport> },
     /// Something went wrong that belongs to no check.
     Trouble { message: String },
     /// The last event of a run that could still write.

@@ -36,6 +36,10 @@ pub(crate) fn xml(report: &Report) -> Result<String, quick_junit::SerializeError
         });
         whole.add_test_case(named("explore", explore.verdict(), &reason, detail, explore.duration_ms));
     }
+    if let Some(table) = &report.table {
+        let took = table.duration_us / 1000;
+        whole.add_test_case(named("table", table.verdict(), &table.in_words(), None, took));
+    }
     for trouble in &report.troubles {
         whole.add_test_case(named("trouble", Verdict::Inconclusive, trouble, None, 0));
     }

@@ -13,7 +13,7 @@ mod journal;
 mod junit;
 mod page;
 mod report;
-
+mod table;
 mod terminal;
 
 pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
@@ -26,6 +26,7 @@ pub use explore::{ExploreFailure, ExploreReport};
 pub use files::{ReportError, write_report};
 pub use journal::{Journal, JournalError, read_journal};
 pub use report::{CheckReport, ClusterReport, Report, SCHEMA, Summary};
+pub use table::{CellReport, CellVerdict, ColumnReport, RowReport, TableReport};
 pub use terminal::{progress, summary};
 
 /// Somebody who listens to a run.

@@ -31,6 +31,7 @@ pub(crate) fn html(report: &Report) -> String {
                     @if !report.checks.is_empty() { (chapters(report)) }
                     (broken(report))
                     (untold(report))
+                    @if let Some(table) = &report.table { (table.html()) }
                     @if let Some(explore) = &report.explore { (explored(explore)) }
                     @if let Some(found) = &report.chaos { (chaos(found)) }
                     (deviations(report))

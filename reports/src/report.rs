@@ -33,6 +33,9 @@ pub struct Report {
     pub chaos: Option<ChaosReport>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explore: Option<crate::ExploreReport>,
+    /// What every place saw at every destination, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<crate::TableReport>,
     /// Trouble that belongs to no check, such as an agent that did not come up.
     pub troubles: Vec<String>,
     pub timings: Vec<Timing>,
@@ -97,6 +100,7 @@ impl Report {
             checks: Vec::new(),
             chaos: None,
             explore: None,
+            table: None,
             troubles: Vec::new(),
             timings: Vec::new(),
             summary: Summary::default(),
@@ -119,6 +123,7 @@ impl Report {
         let missing = match self.suite.as_str() {
             "chaos" => self.chaos.is_none(),
             "explore" => self.explore.is_none(),
+            "table" => self.table.is_none(),
             _ => false,
         };
         let floor = if self.interrupted || missing || !self.troubles.is_empty() {
@@ -134,6 +139,7 @@ impl Report {
             // A skipped check has its reason in the report and is no stain on the run.
             .filter(|verdict| *verdict != Verdict::Skipped)
             .chain(self.explore.iter().map(crate::ExploreReport::verdict))
+            .chain(self.table.iter().map(crate::TableReport::verdict))
             .fold(floor, Ord::max)
     }
 
@@ -220,6 +226,7 @@ impl Reporter for Report {
                 self.timings.clone_from(timings);
             }
             Event::Explored { explore } => self.explore = Some((**explore).clone()),
+            Event::Tabulated { table } => self.table = Some((**table).clone()),
             Event::CheckStarted { .. }
             | Event::Acted { .. }
             | Event::Called { .. }

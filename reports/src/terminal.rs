@@ -99,6 +99,7 @@ pub fn progress(record: &Record, colour: bool) -> Option<String> {
         }
         Event::RunStarted { .. }
         | Event::Explored { .. }
+        | Event::Tabulated { .. }
         | Event::Changed { .. }
         | Event::CheckStarted { .. }
         | Event::Acted { .. }
@@ -125,6 +126,9 @@ pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
         chaos(&mut text, found, &paint);
     }
     chapters(&mut text, report, &paint);
+    if let Some(table) = &report.table {
+        table.write(&mut text, |verdict, word| paint.as_bad_as(verdict, word));
+    }
     if let Some(explore) = &report.explore {
         explore.write(&mut text);
     }
@@ -360,11 +364,22 @@ impl Paint {
     }
 
     fn verdict(&self, verdict: Verdict) -> String {
+        let word = match verdict {
+            Verdict::Passed => "passed",
+            Verdict::Failed => "FAILED",
+            Verdict::Skipped => "skipped",
+            Verdict::Inconclusive => "could not tell",
+        };
+        self.as_bad_as(verdict, word)
+    }
+
+    /// A word in the colour of a verdict.
+    fn as_bad_as(&self, verdict: Verdict, word: &str) -> String {
         match verdict {
-            Verdict::Passed => self.green("passed"),
-            Verdict::Failed => self.red("FAILED"),
-            Verdict::Skipped => self.code(2, "skipped"),
-            Verdict::Inconclusive => self.yellow("could not tell"),
+            Verdict::Passed => self.green(word),
+            Verdict::Failed => self.red(word),
+            Verdict::Skipped => self.code(2, word),
+            Verdict::Inconclusive => self.yellow(word),
         }
     }
 
