@@ -17,8 +17,8 @@ pub struct TableReport {
     pub columns: Vec<ColumnReport>,
     /// Those of one subject follow each other.
     pub rows: Vec<RowReport>,
-    /// Places and destinations that are missing, each with the reason.
-    pub left_out: Vec<String>,
+    /// What is missing, each with the reason.
+    pub remarks: Vec<String>,
     /// How many calls were made, names that were asked for included.
     pub calls: u64,
     /// From the first question to the last comparison.
@@ -230,8 +230,8 @@ impl TableReport {
         for column in &self.columns {
             let _ = writeln!(text, "  {:>3} {}", column.id, column.vantage);
         }
-        for reason in &self.left_out {
-            let _ = writeln!(text, "  left out: {reason}");
+        for remark in &self.remarks {
+            let _ = writeln!(text, "  {remark}");
         }
         let differences = self.differences();
         for difference in differences.iter().take(TOLD) {
@@ -292,7 +292,7 @@ impl TableReport {
                         b { (column.id) } " " (column.vantage)
                     }
                 }
-                @for reason in &self.left_out { p.legend { "left out: " (reason) } }
+                @for remark in &self.remarks { p.legend { (remark) } }
                 @let differences = self.differences();
                 @for difference in differences.iter().take(TOLD) {
                     div.card class=(difference.cell.class()) {
@@ -359,7 +359,7 @@ mod tests {
                     ],
                 ),
             ],
-            left_out: vec!["load balancers: there is none".to_owned()],
+            remarks: vec!["load balancers: there is none".to_owned()],
             calls: 9,
             duration_us: 612_000,
             waited_ms: 5,
@@ -388,7 +388,7 @@ mod tests {
                 "2 destinations x 3 vantages = 6 cells, 9 calls in 0.61 s: 2 as promised, 2 differ"
             )
         );
-        assert!(text.contains("left out: load balancers: there is none"));
+        assert!(text.contains("load balancers: there is none"));
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod profile;
 mod readiness;
 mod service;
 mod service_type;
+mod table;
 mod traffic_policy;
 mod udp;
 mod vip;
@@ -34,6 +35,7 @@ use stickler::Check;
 
 pub use confirmation::confirmed_by;
 pub use profile::Profile;
+pub use table::table_world;
 
 /// The notes at a terminal, chapter by chapter.
 pub mod transcript {

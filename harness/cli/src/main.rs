@@ -14,6 +14,7 @@ mod list;
 mod replay;
 mod report;
 mod run;
+mod table;
 mod up;
 
 use std::io::Write as _;
@@ -53,6 +54,9 @@ enum Command {
     /// operations that lead there.
     #[command(after_help = EXIT_STATUS)]
     Explore(explore::Explore),
+    /// Look from everywhere at every destination at once, and mark what is not as promised.
+    #[command(after_help = EXIT_STATUS)]
+    Table(table::Table),
     /// Perform a case that `explore` saved again.
     #[command(after_help = EXIT_STATUS)]
     Replay(replay::Replay),
@@ -100,6 +104,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run.execute(),
         Command::Chaos(chaos) => chaos.execute(),
         Command::Explore(explore) => explore.execute(),
+        Command::Table(table) => table.execute(),
         Command::Replay(replay) => replay.execute(),
         Command::Compare(compare) => compare.execute(),
         Command::Report(report) => report.execute(),

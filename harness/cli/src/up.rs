@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use kube::Resource as _;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams, Request};
-use kube::discovery::{Scope, pinned_kind};
-use stickler::manifest::{Manifest, parse};
+use stickler::manifest::{self, Manifest};
 use stickler::{Cluster, Provider};
 
 use crate::Ended;
@@ -36,7 +33,7 @@ impl Up {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
         let mut objects = Vec::new();
         for file in &self.manifests {
-            objects.extend(read(file)?);
+            objects.extend(crate::table::read(file)?.into_iter().map(|manifest| (file.clone(), manifest)));
         }
         // Before the cluster: who cannot write here had better know at once.
         let kubeconfig = Kubeconfig::create(&self.kubeconfig)?;
@@ -85,49 +82,12 @@ impl Up {
     }
 }
 
-fn read(file: &Path) -> anyhow::Result<Vec<(PathBuf, Manifest)>> {
-    let name = file.display().to_string();
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("the manifest `{name}` cannot be read"))?;
-    Ok(parse(&name, &text)?.into_iter().map(|manifest| (file.to_owned(), manifest)).collect())
-}
-
 async fn create(cluster: &dyn Cluster, file: &Path, manifest: Manifest) -> anyhow::Result<()> {
-    let Manifest { resource, object } = manifest;
-    let name = object.metadata.name.clone().unwrap_or_default();
-    let refused = || format!("{} `{name}` of `{}` was refused", resource.kind, file.display());
-    let (resource, scope) = find(&cluster.client(), &resource).await.with_context(refused)?;
-    let namespace = object.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let namespaced = scope == Scope::Namespaced;
-    let path = DynamicObject::url_path(&resource, namespaced.then_some(namespace.as_str()));
-    let mut request = Request::new(path).create(&PostParams::default(), serde_json::to_vec(&object)?)?;
-    // A misspelt field is a mistake, not something to be dropped in silence.
-    let uri = request.uri().to_string();
-    let uri = uri.trim_end_matches(['?', '&']);
-    let ask = if uri.contains('?') { "&" } else { "?" };
-    *request.uri_mut() = format!("{uri}{ask}fieldValidation=Strict").parse()?;
-    let kind = &resource.kind;
-    let created = cluster.client().request::<DynamicObject>(request).await.map_err(|error| match error {
-        kube::Error::Api(status) => anyhow::anyhow!("{}", status.message),
-        error => error.into(),
-    });
-    created.with_context(refused)?;
+    let name = manifest.object.metadata.name.clone().unwrap_or_default();
+    let kind = &manifest.resource.kind;
+    let created = manifest::create(&cluster.client(), "default", &manifest).await;
+    created.with_context(|| format!("{kind} `{name}` of `{}` was refused", file.display()))?;
     crate::print(&format!("{}/{name} created\n", kind.to_lowercase()))
-}
-
-/// The resource of a kind as the cluster has it, and whether its objects live in namespaces.
-async fn find(client: &kube::Client, guess: &ApiResource) -> anyhow::Result<(ApiResource, Scope)> {
-    let kind = GroupVersionKind::gvk(&guess.group, &guess.version, &guess.kind);
-    match pinned_kind(client, &kind).await {
-        Ok((resource, capabilities)) => Ok((resource, capabilities.scope)),
-        Err(kube::Error::Discovery(_)) => {
-            bail!("the cluster knows no kind {} in {}", guess.kind, guess.api_version)
-        }
-        Err(kube::Error::Api(status)) if status.code == 404 => {
-            bail!("the cluster knows no kind {} in {}", guess.kind, guess.api_version)
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The kubeconfig on disk: for its owner only, and gone at the end.

@@ -282,7 +282,7 @@ pub(crate) fn modern_ingress(old: &DynamicObject) -> anyhow::Result<Ingress> {
 }
 
 /// Names the class in an Ingress that says `stickler`, or nothing.
-fn use_class(ingress: &mut DynamicObject, class: &str) {
+pub(crate) fn use_class(ingress: &mut DynamicObject, class: &str) {
     let named = &ingress.data["spec"]["ingressClassName"];
     if named.is_null() || named == "stickler" {
         ingress.data["spec"]["ingressClassName"] = json!(class);

@@ -28,6 +28,9 @@ pub(crate) const DRIFT_US: u64 = 500;
 /// Results are acknowledged in lots of this size, so that the agent's spool stays short.
 const ACKNOWLEDGE_EVERY: u64 = 512;
 
+/// How many commands go in one message at most.
+const AT_ONCE: usize = 256;
+
 /// How a stream to an agent is made, again and again if need be.
 pub(crate) trait Attach: Send + 'static {
     fn attach(&mut self) -> BoxFuture<'_, anyhow::Result<AgentStream>>;
@@ -105,6 +108,11 @@ impl Agent {
     /// Calls nobody but these addresses from now on.
     pub(crate) fn may_only_call(self, may_call: Option<BTreeSet<IpAddr>>) -> Self {
         Self { may_call, ..self }
+    }
+
+    /// Is this an address it may call?
+    pub(crate) fn may_call(&self, address: IpAddr) -> bool {
+        self.may_call.as_ref().is_none_or(|only| only.contains(&address))
     }
 
     /// How the agent is called in messages.
@@ -276,24 +284,16 @@ impl Link {
                 send(writer, &Request::Stop { workload: *workload }).await?;
             }
         }
+        let mut commands = Vec::new();
         loop {
             tokio::select! {
-                command = self.inbox.recv() => {
-                    let request = match command {
-                        None => return Ok(()),
-                        Some(Command::Start { workload, spec, done }) => {
-                            let request = Request::Start { workload, spec: spec.clone() };
-                            let pending = Pending { spec, stopped: false, outcomes: BTreeMap::new(), done };
-                            self.pending.insert(workload, pending);
-                            request
-                        }
-                        Some(Command::Stop { workload }) => {
-                            let Some(pending) = self.pending.get_mut(&workload) else { continue };
-                            pending.stopped = true;
-                            Request::Stop { workload }
-                        }
-                    };
-                    send(writer, &request).await?;
+                told = self.inbox.recv_many(&mut commands, AT_ONCE) => {
+                    if told == 0 {
+                        return Ok(());
+                    }
+                    let requests: Vec<Request> =
+                        commands.drain(..).filter_map(|command| self.take_up(command)).collect();
+                    send_all(writer, &requests).await?;
                 }
                 line = timeout(SILENCE, lines.recv()) => {
                     let line = line.map_err(|_| anyhow!("silent for {SILENCE:?}"))?;
@@ -310,6 +310,22 @@ impl Link {
                         self.acknowledged = self.last_seq;
                     }
                 }
+            }
+        }
+    }
+
+    /// What to ask the agent for.
+    fn take_up(&mut self, command: Command) -> Option<Request> {
+        match command {
+            Command::Start { workload, spec, done } => {
+                let request = Request::Start { workload, spec: spec.clone() };
+                let pending = Pending { spec, stopped: false, outcomes: BTreeMap::new(), done };
+                self.pending.insert(workload, pending);
+                Some(request)
+            }
+            Command::Stop { workload } => {
+                self.pending.get_mut(&workload)?.stopped = true;
+                Some(Request::Stop { workload })
             }
         }
     }
@@ -382,10 +398,21 @@ fn parse(line: &str) -> anyhow::Result<Event> {
 }
 
 async fn send<W: tokio::io::AsyncWrite + Unpin>(writer: &mut W, request: &Request) -> anyhow::Result<()> {
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
+    send_all(writer, std::slice::from_ref(request)).await
+}
+
+/// Sends what was asked for at once in one piece: each message crosses the API server.
+async fn send_all<W: tokio::io::AsyncWrite + Unpin>(
+    writer: &mut W,
+    requests: &[Request],
+) -> anyhow::Result<()> {
+    let mut lines = Vec::new();
+    for request in requests {
+        serde_json::to_writer(&mut lines, request)?;
+        lines.push(b'\n');
+    }
     let writing = async {
-        writer.write_all(&line).await?;
+        writer.write_all(&lines).await?;
         writer.flush().await
     };
     let written = timeout(SILENCE, writing).await;

@@ -114,7 +114,10 @@ impl Scene {
     }
 
     /// An address that must answer a vantage, and one that must not.
-    async fn control_targets(&self, vantage: &Vantage) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+    pub(crate) async fn control_targets(
+        &self,
+        vantage: &Vantage,
+    ) -> anyhow::Result<(SocketAddr, SocketAddr)> {
         let nodes = self.vantages.nodes();
         if matches!(vantage, Vantage::Outside) {
             let world = self.world().await?;

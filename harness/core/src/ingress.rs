@@ -1,6 +1,7 @@
 //! Requests through an ingress controller: who answers them, and with which certificate.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
@@ -9,7 +10,7 @@ use futures::future::{BoxFuture, try_join_all};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ListParams};
 use stickler_model::{IngressRequest, ObjectKey, Observed, Route, World, certificates, ingress};
-use stickler_pods::protocol::{Answer, Probe, Seen};
+use stickler_pods::protocol::{Answer, Outcome, Probe, Seen};
 use stickler_reports::Finding;
 
 use crate::Scene;
@@ -59,10 +60,51 @@ impl RoutedAsPromised {
 }
 
 /// What is promised of one request.
-struct Promised<'a> {
+pub(crate) struct Promised<'a> {
     request: &'a IngressRequest,
-    route: Route,
+    pub(crate) route: Route,
     certificate: Certificate,
+}
+
+impl<'a> Promised<'a> {
+    /// Of the scene's controller in this world; over TLS it must show what one of these Secrets holds.
+    ///
+    /// # Errors
+    /// If nobody asked for a controller.
+    pub(crate) fn of(
+        scene: &Scene,
+        world: &World,
+        request: &'a IngressRequest,
+        secrets: &[Secret],
+    ) -> anyhow::Result<Self> {
+        let controller = controller(scene)?;
+        let route = ingress(world, scene.cluster.promises(), &controller.name, request);
+        let certificate = if request.tls {
+            expected(&certificates(world, &controller.name, &request.host), secrets)
+        } else {
+            Certificate::Any
+        };
+        Ok(Self { request, route, certificate })
+    }
+
+    /// How outcomes differ from it, if they do: the end of a sentence that begins with the client.
+    ///
+    /// # Errors
+    /// If the agent could not look.
+    pub(crate) fn unlike(&self, outcomes: &[Outcome]) -> anyhow::Result<Option<String>> {
+        for outcome in outcomes {
+            if let Err(why) = judge(&self.route, &self.certificate, &outcome.seen)? {
+                return Ok(Some(why));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl fmt::Display for Promised<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, promised by {}", self.route, self.route.rule())
+    }
 }
 
 /// Which certificate has to be shown.
@@ -91,19 +133,9 @@ impl Invariant for RoutedAsPromised {
                 true => secrets(scene).await?,
                 false => Vec::new(),
             };
-            let mut promised = Vec::new();
-            for request in &self.requests {
-                let route = ingress(&world, scene.cluster.promises(), &controller.name, request);
-                if matches!(route, Route::NotPromised { .. }) {
-                    continue;
-                }
-                let certificate = if request.tls {
-                    expected(&certificates(&world, &controller.name, &request.host), &secrets)
-                } else {
-                    Certificate::Any
-                };
-                promised.push(Promised { request, route, certificate });
-            }
+            let promised = self.requests.iter().map(|request| Promised::of(scene, &world, request, &secrets));
+            let mut promised = promised.collect::<anyhow::Result<Vec<_>>>()?;
+            promised.retain(|promised| !matches!(promised.route, Route::NotPromised { .. }));
             if promised.is_empty() {
                 bail!("nothing is promised of any of these requests, so there is nothing to look at");
             }
@@ -138,17 +170,13 @@ impl RoutedAsPromised {
         address: SocketAddr,
         place: String,
     ) -> anyhow::Result<Option<Finding>> {
-        let Promised { request, route, certificate } = promised;
-        let label = format!("{request}{place}");
-        let workload = scene.workload(probe(address, request), self.calls);
-        for outcome in scene.call(from, &label, workload).await? {
-            let Err(observed) = judge(route, certificate, &outcome.seen)? else { continue };
-            return Ok(Some(Finding {
-                promised: format!("from {from}, {label} is {route}, promised by {}", route.rule()),
-                observed: format!("{from} requesting {label} {observed}"),
-            }));
-        }
-        Ok(None)
+        let label = format!("{}{place}", promised.request);
+        let workload = scene.workload(probe(address, promised.request), self.calls);
+        let outcomes = scene.call(from, &label, workload).await?;
+        Ok(promised.unlike(&outcomes)?.map(|why| Finding {
+            promised: format!("from {from}, {label} is {promised}"),
+            observed: format!("{from} requesting {label} {why}"),
+        }))
     }
 }
 
@@ -172,15 +200,15 @@ impl Scene {
     }
 }
 
-fn controller(scene: &Scene) -> anyhow::Result<&Controller> {
+pub(crate) fn controller(scene: &Scene) -> anyhow::Result<&Controller> {
     scene.ingress.controller().context("no ingress controller was asked for")
 }
 
-fn door(controller: &Controller, request: &IngressRequest) -> Door {
+pub(crate) fn door(controller: &Controller, request: &IngressRequest) -> Door {
     if request.tls { controller.https } else { controller.http }
 }
 
-fn probe(address: SocketAddr, request: &IngressRequest) -> Probe {
+pub(crate) fn probe(address: SocketAddr, request: &IngressRequest) -> Probe {
     Probe::Http {
         address,
         host: Some(request.host.clone()),
@@ -239,7 +267,7 @@ fn leaf(secret: &Secret) -> Option<String> {
     Some(body.split_whitespace().collect())
 }
 
-async fn secrets(scene: &Scene) -> anyhow::Result<Vec<Secret>> {
+pub(crate) async fn secrets(scene: &Scene) -> anyhow::Result<Vec<Secret>> {
     let api: Api<Secret> = scene.api();
     let all = ListParams::default();
     Ok(wait::within(scene.bounds().request, "list the secrets of the check", api.list(&all)).await?.items)

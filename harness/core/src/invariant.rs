@@ -145,11 +145,22 @@ pub(crate) fn judge(
     route: &Route,
     outcomes: &[Outcome],
 ) -> anyhow::Result<Option<Finding>> {
-    let client = scene.vantages().to_model(from);
-    let finding = |observed: String| Finding {
+    let unlike = unlike(scene, from, route, outcomes)?;
+    Ok(unlike.map(|why| Finding {
         promised: format!("from {from}, {} is {route}, promised by {}", target.label, route.rule()),
-        observed: format!("{from} calling {} {observed}", target.label),
-    };
+        observed: format!("{from} calling {} {why}", target.label),
+    }))
+}
+
+/// How outcomes differ from what is promised, if they do: the end of a sentence that begins with the
+/// client.
+pub(crate) fn unlike(
+    scene: &Scene,
+    from: &Vantage,
+    route: &Route,
+    outcomes: &[Outcome],
+) -> anyhow::Result<Option<String>> {
+    let client = scene.vantages().to_model(from);
     let may_be_silent = refused_as_often_as_may_be(route, outcomes);
     for outcome in outcomes {
         let observed = observed(&outcome.seen)?;
@@ -157,10 +168,10 @@ pub(crate) fn judge(
             continue;
         }
         if let Err(why) = route.allows(&observed) {
-            return Ok(Some(finding(why)));
+            return Ok(Some(why));
         }
         if let Some(why) = wrong_source(route, &client, outcome) {
-            return Ok(Some(finding(why)));
+            return Ok(Some(why));
         }
     }
     Ok(None)
@@ -173,7 +184,7 @@ fn refused_as_often_as_may_be(route: &Route, outcomes: &[Outcome]) -> bool {
         && outcomes.iter().any(|outcome| matches!(outcome.seen, Seen::Refused))
 }
 
-fn is_silent(outcome: &Outcome) -> bool {
+pub(crate) fn is_silent(outcome: &Outcome) -> bool {
     matches!(outcome.seen, Seen::TimedOut { .. })
 }
 

@@ -35,6 +35,7 @@ pub mod rights;
 mod runner;
 mod scene;
 mod stay;
+pub mod truth;
 mod vantage;
 mod wait;
 

@@ -1,7 +1,9 @@
 //! Manifests: YAML with one or several objects, as one would hand to `kubectl create -f`.
 
 use anyhow::{Context as _, bail};
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, TypeMeta};
+use kube::Resource as _;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams, Request, TypeMeta};
+use kube::discovery::{Scope, pinned_kind};
 use serde_json::Value;
 
 /// A manifest that stands in `fixtures/`, compiled in.
@@ -65,6 +67,46 @@ pub(crate) fn object(document: Value) -> anyhow::Result<Manifest> {
     let gvk = GroupVersionKind::try_from(&types)?;
     let object = serde_json::from_value(document).context("it is no Kubernetes object")?;
     Ok(Manifest { resource: ApiResource::from_gvk(&gvk), object })
+}
+
+/// Creates an object of somebody's manifest as `kubectl create` would: what is misspelt is refused, not
+/// dropped. It goes where it says; if it does not, and its kind lives in namespaces, into this one.
+///
+/// # Errors
+/// What the cluster says to it.
+pub async fn create(client: &kube::Client, namespace: &str, manifest: &Manifest) -> anyhow::Result<()> {
+    let Manifest { resource, object } = manifest;
+    let (resource, scope) = find(client, resource).await?;
+    let namespace = object.metadata.namespace.as_deref().unwrap_or(namespace);
+    let path = DynamicObject::url_path(&resource, (scope == Scope::Namespaced).then_some(namespace));
+    let mut request = Request::new(path).create(&PostParams::default(), serde_json::to_vec(object)?)?;
+    let uri = request.uri().to_string();
+    let uri = uri.trim_end_matches(['?', '&']);
+    let ask = if uri.contains('?') { "&" } else { "?" };
+    *request.uri_mut() = format!("{uri}{ask}fieldValidation=Strict").parse()?;
+    match client.request::<DynamicObject>(request).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => Err(anyhow::anyhow!("{}", status.message)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The resource of a kind as the cluster has it, and whether its objects live in namespaces.
+///
+/// # Errors
+/// If the cluster has no such kind.
+pub(crate) async fn find(client: &kube::Client, guess: &ApiResource) -> anyhow::Result<(ApiResource, Scope)> {
+    let kind = GroupVersionKind::gvk(&guess.group, &guess.version, &guess.kind);
+    match pinned_kind(client, &kind).await {
+        Ok((resource, capabilities)) => Ok((resource, capabilities.scope)),
+        Err(kube::Error::Discovery(_)) => {
+            bail!("the cluster knows no kind {} in {}", guess.kind, guess.api_version)
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            bail!("the cluster knows no kind {} in {}", guess.kind, guess.api_version)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]

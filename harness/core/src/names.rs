@@ -1,12 +1,13 @@
 //! Names: what the cluster's DNS answers, as pods ask it.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, anyhow, bail};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
 use stickler_model::{Code, Record, RecordType, Reply, Resolution, World, resolve, resolve_from};
-use stickler_pods::protocol::{Probe, Resolved, Seen};
+use stickler_pods::protocol::{Outcome, Probe, Resolved, Seen};
 use stickler_reports::Finding;
 
 use crate::Scene;
@@ -16,7 +17,7 @@ use crate::vantage::Vantage;
 
 /// Whole names are answered as the model promises for the objects as they are.
 pub fn resolve_as_promised(from: Vec<Vantage>, kind: RecordType, names: Vec<String>) -> ResolveAsPromised {
-    ResolveAsPromised { from, kind, names, tcp: false, search: false }
+    ResolveAsPromised { from, kind, names, tcp: false, search: false, server: None }
 }
 
 /// See [`resolve_as_promised`].
@@ -26,6 +27,8 @@ pub struct ResolveAsPromised {
     names: Vec<String>,
     tcp: bool,
     search: bool,
+    /// Whom to ask; as the place is told, if it is not said.
+    server: Option<SocketAddr>,
 }
 
 impl ResolveAsPromised {
@@ -41,7 +44,13 @@ impl ResolveAsPromised {
         Self { search: true, ..self }
     }
 
-    /// Asks one name from one place, and compares the answer with what this world promises.
+    /// Asking this server, whatever the place's resolv.conf says.
+    #[must_use]
+    pub(crate) fn of(self, server: SocketAddr) -> Self {
+        Self { server: Some(server), ..self }
+    }
+
+    /// Asks one name from one place, and says what is otherwise than this world promises.
     pub(crate) async fn ask(
         &self,
         scene: &Scene,
@@ -49,6 +58,22 @@ impl ResolveAsPromised {
         from: &Vantage,
         name: &str,
     ) -> anyhow::Result<Option<Finding>> {
+        let Asked { promised, why, .. } = self.look_up(scene, world, from, name).await?;
+        let label = format!("{} of `{name}`", type_name(self.kind));
+        Ok(why.map(|why| Finding {
+            promised: format!("the {label} is: {promised}"),
+            observed: format!("{from} asking for the {label}: {why}"),
+        }))
+    }
+
+    /// Asks one name from one place, and compares the answer with what this world promises.
+    pub(crate) async fn look_up(
+        &self,
+        scene: &Scene,
+        world: &World,
+        from: &Vantage,
+        name: &str,
+    ) -> anyhow::Result<Asked> {
         let promises = scene.cluster.promises();
         let (promised, missed) = if self.search {
             let stickler_model::Vantage::Pod(pod) = scene.vantages().to_model(from) else {
@@ -62,7 +87,7 @@ impl ResolveAsPromised {
             (resolve(world, promises, name, self.kind), false)
         };
         let probe = Probe::Dns {
-            server: None,
+            server: self.server,
             name: name.to_owned(),
             record_type: type_name(self.kind).to_owned(),
             tcp: self.tcp,
@@ -71,19 +96,24 @@ impl ResolveAsPromised {
         let label = format!("{} of `{name}`", type_name(self.kind));
         let outcomes = scene.call(from, &label, scene.workload(probe, 1)).await?;
         let seen = &outcomes.first().context("no call was made")?.seen;
-        let finding = |promised: String, observed: String| Finding {
-            promised,
-            observed: format!("{from} asking for the {label}: {observed}"),
+        let promised_in_words = match missed {
+            true => format!("nothing in the cluster: none of its names is `{name}` there"),
+            false => format!("{}, promised by {}", promised.why(), promised.rule()),
+        };
+        let ended = |why: Option<String>| Asked {
+            is_promised: missed || !matches!(promised, Resolution::NotPromised { .. }),
+            promised: promised_in_words.clone(),
+            why,
+            outcomes: outcomes.clone(),
         };
         let reply = match seen {
             Seen::Resolved(resolved) if missed => {
                 // Beyond the cluster's names anything may be answered, but by nobody of the cluster.
                 let inside = format!(".{}.", promises.cluster_domain);
                 if resolved.records.is_empty() || !resolved.name.ends_with(&inside) {
-                    return Ok(None);
+                    return Ok(ended(None));
                 }
-                let promised = format!("from {from}, `{name}` names nothing in the cluster");
-                return Ok(Some(finding(promised, in_words(seen))));
+                return Ok(ended(Some(in_words(seen))));
             }
             Seen::Resolved(resolved) => {
                 let records = records(resolved)?;
@@ -92,10 +122,19 @@ impl ResolveAsPromised {
             Seen::CouldNotLook { error } => bail!("the agent could not look: {error}"),
             _ => Reply::Silent,
         };
-        let Err(why) = promised.allows(&reply) else { return Ok(None) };
-        let promised = format!("the {label} is: {}, promised by {}", promised.why(), promised.rule());
-        Ok(Some(finding(promised, why)))
+        Ok(ended(promised.allows(&reply).err()))
     }
+}
+
+/// What came of asking for one name.
+pub(crate) struct Asked {
+    /// The set of what may be answered, and who promised it.
+    pub(crate) promised: String,
+    /// It was promised at all.
+    pub(crate) is_promised: bool,
+    /// How the answer differs, if it does.
+    pub(crate) why: Option<String>,
+    pub(crate) outcomes: Vec<Outcome>,
 }
 
 impl Invariant for ResolveAsPromised {

@@ -21,7 +21,7 @@ use kube::runtime::watcher::Config;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use stickler_model::{Part, World};
-use stickler_reports::Event;
+use stickler_reports::{Event, Finding};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout};
 
@@ -29,13 +29,13 @@ use crate::action::{Action, Local};
 use crate::bounds::Bounds;
 use crate::check::{Broken, Held};
 use crate::claim::{RUN_LABEL, create_namespace};
-use crate::cluster::{Cluster, Terminal};
+use crate::cluster::{Capability, Cluster, Terminal};
 use crate::controller::InUse;
 use crate::engine::{Container, Engine};
 use crate::image::Image;
 use crate::invariant::{Invariant, Judgement};
 use crate::journal::Sink;
-use crate::manifest::{Fixture, parse};
+use crate::manifest::{Fixture, Manifest, parse};
 use crate::vantage::{Vantage, Vantages};
 use crate::wait;
 
@@ -82,6 +82,16 @@ impl Scene {
     /// The cluster's bounds.
     pub fn bounds(&self) -> Bounds {
         self.cluster.bounds()
+    }
+
+    /// Is this something the cluster can do, or promises?
+    pub fn has(&self, capability: Capability) -> bool {
+        capability.is_met(self.cluster.capabilities(), self.cluster.promises())
+    }
+
+    /// The domain of the cluster's names.
+    pub fn cluster_domain(&self) -> &str {
+        &self.cluster.promises().cluster_domain
     }
 
     /// A client with the rights of an administrator.
@@ -539,25 +549,66 @@ impl Scene {
         wait::within(self.bounds().request, "list the objects of the check", listing).await
     }
 
+    /// The objects of the whole cluster that decide what is promised: an address that was given back
+    /// may belong to anybody now.
+    pub(crate) async fn whole_world(&self) -> anyhow::Result<World> {
+        let client = self.client();
+        let all = ListParams::default();
+        let (nodes, pods) = (Api::<Node>::all(client.clone()), Api::<Pod>::all(client.clone()));
+        let (services, made) = (Api::<Service>::all(client.clone()), Api::<Endpoints>::all(client.clone()));
+        let slices = Api::<EndpointSlice>::all(client.clone());
+        let listing = async {
+            let (nodes, pods, services, made, slices) = tokio::try_join!(
+                nodes.list(&all),
+                pods.list(&all),
+                services.list(&all),
+                made.list(&all),
+                slices.list(&all)
+            )?;
+            let mut world = World::new().with(nodes.items).with(pods.items).with(services.items);
+            world.extend(made.items);
+            world.extend(slices.items);
+            if self.ingress.controller().is_some() {
+                world.extend(list::<Ingress>(&client, &self.namespace).await?);
+                world.extend(Api::<IngressClass>::all(client).list(&all).await?.items);
+            }
+            Ok::<_, kube::Error>(world)
+        };
+        let world = wait::within(self.bounds().request, "list the objects of the cluster", listing).await?;
+        anyhow::ensure!(!world.nodes.is_empty(), "the cluster has no nodes");
+        Ok(world)
+    }
+
+    /// A load balancer that has no address yet, where somebody gives them theirs
+    /// ([Service, "type: LoadBalancer"](https://kubernetes.io/docs/concepts/services-networking/service/#loadbalancer)).
+    pub(crate) fn unbalanced(&self, world: &World) -> Option<Finding> {
+        if !self.cluster.capabilities().contains(&Capability::LoadBalancer) {
+            return None;
+        }
+        let waits = |service: &Service| {
+            let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+            let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+            let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref());
+            kind == Some("LoadBalancer")
+                && service.metadata.deletion_timestamp.is_none()
+                && ingress.is_none_or(Vec::is_empty)
+        };
+        let mut own = world.services.iter().filter(|(key, _)| key.namespace == self.namespace);
+        let (key, _) = own.find(|(_, service)| waits(service))?;
+        Some(Finding {
+            promised: format!("the provider of load balancers gives `{}` an address", key.name),
+            observed: format!("`{}` has none", key.name),
+        })
+    }
+
     async fn pods_are(
         &self,
         fixture: Fixture,
         state: &str,
         is: fn(&Pod) -> Result<(), String>,
     ) -> Result<(), Broken> {
-        let mut wanted = 0;
-        for manifest in parse(fixture.path, fixture.yaml)? {
-            let data = &manifest.object.data;
-            wanted += match manifest.resource.kind.as_str() {
-                "Pod" => 1,
-                // Those of the fixtures tolerate everything.
-                "DaemonSet" => self.vantages.nodes().len(),
-                "ReplicaSet" | "Deployment" | "ReplicationController" => {
-                    data["spec"]["replicas"].as_u64().map_or(1, |count| usize::try_from(count).unwrap_or(0))
-                }
-                _ => 0,
-            };
-        }
+        let manifests = parse(fixture.path, fixture.yaml)?;
+        let wanted = self.pods_asked_for(&manifests);
         if wanted == 0 {
             return Ok(());
         }
@@ -572,6 +623,21 @@ impl Scene {
             Err(why.unwrap_or_else(|| format!("{} pods", pods.len())))
         };
         Ok(wait::until(self.api::<Pod>(), Config::default(), &what, self.bounds().pods_ready, ready).await?)
+    }
+
+    /// How many pods these objects ask for.
+    pub(crate) fn pods_asked_for(&self, manifests: &[Manifest]) -> usize {
+        let asked = |manifest: &Manifest| match manifest.resource.kind.as_str() {
+            "Pod" => 1,
+            // Those of the fixtures tolerate everything.
+            "DaemonSet" => self.vantages.nodes().len(),
+            "ReplicaSet" | "Deployment" | "ReplicationController" => {
+                let replicas = manifest.object.data["spec"]["replicas"].as_u64();
+                replicas.map_or(1, |count| usize::try_from(count).unwrap_or(0))
+            }
+            _ => 0,
+        };
+        manifests.iter().map(asked).sum()
     }
 
     pub(crate) fn is_waiting_for(&self, what: &str) {

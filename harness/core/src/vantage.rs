@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{self, Poll};
@@ -163,6 +164,15 @@ impl Vantages {
     /// If the agent there was lost.
     pub async fn call(&self, from: &Vantage, workload: Workload) -> anyhow::Result<Vec<Outcome>> {
         self.agent(from)?.run(workload).await.with_context(|| format!("could not look from {from}"))
+    }
+
+    /// Whether a vantage may call an address: one outside of somebody's cluster calls its nodes and nobody
+    /// else.
+    ///
+    /// # Errors
+    /// If there is no such vantage.
+    pub(crate) fn may_call(&self, from: &Vantage, address: IpAddr) -> anyhow::Result<bool> {
+        Ok(self.agent(from)?.may_call(address))
     }
 
     /// The agent of a vantage. One that is a back end of a check is attached to when it is first

@@ -15,7 +15,7 @@ fn every_chapter_is_listed() {
         stickler_suites::CHAPTERS.iter().map(|(chapter, _)| chapter.replace('-', "_")).collect();
     for file in files(&root().join("suites/src"), "rs") {
         assert!(
-            ["confirmation", "lib", "profile"].contains(&file.as_str()) || listed.contains(&file),
+            ["confirmation", "lib", "profile", "table"].contains(&file.as_str()) || listed.contains(&file),
             "suites/src/{file}.rs is not in CHAPTERS; add `mod {file};` and a line to it in suites/src/lib.rs"
         );
     }
@@ -29,7 +29,9 @@ fn every_fixture_of_a_check_is_used() {
             std::fs::read_to_string(root().join(format!("suites/src/{file}.rs"))).expect("a source file")
         })
         .collect();
-    for folder in ["service", "ports", "node-port", "affinity", "env", "readiness", "liveness", "headless"] {
+    for folder in
+        ["service", "ports", "node-port", "affinity", "env", "readiness", "liveness", "headless", "table"]
+    {
         for file in files(&root().join("fixtures").join(folder), "yaml") {
             let path = format!("{folder}/{file}.yaml");
             assert!(sources.contains(&path), "no check uses fixtures/{path}; delete it");

@@ -70,6 +70,8 @@ fn arguments_that_make_no_sense() -> Result<(), Impossible> {
         (&["explore", "--steps", "0"], &["'0'", "1..=1000"]),
         (&["explore", "--seed", "-1"], &["'-1'"]),
         (&["explore", "--bug", "nosuch"], &["there is no bug `nosuch`", "no-proxy"]),
+        (&["table", "--bug", "nosuch"], &["there is no bug `nosuch`", "no-proxy"]),
+        (&["table", "--manifest"], &["--manifest <FILE>"]),
         (&["replay"], &["required arguments"]),
         (&["replay", "nosuch.yaml"], &["`nosuch.yaml` cannot be read"]),
         (&["up", "--cluster", "kubeconfig"], &["is up already"]),
@@ -231,6 +233,19 @@ fn manifests_with_mistakes() -> Result<(), Impossible> {
         }
         is_refused(folder.path(), stickler(folder.path(), &["up", "--apply", "m.yaml"]), words);
     }
+    // What can be known without a cluster, before there is one.
+    let table = |file: &str| stickler(folder.path(), &["table", "--manifest", file]);
+    is_refused(folder.path(), table("nosuch.yaml"), &["`nosuch.yaml` cannot be read"]);
+    for (yaml, words) in [
+        ("a: [\n", ["`m.yaml` is not valid YAML"].as_slice()),
+        ("apiVersion: v1\nmetadata: {name: web}\n", &["document 1 of `m.yaml`", "`kind` is missing"]),
+        ("", &["`m.yaml` holds no object"]),
+    ] {
+        fs::write(folder.path().join("m.yaml"), yaml).expect("it can be written");
+        is_refused(folder.path(), table("m.yaml"), words);
+    }
+    fs::create_dir(folder.path().join("empty")).expect("a folder can be made");
+    is_refused(folder.path(), table("empty"), &["`empty` holds no file `*.yaml`"]);
     Ok(())
 }
 

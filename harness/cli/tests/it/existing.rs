@@ -15,12 +15,13 @@ use stickler_reports::{Report, Verdict};
 use tempfile::{TempDir, tempdir};
 use tokio::runtime::Runtime;
 
-use crate::program::{Running, eventually, output, stickler};
+use crate::program::{BOUND, Running, eventually, output, stickler};
 use crate::{Impossible, Test};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("the_shipped_rights_are_enough_and_nothing_stays", the_shipped_rights_are_enough),
     ("each_missing_rule_is_named", each_missing_rule_is_named),
+    ("a_table_is_taken_and_nothing_stays", a_table_is_taken_and_nothing_stays),
     ("an_interrupted_run_gives_everything_back", an_interrupted_run_gives_everything_back),
     ("what_a_killed_run_leaves_is_healed", what_a_killed_run_leaves_is_healed),
     ("programs_are_copied_into_an_image_with_a_shell", programs_are_copied),
@@ -254,6 +255,23 @@ fn each_missing_rule_is_named() -> Result<(), Impossible> {
     put(&whole);
     let after = existing.objects();
     assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "something was created");
+    existing.stop();
+    Ok(())
+}
+
+/// With no right but those of the manifest, and from where such a cluster can be looked at.
+fn a_table_is_taken_and_nothing_stays() -> Result<(), Impossible> {
+    let existing = Existing::with_account();
+    let before = existing.objects();
+    let table = Running::start(existing.command("stickler", &["table"]));
+    let ended = table.end_within(2 * BOUND);
+    assert_eq!(ended.code(), Some(0), "{ended:#?}");
+    let table = existing.report().table.expect("a table");
+    assert!(table.columns.iter().all(|column| column.id != "out"), "{:?}", table.columns);
+    let said = table.remarks.iter().any(|remark| remark.starts_with("outside has no column: "));
+    assert!(said && table.columns.len() >= 9, "{:?}, {:?}", table.columns, table.remarks);
+    assert!(table.rows.len() >= 40, "{}", table.in_words());
+    existing.is_as_before(&before);
     existing.stop();
     Ok(())
 }

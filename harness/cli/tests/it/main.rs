@@ -16,6 +16,7 @@ mod leftovers;
 mod program;
 mod report;
 mod signals;
+mod table;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ("kubectl", kubectl::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),
+        ("table", table::TESTS),
     ] {
         for (name, test) in tests {
             trials.push(Trial::ignorable_test(format!("{chapter}::{name}"), || perform(*test)));

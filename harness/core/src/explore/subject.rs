@@ -4,30 +4,29 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::Config;
 use serde_json::Value;
-use stickler_model::{RecordType, World};
+use stickler_model::RecordType;
 use stickler_reports::{Event, Finding};
 use tokio::time::{Instant, timeout};
 
 use super::form;
 use super::operation::{self, Operation, TRAFFIC, UNREADY, WorkloadName};
 use super::reference::{Plan, PodPlan};
-use super::table::{self, Table, hairpins};
+use super::table::Table;
 use super::witness::{Testimony, Witnesses};
 use crate::Scene;
 use crate::action::{Action, Resource, delete, edit, scale};
 use crate::bounds::Bounds;
 use crate::check::{Broken, Held};
-use crate::cluster::Capability;
 use crate::image::Image;
 use crate::manifest;
 use crate::names::resolve_as_promised;
 use crate::runner::Session;
 use crate::scene::look_again;
+use crate::truth::address::{cluster_dns, hairpins};
 use crate::vantage::Vantage;
 use crate::wait;
 
@@ -119,8 +118,8 @@ impl Subject {
     /// The cluster's DNS may just have been started, or be on its way from a node whose kubelet the last
     /// case stopped.
     async fn names_are_answered(&self) -> Held {
-        let world = self.world().await?;
-        if !world.services.contains_key(&table::cluster_dns()) {
+        let world = self.scene.whole_world().await?;
+        if !world.services.contains_key(&cluster_dns()) {
             return Ok(());
         }
         let domain = &self.scene.cluster.promises().cluster_domain;
@@ -491,13 +490,13 @@ impl Subject {
         let deadline = Instant::now() + self.patience.convergence;
         loop {
             let began = Instant::now();
-            let world = self.world().await?;
+            let world = self.scene.whole_world().await?;
             let domain = &self.scene.cluster.promises().cluster_domain;
             self.table.learn(&world, self.scene.namespace(), domain);
             let mut from = self.standing();
             from.extend(hairpins(&world, self.scene.namespace(), self.stopped()));
             self.looks += self.table.cells(from.len());
-            let looked = match self.unbalanced(&world) {
+            let looked = match self.scene.unbalanced(&world) {
                 Some(finding) => Ok(Some(finding)),
                 None => self.table.look(&self.scene, &world, &from).await,
             };
@@ -519,58 +518,6 @@ impl Subject {
                 Ok(Some(_)) | Err(_) => look_again().await,
             }
         }
-    }
-
-    /// A load balancer that has no address yet, where somebody gives them theirs
-    /// ([Service, "type: LoadBalancer"](https://kubernetes.io/docs/concepts/services-networking/service/#loadbalancer)).
-    fn unbalanced(&self, world: &World) -> Option<Finding> {
-        if !self.scene.cluster.capabilities().contains(&Capability::LoadBalancer) {
-            return None;
-        }
-        let waits = |service: &Service| {
-            let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
-            let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-            let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref());
-            kind == Some("LoadBalancer")
-                && service.metadata.deletion_timestamp.is_none()
-                && ingress.is_none_or(Vec::is_empty)
-        };
-        let mut own = world.services.iter().filter(|(key, _)| key.namespace == self.scene.namespace());
-        let (key, _) = own.find(|(_, service)| waits(service))?;
-        Some(Finding {
-            promised: format!("the provider of load balancers gives `{}` an address", key.name),
-            observed: format!("`{}` has none", key.name),
-        })
-    }
-
-    /// The objects of the whole cluster that decide what is promised: an address that was given back
-    /// may belong to anybody now.
-    async fn world(&self) -> anyhow::Result<World> {
-        let client = self.scene.client();
-        let all = ListParams::default();
-        let (nodes, pods) = (Api::<Node>::all(client.clone()), Api::<Pod>::all(client.clone()));
-        let (services, made) = (Api::<Service>::all(client.clone()), Api::<Endpoints>::all(client.clone()));
-        let slices = Api::<EndpointSlice>::all(client);
-        let listing = async {
-            tokio::try_join!(
-                nodes.list(&all),
-                pods.list(&all),
-                services.list(&all),
-                made.list(&all),
-                slices.list(&all)
-            )
-        };
-        let (nodes, pods, services, made, slices) =
-            wait::within(self.scene.bounds().request, "list the objects of the cluster", listing).await?;
-        if nodes.items.is_empty() {
-            bail!("the cluster has no nodes");
-        }
-        Ok(World::new()
-            .with(nodes.items)
-            .with(pods.items)
-            .with(services.items)
-            .with(made.items)
-            .with(slices.items))
     }
 }
 

@@ -1,37 +1,29 @@
-//! The truth table: every vantage against every destination there ever was, observed and compared
-//! with the model.
+//! The truth table of an exploration: every vantage against every destination there ever was, observed
+//! and compared with the model.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use anyhow::bail;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::core::v1::Service;
 use stickler_model::{
-    AFFINITY_RULE, Affinity, Destination, Health, ObjectKey, Protocol, RecordType, Route, Turn, World,
-    affinity_breaches, endpoint_slices_match, endpoints, endpoints_object_matches, health, route,
+    Destination, ObjectKey, Protocol, RecordType, Route, World, endpoint_slices_match, endpoints,
+    endpoints_object_matches, route,
 };
-use stickler_pods::protocol::{Outcome, Probe, Seen};
+use stickler_pods::protocol::Probe;
 use stickler_reports::Finding;
 
 use super::form::CONTAINER_PORT;
 use crate::Scene;
-use crate::calls::in_words;
-use crate::destination::{Target, nodes};
+use crate::destination::Target;
 use crate::invariant::{judge, probe};
 use crate::names::{ResolveAsPromised, resolve_as_promised};
+use crate::truth::address::{At, Known, addresses, cluster_dns, health_checks, protocol};
+use crate::truth::cell::{self, CALLS};
 use crate::vantage::Vantage;
-
-/// How many calls are made where several may answer: every one of them from each place is a new
-/// chance to meet somebody who must not.
-const CALLS: u64 = 3;
-
-/// How long to listen where nobody may answer, or nobody need: what comes later is missed, what comes
-/// is proof.
-const LISTEN: Duration = Duration::from_millis(250);
 
 /// The ports flows of datagrams are sent from that a proxy may know from before: no node port, and
 /// none that a kernel picks.
@@ -57,24 +49,6 @@ pub(crate) struct Table {
     turn: usize,
 }
 
-/// An address of a service.
-#[derive(Clone, Debug)]
-pub(crate) struct Known {
-    pub(crate) label: String,
-    pub(crate) at: At,
-    service: ObjectKey,
-}
-
-/// Where a service is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum At {
-    ClusterIp,
-    /// The port of a node, which is the so manyth of all.
-    Node(usize),
-    /// An external IP, or the address of a load balancer.
-    External,
-}
-
 impl Table {
     /// Adds what is there now.
     pub(crate) fn learn(&mut self, world: &World, namespace: &str, domain: &str) {
@@ -98,36 +72,13 @@ impl Table {
         let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         let ingress = balancer.map(|balancer| &balancer.ingress);
         let form = format!("{:?} {spec:?} {ingress:?}", service.metadata.labels);
-        let mut known = |ip: IpAddr, number: u16, protocol: Protocol, label: String, at: At| {
-            let destination = Destination::new(ip, number, protocol);
-            self.services.insert(destination, Known { label, at, service: key.clone() });
-            if protocol == Protocol::Udp {
+        for (destination, known) in addresses(world, key, service) {
+            self.services.insert(destination, known);
+            if destination.protocol == Protocol::Udp {
                 let flow = self.flows.entry(destination).or_default();
                 if flow.0 != form {
                     *flow = (form.clone(), next_flow());
                 }
-            }
-        };
-        let number = |port: Option<i32>| port.and_then(|port| u16::try_from(port).ok());
-        let cluster_ip: Option<IpAddr> = spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok());
-        let external = spec.external_ips.iter().flatten().map(|ip| (ip, "the external IP"));
-        let balanced = balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
-        let balanced = balanced.filter_map(|ingress| Some((ingress.ip.as_ref()?, "the load balancer")));
-        let others: Vec<(IpAddr, &str)> =
-            external.chain(balanced).filter_map(|(ip, what)| Some((ip.parse().ok()?, what))).collect();
-        for port in spec.ports.iter().flatten() {
-            let protocol = protocol(port);
-            if let Some(number) = number(Some(port.port)) {
-                if let Some(ip) = cluster_ip {
-                    known(ip, number, protocol, format!("`{}`", key.name), At::ClusterIp);
-                }
-                for (ip, what) in &others {
-                    known(*ip, number, protocol, format!("{what} of `{}`", key.name), At::External);
-                }
-            }
-            let Some(number) = number(port.node_port) else { continue };
-            for (index, (node, ip)) in nodes(world).enumerate() {
-                known(ip, number, protocol, format!("`{}` at {node}", key.name), At::Node(index));
             }
         }
         for port in spec.ports.iter().flatten() {
@@ -135,11 +86,8 @@ impl Table {
             let port = port.name.as_deref().unwrap_or_default();
             self.ports.insert(format!("_{port}._{protocol}.{name}"));
         }
-        if let Some(port) = number(spec.health_check_node_port).filter(|port| *port != 0) {
-            for (node, ip) in nodes(world) {
-                let label = format!("the health check port of `{}` at {node}", key.name);
-                self.checks.insert(SocketAddr::new(ip, port), (key.clone(), label));
-            }
+        for (address, label) in health_checks(world, key, service) {
+            self.checks.insert(address, (key.clone(), label));
         }
         // What a flow to a port or address comes to that the service has no more, nobody promises.
         let services = &self.services;
@@ -311,11 +259,6 @@ impl Table {
     }
 }
 
-/// The service that cluster DNS usually is.
-pub(crate) fn cluster_dns() -> ObjectKey {
-    ObjectKey::new("kube-system", "kube-dns")
-}
-
 /// Whether there is anybody who could answer for names: the cluster's DNS is pods as others are, and
 /// when the kubelet of its only one is stopped, it is ready no more.
 fn answers_names(scene: &Scene, world: &World) -> bool {
@@ -328,10 +271,6 @@ fn answers_names(scene: &Scene, world: &World) -> bool {
 fn next_flow() -> u16 {
     let next = |port: u16| Some(if port + 1 < FLOW_PORTS.end { port + 1 } else { FLOW_PORTS.start });
     NEXT_FLOW.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(FLOW_PORTS.start)
-}
-
-fn protocol(port: &ServicePort) -> Protocol {
-    port.protocol.as_deref().and_then(|name| name.parse().ok()).unwrap_or(Protocol::Tcp)
 }
 
 /// The questions there are about a name.
@@ -398,7 +337,7 @@ async fn flow(
     match &route {
         Route::NotPromised { .. } => return Ok(None),
         Route::Answered { .. } => {}
-        _ => workload.timeout_ms = listen(workload.timeout_ms),
+        _ => workload.timeout_ms = cell::listen(workload.timeout_ms),
     }
     let outcomes = scene.call(from, &target.label, workload).await?;
     judge(scene, from, &target, &route, &outcomes)
@@ -413,43 +352,11 @@ async fn check(
     service: &ObjectKey,
     label: &str,
 ) -> anyhow::Result<Option<Finding>> {
-    let health = health(world, scene.cluster.promises(), service, address.ip());
-    if matches!(health, Health::NotPromised { .. }) {
-        return Ok(None);
-    }
-    // Another service may have the port by now.
-    let spec = world.services.get(service).and_then(|service| service.spec.as_ref());
-    if spec.and_then(|spec| spec.health_check_node_port) != Some(i32::from(address.port())) {
-        return Ok(None);
-    }
-    let probe = Probe::Http {
-        address,
-        host: None,
-        path: "/healthz".to_owned(),
-        method: None,
-        source_port: None,
-        reuse_connection: false,
-        server_name: None,
-        lines: None,
-    };
-    for outcome in scene.call(from, label, scene.workload(probe, 1)).await? {
-        let status = match &outcome.seen {
-            Seen::Answered(answer) => answer.status,
-            Seen::CouldNotLook { error } => bail!("the agent could not look: {error}"),
-            _ => None,
-        };
-        if let Err(why) = health.allows(status) {
-            return Ok(Some(Finding {
-                promised: format!("{label} ({address}) answers {health}, promised by {}", health.rule()),
-                observed: format!("{from} asking it {why} ({})", in_words(&outcome.seen)),
-            }));
-        }
-    }
-    Ok(None)
-}
-
-fn listen(timeout_ms: u64) -> u64 {
-    timeout_ms.min(u64::try_from(LISTEN.as_millis()).unwrap_or(u64::MAX))
+    let cell = cell::check(scene, world, from, address, service, label).await?;
+    Ok(cell.why.map(|why| Finding {
+        promised: format!("{label} ({address}) answers {}", cell.promised),
+        observed: format!("{from} asking it {why}"),
+    }))
 }
 
 async fn cell(
@@ -461,68 +368,9 @@ async fn cell(
 ) -> anyhow::Result<Option<Finding>> {
     let client = scene.vantages().to_model(from);
     let route = route(world, scene.cluster.promises(), &client, &target.destination);
-    let mut workload = scene.workload(probe(&target), calls);
-    // One after the other: calls at once may be answered by several, stickiness or not.
-    workload.concurrency = 1;
-    match &route {
-        Route::NotPromised { .. } => return Ok(None),
-        Route::Nobody { .. }
-        | Route::AtMost { .. }
-        | Route::Dropped { .. }
-        | Route::Refused { protocol: Protocol::Udp, .. } => {
-            workload.count = Some(1);
-            workload.timeout_ms = listen(workload.timeout_ms);
-        }
-        Route::Refused { .. } => workload.count = Some(1),
-        Route::Answered { .. } => {}
-    }
-    let outcomes = scene.call(from, &target.label, workload).await?;
-    if let Some(finding) = judge(scene, from, &target, &route, &outcomes)? {
-        return Ok(Some(finding));
-    }
-    let Route::Answered { affinity: Some(Affinity::ClientIp { timeout_seconds }), .. } = route else {
-        return Ok(None);
-    };
-    let stays = Duration::from_secs(timeout_seconds.into());
-    let breach =
-        affinity_breaches(stays, Duration::ZERO, &turns(from, &target, &outcomes), &[]).into_iter().next();
-    Ok(breach.map(|observed| Finding {
-        promised: format!(
-            "from {from}, {} is answered by one back end each time: {AFFINITY_RULE}",
-            target.label
-        ),
-        observed,
+    let cell = cell::call(scene, from, &target, &route, calls, Duration::ZERO).await?;
+    Ok(cell.why.map(|why| Finding {
+        promised: format!("from {from}, {} is {}", target.label, cell.promised),
+        observed: format!("{from} calling {} {why}", target.label),
     }))
-}
-
-fn turns(from: &Vantage, target: &Target, outcomes: &[Outcome]) -> Vec<Turn> {
-    let micros = |us: u64| i64::try_from(us).unwrap_or(i64::MAX);
-    let turn = |outcome: &Outcome| {
-        let Seen::Answered(answer) = &outcome.seen else { return None };
-        Some(Turn {
-            start_us: micros(outcome.started_us),
-            end_us: micros(outcome.finished_us),
-            client: from.to_string(),
-            destination: target.label.clone(),
-            backend: answer.hostname.clone()?,
-        })
-    };
-    outcomes.iter().filter_map(turn).collect()
-}
-
-/// A pod of a workload that calls can start from: it runs, and is not on its way out.
-pub(crate) fn hairpins(world: &World, namespace: &str, out_of_reach: Option<&str>) -> Vec<Vantage> {
-    let mut by_workload: BTreeMap<&str, &ObjectKey> = BTreeMap::new();
-    for (key, pod) in world.pods.iter().filter(|(key, _)| key.namespace == namespace) {
-        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        let app = pod.metadata.labels.as_ref().and_then(|labels| labels.get("app"));
-        let goes = pod.metadata.deletion_timestamp.is_some();
-        if let (Some(node), Some(app), false) = (node, app, goes)
-            && Some(node) != out_of_reach
-            && crate::wait::pod_ready(pod).is_ok()
-        {
-            by_workload.entry(app).or_insert(key);
-        }
-    }
-    by_workload.into_values().cloned().map(Vantage::Backend).collect()
 }

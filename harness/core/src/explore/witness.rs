@@ -8,11 +8,12 @@ use anyhow::bail;
 use stickler_model::{Destination, ObjectKey, Protocol, RecordType, Reply};
 use stickler_reports::Finding;
 
-use super::table::{At, Table};
+use super::table::Table;
 use crate::Scene;
 use crate::chronicle::{Change, Chronicle, Object, Place, Question, Recording, What};
 use crate::clients::{Aim, Client, Clients, Harvest};
 use crate::history::{Answer, Backends, History, check, check_names};
+use crate::truth::address::At;
 use crate::vantage::Vantage;
 
 /// Between two calls of one client: often enough to meet a change, and seldom enough to leave the
@@ -80,7 +81,7 @@ impl Witnesses {
             let caller = match known.at {
                 At::ClusterIp => turn,
                 At::Node(index) if index != usize::from(destination.port) % nodes => continue,
-                At::Node(_) | At::External => outside.or(turn),
+                At::Node(_) | At::ExternalIp | At::LoadBalancer => outside.or(turn),
             };
             clients.extend(caller.map(|from| Client {
                 from: from.clone(),
