@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use serde_json::json;
 use stickler::action::{Resource, create, edit, make, make_endpoints};
 use stickler::truth::Truth;
-use stickler::{Capability, Held, Scene, as_promised, cluster_ip, fixture, node_port};
+use stickler::{Broken, Capability, Held, Scene, as_promised, cluster_ip, fixture, node_port};
 
 /// Makes it in a scene's namespace. One port is there before and removed, and the table knows of it.
 ///
@@ -24,7 +24,11 @@ pub async fn table_world(scene: &Scene, truth: &mut Truth) -> Held {
     });
     pods?;
     let shrunk = vec![cluster_ip("shrunk"), node_port("shrunk")];
-    scene.eventually(as_promised(scene.vantages().everywhere(), shrunk)).await?;
+    // A cluster that does not serve it at all is what the table is to show.
+    match scene.eventually(as_promised(scene.vantages().everywhere(), shrunk)).await {
+        Err(Broken::Promise(_)) => truth.remark("`shrunk` was not served before one of its ports went"),
+        held => held?,
+    }
     truth.learn(scene).await?;
     let ports = scene.service("shrunk").await?.spec.and_then(|spec| spec.ports).unwrap_or_default();
     let kept: Vec<_> = ports.into_iter().filter(|port| port.name.as_deref() == Some("kept")).collect();
@@ -50,7 +54,7 @@ pub async fn table_world(scene: &Scene, truth: &mut Truth) -> Held {
     }
     match controller {
         Ok(_) => scene.when(create(fixture!("table/ingress.yaml"))).await,
-        Err(stickler::Broken::CouldNotTell(why)) => {
+        Err(Broken::CouldNotTell(why)) => {
             truth.remark(format!("no hosts and paths: {why}"));
             Ok(())
         }
