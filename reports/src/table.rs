@@ -101,10 +101,11 @@ impl CellReport {
         }
     }
 
-    /// What was seen, in one line.
-    fn seen_in_words(&self) -> String {
-        let words = |(seen, count): (&String, &u64)| format!("{count}x {seen}");
-        self.seen.iter().map(words).collect::<Vec<_>>().join(", ")
+    /// What went wrong, whoever it was that answered.
+    fn kind(&self) -> String {
+        let what = self.why.as_deref().unwrap_or_default().split(';').next().unwrap_or_default();
+        // Names stand in every second part.
+        what.split('`').step_by(2).collect()
     }
 }
 
@@ -119,7 +120,10 @@ const TOLD: usize = 20;
 struct Difference<'a> {
     row: &'a RowReport,
     columns: Vec<&'a ColumnReport>,
+    /// The first of them.
     cell: &'a CellReport,
+    /// What all of them saw, and how often.
+    seen: BTreeMap<&'a str, u64>,
 }
 
 impl Difference<'_> {
@@ -128,7 +132,9 @@ impl Difference<'_> {
     }
 
     fn observed(&self) -> String {
-        match (self.cell.why.as_deref(), self.cell.seen_in_words()) {
+        let words = |(seen, count): (&&str, &u64)| format!("{count}x {seen}");
+        let seen = self.seen.iter().map(words).collect::<Vec<_>>().join(", ");
+        match (self.cell.why.as_deref(), seen) {
             (Some(why), seen) if seen.is_empty() => why.to_owned(),
             (Some(why), seen) => format!("{why} ({seen})"),
             (None, seen) => seen,
@@ -174,6 +180,11 @@ impl TableReport {
         )
     }
 
+    /// How long the cluster had time to follow.
+    fn age(&self) -> String {
+        format!("begun {:.1} s after the last change of its objects", self.waited_ms as f64 / 1000.0)
+    }
+
     /// What differs or could not be told, in the order of the rows; in each, places that saw the same are
     /// one.
     fn differences(&self) -> Vec<Difference<'_>> {
@@ -184,14 +195,20 @@ impl TableReport {
                 if cell.verdict < CellVerdict::CouldNotTell {
                     continue;
                 }
-                let same = |known: &&mut Difference<'_>| {
+                let is_same = |known: &Difference<'_>| {
                     known.cell.verdict == cell.verdict
                         && known.cell.promised == cell.promised
-                        && known.cell.why == cell.why
+                        && known.cell.kind() == cell.kind()
                 };
-                match differences[first..].iter_mut().find(same) {
-                    Some(known) => known.columns.push(column),
-                    None => differences.push(Difference { row, columns: vec![column], cell }),
+                let known = differences[first..].iter().position(is_same).map(|index| first + index);
+                let index = known.unwrap_or(differences.len());
+                if known.is_none() {
+                    differences.push(Difference { row, columns: Vec::new(), cell, seen: BTreeMap::new() });
+                }
+                let difference = &mut differences[index];
+                difference.columns.push(column);
+                for (seen, count) in &cell.seen {
+                    *difference.seen.entry(seen).or_default() += count;
                 }
             }
         }
@@ -256,6 +273,7 @@ impl TableReport {
             let _ = writeln!(text, "\n... and {} more, all of them in report.json", differences.len() - TOLD);
         }
         let _ = writeln!(text, "\n  {}", self.in_words());
+        let _ = writeln!(text, "  {}", self.age());
     }
 
     /// The table for the page.
@@ -263,7 +281,7 @@ impl TableReport {
         html! {
             section #table {
                 h2 { "The truth table" }
-                p { (self.in_words()) }
+                p { (self.in_words()) "; " (self.age()) }
                 div.wide { table.truth {
                     thead { tr {
                         th { "of" } th { "destination" }
@@ -378,7 +396,7 @@ mod tests {
         assert!(text.contains(concat!(
             "FAILED web, cluster IP, port 80/TCP\n",
             "   promised  answered by `web-0`\n",
-            "       seen  was refused; ready endpoints of `web` are `web-0` (3x refused)\n",
+            "       seen  was refused; ready endpoints of `web` are `web-0` (6x refused)\n",
             "       from  a pod on kube0, node kube0\n",
             "         to  10.96.0.7:80/TCP\n",
         )));
@@ -389,6 +407,16 @@ mod tests {
             )
         );
         assert!(text.contains("load balancers: there is none"));
+    }
+
+    #[test]
+    fn what_was_answered_by_different_strangers_is_one_difference() {
+        let mut table = table();
+        table.rows[0].cells[0].why = Some("was answered by `a`; nobody may answer".to_owned());
+        table.rows[0].cells[1].why = Some("was answered by `b`; nobody may answer".to_owned());
+        assert_eq!(table.differences().len(), 1);
+        table.rows[0].cells[1].why = Some("got no answer; ready endpoints of `web` are `web-0`".to_owned());
+        assert_eq!(table.differences().len(), 2);
     }
 
     #[test]

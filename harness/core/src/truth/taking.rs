@@ -152,6 +152,10 @@ pub async fn given_manifests(
     let class = match has_ingress {
         true => match scene.given_controller().await {
             Ok(controller) => Some(controller.class.clone()),
+            Err(Broken::CouldNotTell(why)) => {
+                truth.remark(format!("no hosts and paths: {why}"));
+                None
+            }
             Err(broken) => return Ok(Err(broken)),
         },
         false => None,
