@@ -12,8 +12,8 @@ mod files;
 mod journal;
 mod junit;
 mod page;
+mod plot;
 mod report;
-
 mod terminal;
 
 pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
@@ -25,7 +25,7 @@ pub use event::{
 pub use explore::{ExploreFailure, ExploreReport};
 pub use files::{ReportError, write_report};
 pub use journal::{Journal, JournalError, read_journal};
-pub use report::{CheckReport, ClusterReport, Report, SCHEMA, Summary};
+pub use report::{CheckReport, ClusterReport, FeatureReport, Report, SCHEMA, Summary};
 pub use terminal::{progress, summary};
 
 /// Somebody who listens to a run.

@@ -395,6 +395,7 @@ mod disruption {
         let sink = Sink::new(vec![Box::new(Told(tell)), Box::new(Written(Arc::clone(&report)))]);
         let checks: Vec<&'static Check> = stickler_suites::all().chain([&LOOKS, &WAITS]).collect();
         sink.tell(Event::RunStarted {
+            unclaimed: Vec::new(),
             tool: "test".to_owned(),
             suite: "test".to_owned(),
             seed: 1,
@@ -402,7 +403,14 @@ mod disruption {
             checks: checks.iter().map(|check| check.card()).collect(),
         });
         let count = checks.len();
-        let run = Run { checks, seed: 1, jobs: 12, deviations: Vec::new(), cancel: CancellationToken::new() };
+        let run = Run {
+            checks,
+            seed: 1,
+            jobs: 12,
+            deviations: Vec::new(),
+            unclaimed: Vec::new(),
+            cancel: CancellationToken::new(),
+        };
         let cluster = Arc::clone(&bed.cluster);
         let stopping = async {
             bed.until_any(|event| matches!(event, Event::CheckFinished { .. })).await?;
@@ -466,13 +474,21 @@ mod disruption {
         let sink = Sink::new(vec![Box::new(Told(tell)), Box::new(Written(Arc::clone(&report)))]);
         let checks: Vec<&'static Check> = vec![&CALLS, &WAITS];
         sink.tell(Event::RunStarted {
+            unclaimed: Vec::new(),
             tool: "test".to_owned(),
             suite: "test".to_owned(),
             seed: 1,
             jobs: 1,
             checks: checks.iter().map(|check| check.card()).collect(),
         });
-        let run = Run { checks, seed: 1, jobs: 1, deviations: Vec::new(), cancel: CancellationToken::new() };
+        let run = Run {
+            checks,
+            seed: 1,
+            jobs: 1,
+            deviations: Vec::new(),
+            unclaimed: Vec::new(),
+            cancel: CancellationToken::new(),
+        };
         let cluster = Arc::clone(&bed.cluster);
         let ends_it = bed.folder.path().join(NODE);
         let ending = async {

@@ -29,6 +29,10 @@ pub(crate) struct Run {
     /// Only the checks that concern one component, for those who build it.
     #[arg(long, value_name = "NAME", default_value = "full", value_parser = profile)]
     profile: Profile,
+    /// A feature that the implementation does not claim to have, a chapter of checks such as `ingress`: its
+    /// checks are skipped with that reason. May be given several times.
+    #[arg(long = "without-feature", value_name = "NAME", value_parser = feature)]
+    unclaimed: Vec<String>,
     /// Known deviations of the implementation, a TOML file: these checks must fail, and the run stays
     /// green if they do. `expected/` has some. May be given several times.
     #[arg(long = "expect", value_name = "FILE")]
@@ -83,9 +87,11 @@ impl Run {
         let cancel = interrupt::watch()?;
         let seed = self.seed.unwrap_or_else(rand::random);
         let jobs = usize::from(self.jobs);
-        let beginning = Beginning { suite: "conformance", seed, jobs, checks: &checks };
+        let beginning =
+            Beginning { suite: "conformance", seed, jobs, checks: &checks, unclaimed: &self.unclaimed };
         let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };
-        stickler::Run { checks, seed, jobs, deviations, cancel }.on(&cluster, sink).await;
+        let unclaimed = self.unclaimed.clone();
+        stickler::Run { checks, seed, jobs, deviations, unclaimed, cancel }.on(&cluster, sink).await;
         Ok(())
     }
 }
@@ -151,12 +157,14 @@ pub(crate) struct Beginning<'a> {
     /// How many checks may run at once.
     pub(crate) jobs: usize,
     pub(crate) checks: &'a [&'static Check],
+    /// The features that the implementation does not claim to have.
+    pub(crate) unclaimed: &'a [String],
 }
 
 impl<'a> Beginning<'a> {
     /// Of a run that has no checks.
     pub(crate) fn of(suite: &'static str, seed: u64) -> Self {
-        Self { suite, seed, jobs: 1, checks: &[] }
+        Self { suite, seed, jobs: 1, checks: &[], unclaimed: &[] }
     }
 
     /// Tells it, and starts a cluster; `None` if the run was interrupted meanwhile.
@@ -172,6 +180,7 @@ impl<'a> Beginning<'a> {
             seed: self.seed,
             jobs: self.jobs,
             checks: self.checks.iter().map(|check| check.card()).collect(),
+            unclaimed: self.unclaimed.to_vec(),
         });
         let started = tokio::select! {
             started = provider.start() => started,
@@ -199,6 +208,16 @@ fn profile(name: &str) -> Result<Profile, String> {
     let known = || Profile::ALL.iter().map(|profile| profile.name()).collect::<Vec<_>>().join(", ");
     let named = Profile::ALL.iter().copied().find(|profile| profile.name() == name);
     named.ok_or_else(|| format!("the profiles are: {}", known()))
+}
+
+/// A feature by its name, which is that of a chapter.
+fn feature(name: &str) -> Result<String, String> {
+    let known: Vec<&str> = stickler_suites::CHAPTERS.iter().map(|(chapter, _)| *chapter).collect();
+    if known.contains(&name) {
+        Ok(name.to_owned())
+    } else {
+        Err(format!("the features are: {}", known.join(", ")))
+    }
 }
 
 /// The checks of a profile that any of these globs finds; all of it if there is none.

@@ -30,6 +30,8 @@ pub struct Run {
     pub jobs: usize,
     /// What the implementation is known to do otherwise: these checks must fail.
     pub deviations: Vec<Deviation>,
+    /// The features, which are chapters of checks, that the implementation does not claim to have.
+    pub unclaimed: Vec<String>,
     /// Cancelled when the run is to end early: what runs is given up, the report is still written.
     pub cancel: CancellationToken,
 }
@@ -39,7 +41,7 @@ impl Run {
     pub async fn on(self, cluster: &Arc<dyn Cluster>, sink: &Sink) {
         let started = Instant::now();
         let session = match Session::open(Arc::clone(cluster), sink.clone(), self.cancel.clone()).await {
-            Ok(session) => session.expecting(self.deviations.clone()),
+            Ok(session) => session.expecting(self.deviations.clone()).without(self.unclaimed.clone()),
             Err(error) => {
                 if !self.cancel.is_cancelled() {
                     sink.tell(Event::Trouble { message: format!("no vantage could be opened: {error:#}") });
@@ -95,6 +97,8 @@ pub struct Session {
     performed: AtomicUsize,
     /// What the implementation is known to do otherwise.
     deviations: Vec<Deviation>,
+    /// The chapters whose checks are skipped, for the implementation does not claim to pass them.
+    unclaimed: Vec<String>,
 }
 
 /// How a check ended.
@@ -128,7 +132,8 @@ impl Session {
     ) -> anyhow::Result<Self> {
         let stay = Stay::begin(cluster, &sink, guard.token()).await?;
         let (cluster_wide, performed) = (RwLock::new(()), AtomicUsize::new(0));
-        Ok(Self { stay, sink, guard, cluster_wide, performed, deviations: Vec::new() })
+        let (deviations, unclaimed) = (Vec::new(), Vec::new());
+        Ok(Self { stay, sink, guard, cluster_wide, performed, deviations, unclaimed })
     }
 
     /// Expects these checks to fail. One that passes all the same is told as broken, for then either
@@ -139,8 +144,20 @@ impl Session {
         self
     }
 
+    /// Skips the checks of these features, which are chapters: the implementation does not claim to have
+    /// them.
+    #[must_use]
+    pub fn without(mut self, features: Vec<String>) -> Self {
+        self.unclaimed = features;
+        self
+    }
+
     /// Performs one check, in a namespace of its own; several may be performed at once.
     pub async fn perform(&self, check: &'static Check) -> Ending {
+        if self.unclaimed.iter().any(|feature| feature == check.chapter()) {
+            let reason = format!("the feature `{}` is not claimed", check.chapter());
+            return self.not_run(check, Verdict::Skipped, &reason);
+        }
         let (capabilities, promises) = (self.stay.cluster.capabilities(), self.stay.cluster.promises());
         let lacking = check.needs.iter().find(|need| !need.is_met(capabilities, promises));
         if let Some(lacking) = lacking {

@@ -56,6 +56,7 @@ fn arguments_that_make_no_sense() -> Result<(), Impossible> {
         (&["nosuch"], &["unrecognized subcommand 'nosuch'"]),
         (&["run", "--filter", "nosuch/*"], &["`--filter nosuch/*`", "`stickler list`"]),
         (&["run", "--filter", "service/["], &["`--filter service/[` is no glob"]),
+        (&["run", "--without-feature", "nosuch"], &["'nosuch'", "ingress, kubectl"]),
         (&["run", "--profile", "nosuch"], &["'nosuch'", "endpoints, kubelet"]),
         (&["run", "--profile", "dns", "--filter", "affinity/*"], &["profile `dns`", "`--filter affinity/*`"]),
         (&["run", "--bug", "nosuch"], &["there is no bug `nosuch`", "no-proxy"]),

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod binaries;
+mod browser;
 mod catalogue;
 mod chaos;
 mod compare;
@@ -13,6 +14,7 @@ mod explore;
 mod image;
 mod kubectl;
 mod leftovers;
+mod page;
 mod program;
 mod report;
 mod signals;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         ("explore", explore::TESTS),
         ("image", image::TESTS),
         ("kubectl", kubectl::TESTS),
+        ("page", page::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),
     ] {
