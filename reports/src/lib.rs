@@ -23,7 +23,7 @@ pub use event::{
     Verdict,
 };
 pub use explore::{ExploreFailure, ExploreReport};
-pub use files::{ReportError, write_report};
+pub use files::{ReadError, ReportError, read_report, write_report};
 pub use journal::{Journal, JournalError, read_journal};
 pub use report::{CheckReport, ClusterReport, FeatureReport, Report, SCHEMA, Summary};
 pub use terminal::{progress, summary};

@@ -1,10 +1,11 @@
 //! `stickler run`: check every promise, and report.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
 use globset::Glob;
 use stickler::{Check, Cluster, Provider, Sink};
@@ -33,6 +34,10 @@ pub(crate) struct Run {
     /// checks are skipped with that reason. May be given several times.
     #[arg(long = "without-feature", value_name = "NAME", value_parser = feature)]
     unclaimed: Vec<String>,
+    /// Only the checks that failed, or could not be told, in an earlier run: the folder of its report. What
+    /// failed as it is known to is not among them.
+    #[arg(long, value_name = "DIR")]
+    failed_from: Option<PathBuf>,
     /// Known deviations of the implementation, a TOML file: these checks must fail, and the run stays
     /// green if they do. `expected/` has some. May be given several times.
     #[arg(long = "expect", value_name = "FILE")]
@@ -68,7 +73,24 @@ pub(crate) enum Format {
 
 impl Run {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
-        let checks = select(self.profile, &self.filters)?;
+        let mut checks = select(self.profile, &self.filters)?;
+        if let Some(folder) = &self.failed_from {
+            let failed = failed_in(folder)?;
+            if failed.is_empty() {
+                let folder = folder.display();
+                crate::print(&format!(
+                    "every check of the report in `{folder}` passed or was skipped: nothing to do\n"
+                ))?;
+                return Ok(Ended::Held);
+            }
+            checks.retain(|check| failed.contains(check.id));
+            ensure!(
+                !checks.is_empty(),
+                "none of the checks that failed in `{}` is among those of `--filter` and `--profile`: {}",
+                folder.display(),
+                failed.into_iter().collect::<Vec<_>>().join(", ")
+            );
+        }
         let deviations = crate::deviations::read(&self.expect)?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
         let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
@@ -238,9 +260,35 @@ fn select(profile: Profile, filters: &[String]) -> anyhow::Result<Vec<&'static C
             );
         }
     }
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     selected.retain(|check| seen.insert(check.id));
     Ok(selected)
+}
+
+/// The checks that did not hold in the report of an earlier run, or of which it could not tell.
+///
+/// # Errors
+/// If there is no such report, it has no checks, or one that this version does not know.
+fn failed_in(folder: &Path) -> anyhow::Result<BTreeSet<String>> {
+    let report = stickler_reports::read_report(folder)?;
+    ensure!(
+        !report.checks.is_empty(),
+        "the report in `{}` is of a run without checks (`stickler {}`)",
+        folder.display(),
+        report.suite
+    );
+    let known: BTreeSet<&str> = stickler_suites::all().map(|check| check.id).collect();
+    let failed =
+        report.checks.iter().filter(|check| check.is_broken() || check.verdict == Verdict::Inconclusive);
+    let failed: BTreeSet<String> = failed.map(|check| check.id.clone()).collect();
+    let unknown: Vec<&str> = failed.iter().map(String::as_str).filter(|id| !known.contains(id)).collect();
+    ensure!(
+        unknown.is_empty(),
+        "the report in `{}` has checks that this version does not know: {}; `stickler list` names them all",
+        folder.display(),
+        unknown.join(", ")
+    );
+    Ok(failed)
 }
 
 /// A reporter that is wanted back after the run.

@@ -1,6 +1,7 @@
 //! The binary `stickler` as people use it: started as a process, judged by what it prints, how it
 //! ends, and what it leaves on the machine.
 
+mod again;
 mod bad_input;
 mod binaries;
 mod browser;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
     for (chapter, tests) in [
+        ("again", again::TESTS),
         ("bad_input", bad_input::TESTS),
         ("binaries", binaries::TESTS),
         ("catalogue", catalogue::TESTS),

@@ -71,8 +71,7 @@ fn a_feature_that_is_not_claimed_is_skipped() -> Result<(), Impossible> {
     let run = ["run", "--filter", "env/*", "--filter", "exec/*", "--filter", "vip/*"];
     let ran = output(stickler(folder.path(), &[&run[..], &["--without-feature", "env"]].concat()));
     assert_eq!(ran.code(), Some(0), "{ran:#?}");
-    let text = std::fs::read_to_string(folder.path().join("report/report.json")).expect("a report");
-    let report: Report = serde_json::from_str(&text).expect("report.json is a report");
+    let report = stickler_reports::read_report(&folder.path().join("report")).expect("a report");
     let told = |feature: &stickler_reports::FeatureReport| {
         (feature.feature.clone(), feature.claimed, feature.summary.passed, feature.total, feature.percent)
     };
