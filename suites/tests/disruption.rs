@@ -409,6 +409,7 @@ mod disruption {
             jobs: 12,
             deviations: Vec::new(),
             unclaimed: Vec::new(),
+            keep: false,
             cancel: CancellationToken::new(),
         };
         let cluster = Arc::clone(&bed.cluster);
@@ -418,7 +419,7 @@ mod disruption {
             anyhow::Ok(Instant::now())
         };
         let both = async { tokio::join!(run.on(&cluster, &sink), stopping) };
-        let ((), stopped) = timeout(SOON * 3, both).await.context("the run hangs")?;
+        let (_, stopped) = timeout(SOON * 3, both).await.context("the run hangs")?;
         let took = stopped?.elapsed();
         eprintln_run(took);
         ensure!(took < SOON * 2, "it took {took:?} to end");
@@ -487,6 +488,7 @@ mod disruption {
             jobs: 1,
             deviations: Vec::new(),
             unclaimed: Vec::new(),
+            keep: false,
             cancel: CancellationToken::new(),
         };
         let cluster = Arc::clone(&bed.cluster);
@@ -497,7 +499,7 @@ mod disruption {
             anyhow::Ok(())
         };
         let both = async { tokio::join!(run.on(&cluster, &sink), ending) };
-        let ((), ended) = timeout(SOON, both).await.context("the run goes on")?;
+        let (_, ended) = timeout(SOON, both).await.context("the run goes on")?;
         ended?;
         let report = report.lock().unwrap_or_else(PoisonError::into_inner);
         let why = format!("proxy on {NODE} ended by itself with exit status {}", tiny_proxy::EXIT);

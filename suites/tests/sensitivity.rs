@@ -127,6 +127,7 @@ mod planted {
             jobs: JOBS,
             deviations: Vec::new(),
             unclaimed: Vec::new(),
+            keep: false,
             cancel,
         }
         .on(&cluster, &sink)

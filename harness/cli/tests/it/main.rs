@@ -13,6 +13,7 @@ mod doctor;
 mod existing;
 mod explore;
 mod image;
+mod keep;
 mod kubectl;
 mod leftovers;
 mod page;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ("existing", existing::TESTS),
         ("explore", explore::TESTS),
         ("image", image::TESTS),
+        ("keep", keep::TESTS),
         ("kubectl", kubectl::TESTS),
         ("page", page::TESTS),
         ("report", report::TESTS),
