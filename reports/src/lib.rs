@@ -9,6 +9,7 @@ mod event;
 mod example;
 mod explore;
 mod files;
+mod github;
 mod journal;
 mod junit;
 mod page;
@@ -24,6 +25,7 @@ pub use event::{
 };
 pub use explore::{ExploreFailure, ExploreReport};
 pub use files::{ReadError, ReportError, read_report, write_report};
+pub use github::{annotations, step_summary};
 pub use journal::{Journal, JournalError, read_journal};
 pub use report::{CheckReport, ClusterReport, FeatureReport, Report, SCHEMA, Summary};
 pub use terminal::{progress, summary};

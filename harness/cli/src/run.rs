@@ -242,6 +242,7 @@ fn record_and<T>(
     let report: Report = report.take().unwrap_or_default();
     // Written in any case: a cluster that did not start is a result too.
     stickler_reports::write_report(folder, &report)?;
+    crate::github::tell(&report, format)?;
     let performed = performed?;
     show(&report, format, timings, folder)?;
     runtime.block_on(then(performed))?;

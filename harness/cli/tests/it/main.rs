@@ -12,6 +12,7 @@ mod containers;
 mod doctor;
 mod existing;
 mod explore;
+mod github;
 mod image;
 mod keep;
 mod kubectl;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ("compare", compare::TESTS),
         ("existing", existing::TESTS),
         ("explore", explore::TESTS),
+        ("github", github::TESTS),
         ("image", image::TESTS),
         ("keep", keep::TESTS),
         ("kubectl", kubectl::TESTS),
