@@ -20,7 +20,16 @@ pub struct Record {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Event {
     /// The first event of every run.
-    RunStarted { tool: String, suite: String, seed: u64, jobs: usize, checks: Vec<CheckCard> },
+    RunStarted {
+        tool: String,
+        suite: String,
+        seed: u64,
+        jobs: usize,
+        checks: Vec<CheckCard>,
+        /// The features, which are chapters of checks, that the implementation does not claim to have.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unclaimed: Vec<String>,
+    },
     /// A cluster is up.
     ClusterReady { cluster: ClusterCard },
     /// The cluster lacks something that such clusters mostly can, as was found when it was tried.

@@ -9,9 +9,11 @@ mod event;
 mod example;
 mod explore;
 mod files;
+mod github;
 mod journal;
 mod junit;
 mod page;
+mod plot;
 mod report;
 mod table;
 mod terminal;
@@ -23,9 +25,10 @@ pub use event::{
     Verdict,
 };
 pub use explore::{ExploreFailure, ExploreReport};
-pub use files::{ReportError, write_report};
+pub use files::{ReadError, ReportError, read_report, write_report};
+pub use github::{annotations, step_summary};
 pub use journal::{Journal, JournalError, read_journal};
-pub use report::{CheckReport, ClusterReport, Report, SCHEMA, Summary};
+pub use report::{CheckReport, ClusterReport, FeatureReport, Report, SCHEMA, Summary};
 pub use table::{CellReport, CellVerdict, ColumnReport, RowReport, TableReport};
 pub use terminal::{progress, summary};
 

@@ -2,15 +2,20 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::chaos::{ChaosReport, DistributionReport, ViolationReport};
+use crate::chaos::{ChaosReport, DistributionReport, FaultReport, ViolationReport};
+use crate::plot::{bars, histogram, span, strip, timeline};
+use crate::report::headline;
 use crate::{CheckReport, Class, ExploreReport, Report, Timing, Verdict};
 
 const STYLE: &str = include_str!("page.css");
 
+/// So many violations are shown at once; the others are folded away.
+const VIOLATIONS_SHOWN: usize = 3;
+
 /// The page, whole.
 pub(crate) fn html(report: &Report) -> String {
     let verdict = report.verdict();
-    let title = format!("{}: stickler {}", headline(report, verdict), report.suite);
+    let title = format!("{}: stickler {}", headline(report), report.suite);
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -28,7 +33,8 @@ pub(crate) fn html(report: &Report) -> String {
                 (header(report, verdict))
                 main #content {
                     (counts(report))
-                    @if !report.checks.is_empty() { (chapters(report)) }
+                    (jumps(report))
+                    (features(report))
                     (broken(report))
                     (untold(report))
                     @if let Some(table) = &report.table { (table.html()) }
@@ -44,18 +50,6 @@ pub(crate) fn html(report: &Report) -> String {
     page.into_string()
 }
 
-fn headline(report: &Report, verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Passed | Verdict::Skipped if report.summary.expected > 0 => {
-            "every promise held, known deviations aside"
-        }
-        Verdict::Passed | Verdict::Skipped => "every promise held",
-        Verdict::Failed => "a promise was broken",
-        Verdict::Inconclusive if report.interrupted => "interrupted",
-        Verdict::Inconclusive => "could not tell",
-    }
-}
-
 fn class(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Passed => "passed",
@@ -69,14 +63,42 @@ fn seconds(ms: u64) -> String {
     format!("{:.1} s", ms as f64 / 1000.0)
 }
 
-fn millis(us: i64) -> String {
-    format!("{:.1} ms", us as f64 / 1000.0)
+/// A sentence of ours: what stands between backticks as code, `<https://...>` as a link.
+fn prose(text: &str) -> Markup {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['`', '<']) {
+        let (before, from) = rest.split_at(at);
+        let close = if from.starts_with('`') { '`' } else { '>' };
+        let inside = from[1..].find(close).map(|length| &from[1..=length]);
+        match inside.filter(|inside| close == '`' || inside.starts_with("https://")) {
+            Some(inside) => {
+                parts.push(html! {
+                    (before)
+                    @if close == '`' { code { (inside) } } @else { (source(inside)) }
+                });
+                rest = &from[inside.len() + 2..];
+            }
+            None => {
+                parts.push(html! { (before) (&from[..1]) });
+                rest = &from[1..];
+            }
+        }
+    }
+    html! { @for part in &parts { (part) } (rest) }
+}
+
+/// A link where it is one.
+fn source(text: &str) -> Markup {
+    html! {
+        @if text.starts_with("https://") { a href=(text) { (text) } } @else { (text) }
+    }
 }
 
 fn header(report: &Report, verdict: Verdict) -> Markup {
     html! {
         header class=(class(verdict)) {
-            h1 #verdict { (headline(report, verdict)) }
+            h1 #verdict { (headline(report)) }
             dl {
                 @if let Some(cluster) = &report.cluster {
                     div { dt { "cluster" } dd { (cluster.provider) " " (cluster.version) } }
@@ -91,7 +113,9 @@ fn header(report: &Report, verdict: Verdict) -> Markup {
                 }
                 div { dt { "suite" } dd { (report.suite) } }
                 div { dt { "seed" } dd { code { (report.seed) } } }
-                div { dt { "started" } dd { time datetime=(report.started) { (report.started) } } }
+                div { dt { "started" } dd { time datetime=(report.started) {
+                    (report.started.strftime("%Y-%m-%d %H:%M:%S UTC"))
+                } } }
                 div { dt { "took" } dd { (seconds(report.duration_ms)) } }
                 div { dt { "by" } dd { (report.tool) } }
             }
@@ -101,19 +125,37 @@ fn header(report: &Report, verdict: Verdict) -> Markup {
 
 fn counts(report: &Report) -> Markup {
     let summary = report.summary;
+    let counts = [
+        (summary.passed, "passed", "passed"),
+        (summary.failed, "failed", "failed"),
+        (summary.expected, "failed as known", "known"),
+        (summary.inconclusive, "could not be told", "inconclusive"),
+        (summary.skipped, "skipped", "skipped"),
+    ];
     html! {
         @if !report.checks.is_empty() {
             ul.counts aria-label="Checks" {
-                @for (count, name, class) in [
-                    (summary.passed, "passed", "passed"),
-                    (summary.failed, "failed", "failed"),
-                    (summary.expected, "failed as known", "known"),
-                    (summary.inconclusive, "could not be told", "inconclusive"),
-                    (summary.skipped, "skipped", "skipped"),
-                ] {
+                @for (count, name, class) in counts {
                     li class=(class) { strong data-count=(class) { (count) } " " (name) }
                 }
             }
+            (strip(&counts))
+        }
+    }
+}
+
+/// Where the trouble is, for those who came for it.
+fn jumps(report: &Report) -> Markup {
+    let is_trouble = |check: &&CheckReport| check.is_broken() || check.verdict == Verdict::Inconclusive;
+    let mut troubled = report.checks.iter().filter(is_trouble).peekable();
+    html! {
+        @if troubled.peek().is_some() {
+            nav #jumps aria-label="Checks that did not pass" { ul {
+                @for check in troubled {
+                    @let (sign, class) = mark(check);
+                    li { span class=(class) aria-hidden="true" { (sign) } " " a href=(format!("#{}", check.id)) { (check.id) } }
+                }
+            } }
         }
     }
 }
@@ -130,60 +172,73 @@ fn mark(check: &CheckReport) -> (&'static str, &'static str) {
 }
 
 /// A section that is folded away, and opens by keyboard as by mouse.
-fn folded(id: &str, title: &str, open: bool, body: Markup) -> Markup {
+fn folded(id: &str, title: &str, body: Markup) -> Markup {
     html! {
         section id=(id) {
-            details open[open] { summary { h2 { (title) } } (body) }
+            details { summary { h2 { (title) } } (body) }
         }
     }
 }
 
-fn chapters(report: &Report) -> Markup {
-    let mut names: Vec<&str> = report.checks.iter().map(|check| check.chapter.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
+/// A table that may be wider than the screen: it scrolls by itself, by keyboard too.
+fn table(label: &str, rows: Markup) -> Markup {
+    html! { div.wide tabindex="0" role="region" aria-label=(label) { table { (rows) } } }
+}
+
+fn features(report: &Report) -> Markup {
     html! {
-        section #chapters {
-            h2 { "Chapters" }
-            div.wide { table {
-                thead { tr { th { "chapter" } th { "checks" } th.number { "held" } } }
-                tbody {
-                    @for name in names {
-                        @let checks: Vec<_> =
-                            report.checks.iter().filter(|check| check.chapter == name).collect();
-                        @let held = checks.iter().filter(|check| check.verdict == Verdict::Passed).count();
-                        tr {
-                            th scope="row" { (name) }
-                            td.marks {
-                                @for check in &checks {
-                                    @let (sign, class) = mark(check);
-                                    span class=(class) role="img"
-                                        title=(format!("{} ({}): {}", check.id, class, check.title))
-                                        aria-label=(format!("{} {class}", check.id)) { (sign) }
+        @if !report.features.is_empty() {
+            section #features {
+                h2 { "Features" }
+                (table("Features", html! {
+                    thead { tr { th { "feature" } th { "checks" } th.number { "kept" } th.number { "percent" } } }
+                    tbody {
+                        @for feature in &report.features {
+                            tr {
+                                th scope="row" { (feature.feature) }
+                                td.marks {
+                                    @for check in report.checks.iter().filter(|check| check.chapter == feature.feature) {
+                                        @let (sign, class) = mark(check);
+                                        span class=(class) role="img"
+                                            title=(format!("{} ({}): {}", check.id, class, check.title))
+                                            aria-label=(format!("{} {class}", check.id)) { (sign) }
+                                    }
+                                }
+                                td.number { (feature.summary.passed) "/" (feature.total) }
+                                td.number {
+                                    @if let Some(percent) = feature.percent {
+                                        span.meter aria-hidden="true" { span style=(format!("width:{percent}%")) {} }
+                                    }
+                                    (feature.in_percent())
                                 }
                             }
-                            td.number { (held) "/" (checks.len()) }
                         }
                     }
-                }
-            } }
-            p.legend { "● a promise that held, ○ an observation, ✗ broken, ≠ broken as it is known to be, ? could not be told, – skipped" }
+                }))
+                p.legend { "● a promise that held, ○ an observation, ✗ broken, ≠ broken as it is known to be, ? could not be told, – skipped" }
+            }
         }
     }
 }
 
 fn broken(report: &Report) -> Markup {
+    let broken: Vec<_> = report.checks.iter().filter(|check| check.is_broken()).collect();
     html! {
-        @for check in report.checks.iter().filter(|check| check.is_broken()) {
-            section.card.failed id=(check.id) {
-                h2 { code { (check.id) } " " (check.title) }
-                dl.finding {
-                    @if let Some(promised) = &check.promised { dt { "promised" } dd { (promised) } }
-                    @if let Some(observed) = &check.observed { dt { "observed" } dd { (observed) } }
-                    @if let Some(reason) = &check.reason { dt { "see" } dd { (reason) } }
-                    dt { "again" } dd { code { "stickler run --filter " (check.id) " --seed " (report.seed) } }
+        @if !broken.is_empty() {
+            section #broken {
+                h2 { "Broken promises" }
+                @for check in broken {
+                    article.card.failed id=(check.id) {
+                        h3 { code { (check.id) } " " (check.title) }
+                        dl.finding {
+                            @if let Some(promised) = &check.promised { dt { "promised" } dd { (prose(promised)) } }
+                            @if let Some(observed) = &check.observed { dt { "observed" } dd { (prose(observed)) } }
+                            @if let Some(reason) = &check.reason { dt { "see" } dd { (prose(reason)) } }
+                            dt { "again" } dd { code.again { "stickler run --filter " (check.id) " --seed " (report.seed) } }
+                        }
+                        (evidence(check))
+                    }
                 }
-                (evidence(check))
             }
         }
     }
@@ -191,49 +246,73 @@ fn broken(report: &Report) -> Markup {
 
 fn evidence(check: &CheckReport) -> Markup {
     html! {
-        @for evidence in &check.evidence {
-            details { summary { (evidence.name) } pre { (evidence.text) } }
+        @if !check.evidence.is_empty() {
+            div.evidence {
+                @for evidence in &check.evidence {
+                    details { summary { (evidence.name) } pre tabindex="0" { (evidence.text) } }
+                }
+            }
         }
     }
 }
 
 fn untold(report: &Report) -> Markup {
-    let untold = || report.checks.iter().filter(|check| check.verdict == Verdict::Inconclusive);
+    let untold: Vec<_> =
+        report.checks.iter().filter(|check| check.verdict == Verdict::Inconclusive).collect();
     html! {
-        @for check in untold() {
-            section.card.inconclusive id=(check.id) {
-                h2 { code { (check.id) } " could not be told" }
-                p { (check.reason.as_deref().unwrap_or("no reason was given")) }
-                (evidence(check))
+        @if !untold.is_empty() || !report.troubles.is_empty() {
+            section #untold {
+                h2 { "What could not be told" }
+                @for check in untold {
+                    article.card.inconclusive id=(check.id) {
+                        h3 { code { (check.id) } " " (check.title) }
+                        dl.finding {
+                            dt { "because" } dd { (prose(check.reason.as_deref().unwrap_or("no reason was given"))) }
+                            dt { "again" } dd { code.again { "stickler run --filter " (check.id) " --seed " (report.seed) } }
+                        }
+                        (evidence(check))
+                    }
+                }
+                @for trouble in &report.troubles {
+                    article.card.inconclusive.trouble { h3 { "Trouble" } p { (prose(trouble)) } }
+                }
             }
-        }
-        @for trouble in &report.troubles {
-            section.card.inconclusive { h2 { "Trouble" } pre { (trouble) } }
         }
     }
 }
 
 fn explored(explore: &ExploreReport) -> Markup {
     html! {
-        section #explore class=(class(explore.verdict())) {
-            h2 { "Exploration" }
+        section #explore {
+            h2 class=(class(explore.verdict())) { "Exploration" }
             p {
                 (explore.held) " of " (explore.planned) " cases held, " (explore.steps) " operations, "
                 (explore.looks) " looks, " (explore.case_ms_mean) " ms a case (at most " (explore.case_ms_max) ")"
             }
             @if let Some(failure) = &explore.failure {
-                dl.finding {
-                    dt { "promised" } dd { (failure.finding.promised) }
-                    dt { "observed" } dd { (failure.finding.observed) }
-                    dt { "by" } dd { pre { (failure.script) } }
-                    @if let Some(file) = &failure.file {
-                        dt { "again" } dd { code { "stickler replay " (file) } }
+                article.card.failed {
+                    h3 { "Case " (failure.case) ": " (failure.operations) " of " (failure.drawn) " operations are enough" }
+                    dl.finding {
+                        dt { "promised" } dd { (prose(&failure.finding.promised)) }
+                        dt { "observed" } dd { (prose(&failure.finding.observed)) }
+                        dt { "by" } dd { pre tabindex="0" { (failure.script) } }
+                        @if let Some(file) = &failure.file {
+                            dt { "again" } dd { code.again { "stickler replay " (file) } }
+                        }
+                    }
+                    @if !failure.evidence.is_empty() {
+                        div.evidence { @for evidence in &failure.evidence {
+                            details { summary { (evidence.name) } pre tabindex="0" { (evidence.text) } }
+                        } }
                     }
                 }
             }
-            @for reason in &explore.reasons { p { "could not tell: " (reason) } }
+            @for reason in &explore.reasons { p { "could not tell: " (prose(reason)) } }
             @if !explore.operations.is_empty() {
-                (bars(explore.operations.iter().map(|(kind, count)| (kind.clone(), *count as f64, count.to_string()))))
+                figure {
+                    figcaption { "Operations" }
+                    (bars(explore.operations.iter().map(|(kind, count)| (kind.clone(), *count as f64, count.to_string()))))
+                }
             }
         }
     }
@@ -241,48 +320,104 @@ fn explored(explore: &ExploreReport) -> Markup {
 
 fn chaos(found: &ChaosReport) -> Markup {
     html! {
-        section #chaos class=(class(found.verdict)) {
-            h2 { "Chaos" }
+        section #chaos {
+            h2 class=(class(found.verdict)) { "Chaos" }
             p {
                 (found.clients) " clients, each " (found.rate) " times a second for " (seconds(found.duration_ms))
-                ": " (found.calls) " calls, " (found.names_asked) " names asked, " (found.violations) " violations"
+                ": " (found.calls) " calls, " (found.names_asked) " names asked, "
+                strong #violations { (found.violations) } " violations"
             }
-            @if let Some(reason) = &found.reason { p { (reason) } }
+            @if let Some(reason) = &found.reason {
+                article class=(format!("card {}", class(found.verdict))) { p { (prose(reason)) } }
+            }
             (timeline(found))
-            div.wide { table {
+            @if !found.faults.is_empty() { (faults(&found.faults)) }
+            h3 { "How long things took" }
+            (table("How long things took", html! {
                 thead { tr {
-                    th { "how long" } th.number { "cases" } th.number { "half within" } th.number { "p90" }
+                    th { "what" } th.number { "cases" } th.number { "half within" } th.number { "p90" }
                     th.number { "p99" } th.number { "at most" }
                 } }
                 tbody {
-                    @for (name, of) in [
-                        ("stale answers", &found.staleness),
-                        ("stale names", &found.name_staleness),
-                        ("ready to served everywhere", &found.ready_to_served_everywhere),
-                        ("removed to last served", &found.removed_to_last_served),
-                    ] {
+                    @for (name, of, _) in distributions(found) {
                         tr {
                             th scope="row" { (name) }
                             td.number { (of.count) }
                             @for value in [of.p50_us, of.p90_us, of.p99_us, of.max_us] {
-                                td.number { @if of.count > 0 { (millis(value)) } }
+                                td.number { @if of.count > 0 { (span(value)) } }
                             }
                         }
                     }
                 }
-            } }
-            @for (name, of) in [
-                ("How stale answers were", &found.staleness),
-                ("From removed to last served", &found.removed_to_last_served),
-                ("From ready to served everywhere", &found.ready_to_served_everywhere),
-            ] {
-                @if of.count > 0 { figure { figcaption { (name) } (histogram(of)) } }
+            }))
+            div.figures {
+                @for (name, of, bound_ms) in distributions(found) {
+                    @if of.count > 0 { figure { figcaption { (name) ", " (of.count) " cases" } (histogram(of, bound_ms)) } }
+                }
             }
-            @for violation in &found.first_violations { (violated(violation)) }
             p.legend {
                 "Bounds: an answer may be " (found.staleness_bound_ms) " ms old, a name's "
                 (found.name_staleness_bound_ms) " ms; everything had to be as promised "
-                (found.convergence_bound_ms) " ms after the last fault."
+                (found.convergence_bound_ms) " ms after the last fault, and was "
+                @match found.converged_ms {
+                    Some(took) => { "after " (took) " ms." }
+                    None => { "not." }
+                }
+            }
+            (violations(found))
+        }
+    }
+}
+
+/// What was measured, and the bound it is held to, in milliseconds; 0 where there is none.
+fn distributions(found: &ChaosReport) -> [(&'static str, &DistributionReport, u64); 4] {
+    [
+        ("stale answers", &found.staleness, found.staleness_bound_ms),
+        ("stale names", &found.name_staleness, found.name_staleness_bound_ms),
+        ("ready to served everywhere", &found.ready_to_served_everywhere, 0),
+        ("removed to last served", &found.removed_to_last_served, 0),
+    ]
+}
+
+fn faults(faults: &[FaultReport]) -> Markup {
+    let first_us = faults.iter().map(|fault| fault.injected_us).min().unwrap_or_default();
+    html! {
+        h3 { "Faults" }
+        (table("Faults", html! {
+            thead { tr {
+                th { "fault" } th.number { "after" } th.number { "lasted" } th.number { "stale answers" }
+                th.number { "at most by" } th { "what was done" }
+            } }
+            tbody {
+                @for fault in faults {
+                    tr {
+                        th scope="row" { (fault.fault) }
+                        td.number { (span(fault.injected_us - first_us)) }
+                        td.number { @if fault.healed_us >= fault.injected_us { (span(fault.healed_us - fault.injected_us)) } }
+                        td.number { (fault.staleness.count) }
+                        td.number { @if fault.staleness.count > 0 { (span(fault.staleness.max_us)) } }
+                        td.what {
+                            (prose(&fault.what))
+                            @if let Some(trouble) = &fault.trouble { span.inconclusive { "; trouble: " (prose(trouble)) } }
+                        }
+                    }
+                }
+            }
+        }))
+    }
+}
+
+fn violations(found: &ChaosReport) -> Markup {
+    let (shown, others) = found.first_violations.split_at(VIOLATIONS_SHOWN.min(found.first_violations.len()));
+    html! {
+        @if !shown.is_empty() {
+            h3 { "Violations" }
+            @for violation in shown { (violated(violation)) }
+            @if !others.is_empty() {
+                details {
+                    summary { (others.len()) " more of " (found.violations) }
+                    @for violation in others { (violated(violation)) }
+                }
             }
         }
     }
@@ -290,11 +425,11 @@ fn chaos(found: &ChaosReport) -> Markup {
 
 fn violated(violation: &ViolationReport) -> Markup {
     html! {
-        div.card.failed {
-            h3 { (violation.vantage) " calling " (violation.destination) ", call " (violation.call) }
+        article.card.failed.violated {
+            h4 { (prose(&violation.vantage)) " calling " (prose(&violation.destination)) ", call " (violation.call) }
             dl.finding {
-                dt { "promised" } dd { (violation.allowed_then) }
-                dt { "observed" } dd { (violation.seen) }
+                dt { "promised" } dd { (prose(&violation.allowed_then)) }
+                dt { "observed" } dd { (prose(&violation.seen)) }
                 dt { "bound" }
                 dd {
                     @match violation.needed_ms {
@@ -305,64 +440,9 @@ fn violated(violation: &ViolationReport) -> Markup {
                 @if let Some(after) = &violation.after { dt { "after" } dd { (after) } }
             }
             @if !violation.around.is_empty() {
-                details { summary { "calls around it" } pre { (violation.around.join("\n")) } }
-            }
-        }
-    }
-}
-
-/// Faults as shaded stretches, violations as marks, from the first fault to the last.
-fn timeline(found: &ChaosReport) -> Markup {
-    let Some(from) = found.faults.iter().map(|fault| fault.injected_us).min() else { return html! {} };
-    let violations = || found.first_violations.iter();
-    let ends = found.faults.iter().map(|fault| fault.healed_us);
-    let to = ends.chain(violations().map(|violation| violation.ended_us)).max().unwrap_or(from);
-    let span = (to - from).max(1) as f64;
-    let x = |us: i64| 1000.0 * (us - from) as f64 / span;
-    let row = 18;
-    let height = row * found.faults.len() + row;
-    html! {
-        figure {
-            figcaption { "Faults over " (millis(to - from)) ", violations marked" }
-            svg viewBox=(format!("0 0 1000 {height}")) role="img" aria-label="Timeline of faults and violations" {
-                @for (at, fault) in found.faults.iter().enumerate() {
-                    @let (left, right) = (x(fault.injected_us), x(fault.healed_us));
-                    g {
-                        title { (fault.fault) ": " (fault.what) }
-                        rect.fault x=(left) y="0" width=((right - left).max(1.0)) height=(height) {}
-                        @let anchor = if left > 700.0 { "end" } else { "start" };
-                        text x=(left) y=(row * at + 13) text-anchor=(anchor) { (fault.fault) }
-                    }
+                div.evidence {
+                    details { summary { "calls around it" } pre tabindex="0" { (violation.around.join("\n")) } }
                 }
-                @for violation in violations() {
-                    line.violation x1=(x(violation.started_us)) x2=(x(violation.started_us)) y1="0" y2=(height) {
-                        title { (violation.seen) }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn histogram(of: &DistributionReport) -> Markup {
-    bars(of.histogram.iter().map(|bucket| {
-        (format!("up to {}", millis(bucket.up_to_us)), bucket.count as f64, bucket.count.to_string())
-    }))
-}
-
-/// Bars with a name before and a value behind them.
-fn bars(rows: impl Iterator<Item = (String, f64, String)>) -> Markup {
-    let rows: Vec<_> = rows.collect();
-    let most = rows.iter().map(|(_, size, _)| *size).fold(f64::MIN_POSITIVE, f64::max);
-    let height = 20 * rows.len();
-    html! {
-        svg.bars viewBox=(format!("0 0 1000 {height}")) role="img"
-            aria-label=(rows.iter().map(|(name, _, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("; "))
-        {
-            @for (at, (name, size, value)) in rows.iter().enumerate() {
-                text x="290" y=(20 * at + 15) text-anchor="end" { (name) }
-                rect.bar x="300" y=(20 * at + 3) width=((580.0 * size / most).max(1.0)) height="14" {}
-                text x=(310.0 + 580.0 * size / most) y=(20 * at + 15) { (value) }
             }
         }
     }
@@ -376,10 +456,12 @@ fn deviations(report: &Report) -> Markup {
             section #deviations {
                 h2 { "Known deviations" }
                 @for (check, known) in known() {
-                    div.card.known {
+                    article.card.known id=(check.id) {
                         h3 { code { (check.id) } " " (check.title) }
-                        p { (known.reason) " " (source(&known.source)) }
-                        @if let Some(observed) = &check.observed { p { "observed: " (observed) } }
+                        dl.finding {
+                            dt { "known" } dd { (prose(&known.reason)) " " (source(&known.source)) }
+                            @if let Some(observed) = &check.observed { dt { "observed" } dd { (prose(observed)) } }
+                        }
                     }
                 }
             }
@@ -387,20 +469,13 @@ fn deviations(report: &Report) -> Markup {
     }
 }
 
-/// A link where it is one.
-fn source(text: &str) -> Markup {
-    html! {
-        @if text.starts_with("https://") { a href=(text) { (text) } } @else { (text) }
-    }
-}
-
 fn skipped(report: &Report) -> Markup {
     let skipped: Vec<_> = report.checks.iter().filter(|check| check.verdict == Verdict::Skipped).collect();
     html! {
         @if !skipped.is_empty() {
-            (folded("skipped", &format!("Skipped ({})", skipped.len()), false, html! {
+            (folded("skipped", &format!("Skipped ({})", skipped.len()), html! {
                 ul { @for check in &skipped {
-                    li { code { (check.id) } ": " (check.reason.as_deref().unwrap_or("no reason was given")) }
+                    li { code { (check.id) } ": " (prose(check.reason.as_deref().unwrap_or("no reason was given"))) }
                 } }
             }))
         }
@@ -409,7 +484,7 @@ fn skipped(report: &Report) -> Markup {
 
 fn times(report: &Report) -> Markup {
     let bar = |timing: &Timing| {
-        (timing.step.clone(), timing.us as f64, millis(i64::try_from(timing.us).unwrap_or(i64::MAX)))
+        (timing.step.clone(), timing.us as f64, span(i64::try_from(timing.us).unwrap_or(i64::MAX)))
     };
     let steps: Vec<_> = report.cluster.iter().flat_map(|cluster| &cluster.timings).map(bar).collect();
     let run: Vec<_> = report.timings.iter().map(bar).collect();
@@ -422,10 +497,24 @@ fn times(report: &Report) -> Markup {
     folded(
         "times",
         "Where the time went",
-        false,
         html! {
-            @for (name, rows) in [("Start of the cluster", steps), ("The run", run), ("The slowest checks", slowest)] {
-                @if !rows.is_empty() { figure { figcaption { (name) } (bars(rows.into_iter())) } }
+            @if !report.bounds.is_empty() {
+                (table("Bounds of this run", html! {
+                    thead { tr { th { "bound" } th.number { "ms" } th.number { "measured" } th { "rule" } } }
+                    tbody { @for card in &report.bounds {
+                        tr {
+                            th scope="row" { (card.bound) }
+                            td.number { (card.ms) }
+                            td.number { @if let Some(measured) = card.measured_ms { (measured) } }
+                            td.what { (card.rule) }
+                        }
+                    } }
+                }))
+            }
+            div.figures {
+                @for (name, rows) in [("Start of the cluster", steps), ("The run", run), ("The slowest checks", slowest)] {
+                    @if !rows.is_empty() { figure { figcaption { (name) } (bars(rows.into_iter())) } }
+                }
             }
         },
     )
@@ -463,6 +552,6 @@ mod tests {
     #[test]
     fn a_run_without_checks_has_a_page_too() {
         let page = html(&Report::new());
-        assert!(page.contains("interrupted") && !page.contains("id=\"chapters\""), "{page}");
+        assert!(page.contains("interrupted") && !page.contains("id=\"features\""), "{page}");
     }
 }

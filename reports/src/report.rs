@@ -1,6 +1,8 @@
 //! The report: what the events of a run add up to. It is a fold over the journal and nothing else,
 //! so an old journal can be rendered again by today's code.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,9 @@ pub struct Report {
     /// Stopped before its end, by a signal or a crash.
     pub interrupted: bool,
     pub checks: Vec<CheckReport>,
+    /// What became of each feature, which is a chapter of checks, in the order of their names.
+    #[serde(default)]
+    pub features: Vec<FeatureReport>,
     /// What was found while faults struck, if they did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chaos: Option<ChaosReport>,
@@ -71,6 +76,28 @@ impl CheckReport {
     }
 }
 
+/// A feature: the checks of one chapter, and how much of it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeatureReport {
+    pub feature: String,
+    /// Does the implementation claim to have it? If not, its checks are skipped.
+    pub claimed: bool,
+    /// How many checks it has in this run.
+    pub total: usize,
+    /// How they ended; those that passed were kept.
+    pub summary: Summary,
+    /// How many of a hundred were kept, rounded down: 100 means all of them. What was skipped was not
+    /// kept. None for what is not claimed.
+    pub percent: Option<u8>,
+}
+
+impl FeatureReport {
+    /// The percentage in words.
+    pub fn in_percent(&self) -> String {
+        self.percent.map_or_else(|| "not claimed".to_owned(), |percent| format!("{percent} %"))
+    }
+}
+
 /// How many checks ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
@@ -81,6 +108,23 @@ pub struct Summary {
     pub expected: usize,
     pub skipped: usize,
     pub inconclusive: usize,
+}
+
+impl Summary {
+    fn of<'a>(checks: impl IntoIterator<Item = &'a CheckReport>) -> Self {
+        let mut summary = Self::default();
+        for check in checks {
+            let count = match check.verdict {
+                Verdict::Passed => &mut summary.passed,
+                Verdict::Failed if check.expected.is_some() => &mut summary.expected,
+                Verdict::Failed => &mut summary.failed,
+                Verdict::Skipped => &mut summary.skipped,
+                Verdict::Inconclusive => &mut summary.inconclusive,
+            };
+            *count += 1;
+        }
+        summary
+    }
 }
 
 impl Report {
@@ -98,6 +142,7 @@ impl Report {
             // Until the last event says otherwise.
             interrupted: true,
             checks: Vec::new(),
+            features: Vec::new(),
             chaos: None,
             explore: None,
             table: None,
@@ -143,19 +188,44 @@ impl Report {
             .fold(floor, Ord::max)
     }
 
-    fn check_finished(&mut self, finished: CheckReport) {
-        let count = match finished.verdict {
-            Verdict::Passed => &mut self.summary.passed,
-            Verdict::Failed if finished.expected.is_some() => &mut self.summary.expected,
-            Verdict::Failed => &mut self.summary.failed,
-            Verdict::Skipped => &mut self.summary.skipped,
-            Verdict::Inconclusive => &mut self.summary.inconclusive,
-        };
-        *count += 1;
-        match self.checks.iter_mut().find(|check| check.id == finished.id) {
-            Some(check) => *check = finished,
-            None => self.checks.push(finished),
+    /// Does the implementation claim to have a feature? Unless it was said that it does not.
+    pub fn is_claimed(&self, feature: &str) -> bool {
+        self.features.iter().all(|known| known.claimed || known.feature != feature)
+    }
+
+    /// Counts the checks anew: all of them, and those of each feature.
+    pub(crate) fn count(&mut self) {
+        let unclaimed = self.features.iter().filter(|feature| !feature.claimed);
+        let unclaimed = unclaimed.map(|feature| feature.feature.clone()).collect::<Vec<_>>();
+        self.count_without(&unclaimed);
+    }
+
+    fn count_without(&mut self, unclaimed: &[String]) {
+        self.summary = Summary::of(&self.checks);
+        let mut chapters: BTreeMap<&str, Vec<&CheckReport>> = BTreeMap::new();
+        for check in &self.checks {
+            chapters.entry(&check.chapter).or_default().push(check);
         }
+        let feature = |(feature, checks): (&str, Vec<&CheckReport>)| {
+            let (total, summary) = (checks.len(), Summary::of(checks));
+            let (feature, claimed) = (feature.to_owned(), !unclaimed.iter().any(|name| name == feature));
+            let percent = u8::try_from(100 * summary.passed / total).ok().filter(|_| claimed);
+            FeatureReport { feature, claimed, total, summary, percent }
+        };
+        self.features = chapters.into_iter().map(feature).collect();
+    }
+}
+
+/// How the run ended, in words.
+pub(crate) fn headline(report: &Report) -> &'static str {
+    match report.verdict() {
+        Verdict::Passed | Verdict::Skipped if report.summary.expected > 0 => {
+            "every promise held, known deviations aside"
+        }
+        Verdict::Passed | Verdict::Skipped => "every promise held",
+        Verdict::Failed => "a promise was broken",
+        Verdict::Inconclusive if report.interrupted => "interrupted",
+        Verdict::Inconclusive => "could not tell",
     }
 }
 
@@ -168,7 +238,7 @@ impl Default for Report {
 impl Reporter for Report {
     fn hear(&mut self, record: &Record) {
         match &record.event {
-            Event::RunStarted { tool, suite, seed, jobs: _, checks } => {
+            Event::RunStarted { tool, suite, seed, jobs: _, checks, unclaimed } => {
                 self.tool.clone_from(tool);
                 self.suite.clone_from(suite);
                 self.seed = *seed;
@@ -190,7 +260,7 @@ impl Reporter for Report {
                         expected: None,
                     })
                     .collect();
-                self.summary = Summary { inconclusive: checks.len(), ..Summary::default() };
+                self.count_without(unclaimed);
             }
             Event::ClusterReady { cluster } => self.cluster = Some(cluster.clone()),
             Event::Lacks { capability, .. } => {
@@ -200,12 +270,12 @@ impl Reporter for Report {
             }
             Event::BoundsMeasured { bounds, .. } => self.bounds.clone_from(bounds),
             Event::CheckFinished { check, verdict, reason, finding, duration_ms, evidence, expected } => {
-                let Some(known) = self.checks.iter().find(|known| known.id == *check) else { return };
+                let Some(known) = self.checks.iter_mut().find(|known| known.id == *check) else { return };
                 let (promised, observed) = match finding {
                     Some(Finding { promised, observed }) => (Some(promised.clone()), Some(observed.clone())),
                     None => (None, None),
                 };
-                let finished = CheckReport {
+                *known = CheckReport {
                     verdict: *verdict,
                     reason: reason.clone(),
                     duration_ms: *duration_ms,
@@ -215,8 +285,7 @@ impl Reporter for Report {
                     expected: expected.clone(),
                     ..known.clone()
                 };
-                self.summary.inconclusive -= 1;
-                self.check_finished(finished);
+                self.count();
             }
             Event::ChaosFinished { chaos } => self.chaos = Some(chaos.as_ref().clone()),
             Event::Trouble { message } => self.troubles.push(message.clone()),
@@ -260,6 +329,7 @@ mod tests {
             suite: "conformance".to_owned(),
             seed: 7,
             jobs: 1,
+            unclaimed: Vec::new(),
             checks: ids.iter().map(card).collect(),
         })
     }
@@ -278,6 +348,48 @@ mod tests {
 
     fn ended(interrupted: bool) -> Record {
         record(Event::RunFinished { duration_ms: 5, interrupted, timings: Vec::new() })
+    }
+
+    #[test]
+    fn every_field_is_documented() {
+        let mut fields = std::collections::BTreeSet::new();
+        let mut report = crate::example::report();
+        report.bounds.push(BoundCard {
+            bound: "convergence".to_owned(),
+            ms: 5_000,
+            measured_ms: None,
+            rule: "a rule".to_owned(),
+        });
+        report.timings.push(Timing { step: "a step".to_owned(), us: 1 });
+        let failure = crate::ExploreFailure {
+            case: 1,
+            drawn: 2,
+            operations: 1,
+            script: String::new(),
+            finding: Finding { promised: String::new(), observed: String::new() },
+            file: None,
+            shrink_runs: 1,
+            shrink_ms: 1,
+            evidence: Vec::new(),
+        };
+        report.explore = Some(crate::ExploreReport { failure: Some(failure), ..Default::default() });
+        collect(&serde_json::to_value(&report).expect("JSON"), &mut fields);
+        assert!(fields.len() > 80, "{fields:?}");
+        let text = include_str!("../report.md");
+        let missing: Vec<_> = fields.iter().filter(|field| !text.contains(&format!("`{field}`"))).collect();
+        assert!(missing.is_empty(), "reports/report.md does not say what these are: {missing:?}");
+        assert!(text.contains(SCHEMA));
+    }
+
+    fn collect(value: &serde_json::Value, fields: &mut std::collections::BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(object) => object.iter().for_each(|(field, value)| {
+                fields.insert(field.clone());
+                collect(value, fields);
+            }),
+            serde_json::Value::Array(values) => values.iter().for_each(|value| collect(value, fields)),
+            _ => {}
+        }
     }
 
     #[test]
@@ -332,6 +444,22 @@ mod tests {
         assert_eq!(Report::of(&troubled).verdict(), Verdict::Inconclusive);
         let cut = [started(&["a/0"]), finished("a/0", Verdict::Passed), ended(true)];
         assert_eq!(Report::of(&cut).verdict(), Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn what_was_skipped_was_not_kept_and_what_is_not_claimed_has_no_percentage() {
+        let mut first = started(&["a/0", "a/1", "a/2", "b/0", "c/0", "c/1"]);
+        let Event::RunStarted { unclaimed, .. } = &mut first.event else { unreachable!("it starts") };
+        unclaimed.push("c".to_owned());
+        let skipped = ["a/2", "c/0", "c/1"].map(|id| finished(id, Verdict::Skipped));
+        let passed = ["a/0", "a/1", "b/0"].map(|id| finished(id, Verdict::Passed));
+        let report = Report::of([first].iter().chain(&skipped).chain(&passed));
+        let told = |feature: &FeatureReport| (feature.feature.clone(), feature.total, feature.in_percent());
+        let told: Vec<_> = report.features.iter().map(told).collect();
+        let expected = [("a", 3, "66 %"), ("b", 1, "100 %"), ("c", 2, "not claimed")];
+        assert_eq!(told, expected.map(|(name, total, words)| (name.to_owned(), total, words.to_owned())));
+        assert_eq!(report.features[0].summary, Summary { passed: 2, skipped: 1, ..Summary::default() });
+        assert!(report.is_claimed("a") && !report.is_claimed("c"));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The report for a person at a terminal: what broke first and in full, then one line per chapter,
 //! then the count.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::chaos::{ChaosReport, DistributionReport, ViolationReport};
+use crate::report::headline;
 use crate::{BoundCard, CheckReport, Class, ComponentCard, Event, Record, Report, Verdict};
 
 /// One line for an event worth watching while a run goes on; `None` for the others.
@@ -125,14 +125,17 @@ pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
     if let Some(found) = &report.chaos {
         chaos(&mut text, found, &paint);
     }
-    chapters(&mut text, report, &paint);
+    features(&mut text, report, &paint);
     if let Some(table) = &report.table {
         table.write(&mut text, |verdict, word| paint.as_bad_as(verdict, word));
     }
     if let Some(explore) = &report.explore {
         explore.write(&mut text);
     }
-    for check in report.checks.iter().filter(|check| check.verdict == Verdict::Skipped) {
+    // What is not claimed has one reason, which stands in its line.
+    let is_told =
+        |check: &&CheckReport| check.verdict == Verdict::Skipped && report.is_claimed(&check.chapter);
+    for check in report.checks.iter().filter(is_told) {
         let reason = check.reason.as_deref().unwrap_or("no reason was given");
         let _ = writeln!(text, "  skipped {}: {reason}", check.id);
     }
@@ -265,16 +268,20 @@ fn histogram(text: &mut String, distribution: &DistributionReport) {
     }
 }
 
-fn chapters(text: &mut String, report: &Report, paint: &Paint) {
-    let mut chapters: BTreeMap<&str, Vec<&CheckReport>> = BTreeMap::new();
-    for check in &report.checks {
-        chapters.entry(&check.chapter).or_default().push(check);
-    }
-    let width = chapters.keys().map(|name| name.len()).max().unwrap_or_default();
-    for (name, checks) in chapters {
-        let dots: String = checks.iter().map(|check| paint.mark(check)).collect();
-        let passed = checks.iter().filter(|check| check.verdict == Verdict::Passed).count();
-        let _ = writeln!(text, "  {name:width$}  {dots}  {passed}/{}", checks.len());
+/// A line for each feature: its checks, how many were kept, and how much of it that is.
+fn features(text: &mut String, report: &Report, paint: &Paint) {
+    let names = report.features.iter().map(|feature| feature.feature.len()).max().unwrap_or_default();
+    for feature in &report.features {
+        let checks = report.checks.iter().filter(|check| check.chapter == feature.feature);
+        let dots: String = checks.map(|check| paint.mark(check)).collect();
+        let _ = writeln!(
+            text,
+            "  {:names$}  {dots}  {}/{}  {}",
+            feature.feature,
+            feature.summary.passed,
+            feature.total,
+            feature.in_percent()
+        );
     }
 }
 
@@ -304,13 +311,9 @@ fn swapped(card: &ComponentCard) -> String {
 fn last_line(text: &mut String, report: &Report, paint: &Paint) {
     let summary = report.summary;
     let word = match report.verdict() {
-        Verdict::Passed | Verdict::Skipped if summary.expected > 0 => {
-            paint.green("every promise held, known deviations aside")
-        }
-        Verdict::Passed | Verdict::Skipped => paint.green("every promise held"),
-        Verdict::Failed => paint.red("a promise was broken"),
-        Verdict::Inconclusive if report.interrupted => paint.yellow("interrupted"),
-        Verdict::Inconclusive => paint.yellow("could not tell"),
+        Verdict::Passed | Verdict::Skipped => paint.green(headline(report)),
+        Verdict::Failed => paint.red(headline(report)),
+        Verdict::Inconclusive => paint.yellow(headline(report)),
     };
     let _ = write!(text, "\n{word}");
     if !report.checks.is_empty() {
@@ -412,6 +415,7 @@ mod tests {
                 suite: "conformance".to_owned(),
                 seed: 42,
                 jobs: 1,
+                unclaimed: Vec::new(),
                 checks: vec![card],
             },
             Event::CheckFinished {
@@ -433,7 +437,7 @@ mod tests {
         assert_eq!(
             text,
             "FAILED vip/x: the title\n   promised  `web` answers\n   observed  it was silent\n      \
-             again  stickler run --filter vip/x\n\n  vip  ✗  0/1\n\na promise was broken: 0 passed, 1 \
+             again  stickler run --filter vip/x\n\n  vip  ✗  0/1  0 %\n\na promise was broken: 0 passed, 1 \
              failed in 1.5 s; seed 42\n"
         );
     }

@@ -395,6 +395,7 @@ mod disruption {
         let sink = Sink::new(vec![Box::new(Told(tell)), Box::new(Written(Arc::clone(&report)))]);
         let checks: Vec<&'static Check> = stickler_suites::all().chain([&LOOKS, &WAITS]).collect();
         sink.tell(Event::RunStarted {
+            unclaimed: Vec::new(),
             tool: "test".to_owned(),
             suite: "test".to_owned(),
             seed: 1,
@@ -402,7 +403,15 @@ mod disruption {
             checks: checks.iter().map(|check| check.card()).collect(),
         });
         let count = checks.len();
-        let run = Run { checks, seed: 1, jobs: 12, deviations: Vec::new(), cancel: CancellationToken::new() };
+        let run = Run {
+            checks,
+            seed: 1,
+            jobs: 12,
+            deviations: Vec::new(),
+            unclaimed: Vec::new(),
+            keep: false,
+            cancel: CancellationToken::new(),
+        };
         let cluster = Arc::clone(&bed.cluster);
         let stopping = async {
             bed.until_any(|event| matches!(event, Event::CheckFinished { .. })).await?;
@@ -410,7 +419,7 @@ mod disruption {
             anyhow::Ok(Instant::now())
         };
         let both = async { tokio::join!(run.on(&cluster, &sink), stopping) };
-        let ((), stopped) = timeout(SOON * 3, both).await.context("the run hangs")?;
+        let (_, stopped) = timeout(SOON * 3, both).await.context("the run hangs")?;
         let took = stopped?.elapsed();
         eprintln_run(took);
         ensure!(took < SOON * 2, "it took {took:?} to end");
@@ -466,13 +475,22 @@ mod disruption {
         let sink = Sink::new(vec![Box::new(Told(tell)), Box::new(Written(Arc::clone(&report)))]);
         let checks: Vec<&'static Check> = vec![&CALLS, &WAITS];
         sink.tell(Event::RunStarted {
+            unclaimed: Vec::new(),
             tool: "test".to_owned(),
             suite: "test".to_owned(),
             seed: 1,
             jobs: 1,
             checks: checks.iter().map(|check| check.card()).collect(),
         });
-        let run = Run { checks, seed: 1, jobs: 1, deviations: Vec::new(), cancel: CancellationToken::new() };
+        let run = Run {
+            checks,
+            seed: 1,
+            jobs: 1,
+            deviations: Vec::new(),
+            unclaimed: Vec::new(),
+            keep: false,
+            cancel: CancellationToken::new(),
+        };
         let cluster = Arc::clone(&bed.cluster);
         let ends_it = bed.folder.path().join(NODE);
         let ending = async {
@@ -481,7 +499,7 @@ mod disruption {
             anyhow::Ok(())
         };
         let both = async { tokio::join!(run.on(&cluster, &sink), ending) };
-        let ((), ended) = timeout(SOON, both).await.context("the run goes on")?;
+        let (_, ended) = timeout(SOON, both).await.context("the run goes on")?;
         ended?;
         let report = report.lock().unwrap_or_else(PoisonError::into_inner);
         let why = format!("proxy on {NODE} ended by itself with exit status {}", tiny_proxy::EXIT);

@@ -114,13 +114,24 @@ mod planted {
         }
         let sink = Sink::new(reporters);
         sink.tell(Event::RunStarted {
+            unclaimed: Vec::new(),
             tool: "sensitivity".to_owned(),
             suite: "conformance".to_owned(),
             seed: 1,
             jobs: JOBS,
             checks: checks.iter().map(|check| check.card()).collect(),
         });
-        Run { checks, seed: 1, jobs: JOBS, deviations: Vec::new(), cancel }.on(&cluster, &sink).await;
+        Run {
+            checks,
+            seed: 1,
+            jobs: JOBS,
+            deviations: Vec::new(),
+            unclaimed: Vec::new(),
+            keep: false,
+            cancel,
+        }
+        .on(&cluster, &sink)
+        .await;
         let report = report.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(report)
     }

@@ -77,26 +77,9 @@ fn named(argument: &str) -> anyhow::Result<Named> {
         Some((name, folder)) => (Some(name), Path::new(folder)),
         None => (None, Path::new(argument)),
     };
-    let report = read(folder)?;
+    let report = stickler_reports::read_report(folder)?;
     let found = || report.cluster.as_ref().map_or_else(|| "no cluster".to_owned(), ClusterCard::in_words);
     Ok(Named { name: name.map_or_else(found, str::to_owned), folder: folder.to_owned(), report })
-}
-
-fn read(folder: &Path) -> anyhow::Result<Report> {
-    let path = folder.join("report.json");
-    let text = std::fs::read_to_string(&path).with_context(|| {
-        format!("`{}` cannot be read; `stickler run --report DIR` writes one", path.display())
-    })?;
-    let report: Report = serde_json::from_str(&text)
-        .with_context(|| format!("`{}` is no report of this version of stickler", path.display()))?;
-    ensure!(
-        report.schema == stickler_reports::SCHEMA,
-        "`{}` has the schema `{}`; this version of stickler reads `{}`",
-        path.display(),
-        report.schema,
-        stickler_reports::SCHEMA
-    );
-    Ok(report)
 }
 
 /// One check, and how it ended in each report; `None` where it was not asked for.

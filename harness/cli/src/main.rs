@@ -7,6 +7,7 @@ mod compare;
 mod deviations;
 mod doctor;
 mod explore;
+mod github;
 mod heal;
 mod image;
 mod interrupt;

@@ -1,13 +1,15 @@
 //! `stickler run`: check every promise, and report.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
 use globset::Glob;
-use stickler::{Check, Cluster, Provider, Sink};
+use stickler::{Check, Cluster, Kept, Provider, Sink};
 use stickler_reports::{Deviation, Event, Journal, Record, Report, Reporter, Verdict};
 use stickler_suites::Profile;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs, runtime};
 use crate::interrupt;
+use crate::up::Kubeconfig;
 
 /// Arguments of `stickler run`.
 #[derive(Args)]
@@ -29,10 +32,22 @@ pub(crate) struct Run {
     /// Only the checks that concern one component, for those who build it.
     #[arg(long, value_name = "NAME", default_value = "full", value_parser = profile)]
     profile: Profile,
+    /// A feature that the implementation does not claim to have, a chapter of checks such as `ingress`: its
+    /// checks are skipped with that reason. May be given several times.
+    #[arg(long = "without-feature", value_name = "NAME", value_parser = feature)]
+    unclaimed: Vec<String>,
+    /// Only the checks that failed, or could not be told, in an earlier run: the folder of its report. What
+    /// failed as it is known to is not among them.
+    #[arg(long, value_name = "DIR")]
+    failed_from: Option<PathBuf>,
     /// Known deviations of the implementation, a TOML file: these checks must fail, and the run stays
     /// green if they do. `expected/` has some. May be given several times.
     #[arg(long = "expect", value_name = "FILE")]
     expect: Vec<PathBuf>,
+    /// Leave the namespaces of checks that failed or could not be told, and a cluster that was made for the
+    /// run until Ctrl-C, so that you may look; on a cluster that exists `stickler heal` removes them.
+    #[arg(long)]
+    keep: bool,
     /// Decides what is left to chance, such as the order of the checks; drawn if it is not given.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -63,14 +78,62 @@ pub(crate) enum Format {
 }
 
 impl Run {
+    /// Tells what is no part of the report.
+    fn say(&self, text: &str) -> anyhow::Result<()> {
+        match self.format {
+            Format::Pretty => crate::print(text),
+            Format::Json => {
+                eprint!("{text}");
+                Ok(())
+            }
+        }
+    }
+
+    /// The command that removes what this run kept.
+    fn heal(&self) -> String {
+        let mut command = "stickler heal --cluster kubeconfig".to_owned();
+        if let Some(file) = &self.reach.kubeconfig {
+            let _ = write!(command, " --kubeconfig {}", file.display());
+        }
+        if let Some(context) = &self.reach.context {
+            let _ = write!(command, " --context {context}");
+        }
+        command
+    }
+
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
-        let checks = select(self.profile, &self.filters)?;
+        let mut checks = select(self.profile, &self.filters)?;
+        if let Some(folder) = &self.failed_from {
+            let failed = failed_in(folder)?;
+            if failed.is_empty() {
+                let folder = folder.display();
+                crate::print(&format!(
+                    "every check of the report in `{folder}` passed or was skipped: nothing to do\n"
+                ))?;
+                return Ok(Ended::Held);
+            }
+            checks.retain(|check| failed.contains(check.id));
+            ensure!(
+                !checks.is_empty(),
+                "none of the checks that failed in `{}` is among those of `--filter` and `--profile`: {}",
+                folder.display(),
+                failed.into_iter().collect::<Vec<_>>().join(", ")
+            );
+        }
         let deviations = crate::deviations::read(&self.expect)?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
         let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
-        record(&self.report, self.quiet, self.format, self.timings, async |sink| {
-            self.perform(provider.as_ref(), checks, deviations, sink).await
-        })
+        record_and(
+            &self.report,
+            self.quiet,
+            self.format,
+            self.timings,
+            async |sink| self.perform(provider.as_ref(), checks, deviations, sink).await,
+            async |kept| match kept {
+                Some(kept) => kept.look(self).await,
+                None => Ok(()),
+            },
+        )
     }
 
     async fn perform(
@@ -79,14 +142,61 @@ impl Run {
         checks: Vec<&'static Check>,
         deviations: Vec<Deviation>,
         sink: &Sink,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<KeptCluster>> {
         let cancel = interrupt::watch()?;
         let seed = self.seed.unwrap_or_else(rand::random);
         let jobs = usize::from(self.jobs);
-        let beginning = Beginning { suite: "conformance", seed, jobs, checks: &checks };
-        let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };
-        stickler::Run { checks, seed, jobs, deviations, cancel }.on(&cluster, sink).await;
-        Ok(())
+        let beginning =
+            Beginning { suite: "conformance", seed, jobs, checks: &checks, unclaimed: &self.unclaimed };
+        let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(None) };
+        let (keep, interrupted) = (self.keep, cancel.clone());
+        let unclaimed = self.unclaimed.clone();
+        let run = stickler::Run { checks, seed, jobs, deviations, unclaimed, keep, cancel };
+        let kept = run.on(&cluster, sink).await;
+        let is_kept = keep && !interrupted.is_cancelled();
+        Ok(is_kept.then_some(KeptCluster { cluster, kept, interrupted }))
+    }
+}
+
+/// A cluster after the run, with what was left on it for somebody to look at.
+struct KeptCluster {
+    cluster: Arc<dyn Cluster>,
+    kept: Vec<Kept>,
+    interrupted: CancellationToken,
+}
+
+impl KeptCluster {
+    /// Says how to look at it; one that is ours is there until somebody has seen enough.
+    async fn look(&self, run: &Run) -> anyhow::Result<()> {
+        let width = self.kept.iter().map(|kept| kept.check.len()).max().unwrap_or_default();
+        let line = |kept: &Kept| format!("  {:width$}  kubectl get all -n {}\n", kept.check, kept.namespace);
+        let lines: String = self.kept.iter().map(line).collect();
+        let Some(text) = self.cluster.kubeconfig() else {
+            return run.say(&if lines.is_empty() {
+                "nothing was kept: no check failed, and none could not be told\n".to_owned()
+            } else {
+                format!("\nkept on the cluster:\n{lines}{} removes it\n", run.heal())
+            });
+        };
+        let path = run.report.join("kubeconfig");
+        // One that is there is of a run that was killed.
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(|| format!("`{}` cannot be replaced", path.display()));
+        }
+        let mut kubeconfig = Kubeconfig::create(&path)?;
+        kubeconfig.write(text)?;
+        let path = std::path::absolute(&path).unwrap_or(path);
+        let nothing = if lines.is_empty() { "  no check failed, and none could not be told\n" } else { "" };
+        run.say(&format!(
+            "\nthe cluster is kept\n  export KUBECONFIG={}\n{lines}{nothing}Ctrl-C ends it; nothing stays.\n",
+            path.display()
+        ))?;
+        tokio::select! {
+            () = self.interrupted.cancelled() => Ok(()),
+            lost = self.cluster.lost() => bail!("the cluster that was kept is lost: {lost}"),
+        }
     }
 }
 
@@ -98,6 +208,18 @@ pub(crate) fn record(
     format: Format,
     timings: bool,
     perform: impl AsyncFnOnce(&Sink) -> anyhow::Result<()>,
+) -> anyhow::Result<Ended> {
+    record_and(folder, quiet, format, timings, perform, async |()| Ok(()))
+}
+
+/// The same, and then something else, once the report is written and shown.
+fn record_and<T>(
+    folder: &Path,
+    quiet: bool,
+    format: Format,
+    timings: bool,
+    perform: impl AsyncFnOnce(&Sink) -> anyhow::Result<T>,
+    then: impl AsyncFnOnce(T) -> anyhow::Result<()>,
 ) -> anyhow::Result<Ended> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("the report's folder `{}` cannot be made", folder.display()))?;
@@ -111,16 +233,19 @@ pub(crate) fn record(
     }
     let sink = Sink::new(reporters);
     let runtime = runtime()?;
+    // A cluster that is kept may need it when it goes.
+    let _entered = runtime.enter();
     let performed = runtime.block_on(perform(&sink));
-    drop(runtime);
     if let Some(journal) = kept.take() {
         journal.finish()?;
     }
     let report: Report = report.take().unwrap_or_default();
     // Written in any case: a cluster that did not start is a result too.
     stickler_reports::write_report(folder, &report)?;
-    performed?;
+    crate::github::tell(&report, format)?;
+    let performed = performed?;
     show(&report, format, timings, folder)?;
+    runtime.block_on(then(performed))?;
     Ok(ended(&report))
 }
 
@@ -151,12 +276,14 @@ pub(crate) struct Beginning<'a> {
     /// How many checks may run at once.
     pub(crate) jobs: usize,
     pub(crate) checks: &'a [&'static Check],
+    /// The features that the implementation does not claim to have.
+    pub(crate) unclaimed: &'a [String],
 }
 
 impl<'a> Beginning<'a> {
     /// Of a run that has no checks.
     pub(crate) fn of(suite: &'static str, seed: u64) -> Self {
-        Self { suite, seed, jobs: 1, checks: &[] }
+        Self { suite, seed, jobs: 1, checks: &[], unclaimed: &[] }
     }
 
     /// Tells it, and starts a cluster; `None` if the run was interrupted meanwhile.
@@ -172,6 +299,7 @@ impl<'a> Beginning<'a> {
             seed: self.seed,
             jobs: self.jobs,
             checks: self.checks.iter().map(|check| check.card()).collect(),
+            unclaimed: self.unclaimed.to_vec(),
         });
         let started = tokio::select! {
             started = provider.start() => started,
@@ -201,6 +329,16 @@ fn profile(name: &str) -> Result<Profile, String> {
     named.ok_or_else(|| format!("the profiles are: {}", known()))
 }
 
+/// A feature by its name, which is that of a chapter.
+fn feature(name: &str) -> Result<String, String> {
+    let known: Vec<&str> = stickler_suites::CHAPTERS.iter().map(|(chapter, _)| *chapter).collect();
+    if known.contains(&name) {
+        Ok(name.to_owned())
+    } else {
+        Err(format!("the features are: {}", known.join(", ")))
+    }
+}
+
 /// The checks of a profile that any of these globs finds; all of it if there is none.
 fn select(profile: Profile, filters: &[String]) -> anyhow::Result<Vec<&'static Check>> {
     let of_profile = || stickler_suites::all().filter(|check| profile.has(check));
@@ -219,9 +357,35 @@ fn select(profile: Profile, filters: &[String]) -> anyhow::Result<Vec<&'static C
             );
         }
     }
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     selected.retain(|check| seen.insert(check.id));
     Ok(selected)
+}
+
+/// The checks that did not hold in the report of an earlier run, or of which it could not tell.
+///
+/// # Errors
+/// If there is no such report, it has no checks, or one that this version does not know.
+fn failed_in(folder: &Path) -> anyhow::Result<BTreeSet<String>> {
+    let report = stickler_reports::read_report(folder)?;
+    ensure!(
+        !report.checks.is_empty(),
+        "the report in `{}` is of a run without checks (`stickler {}`)",
+        folder.display(),
+        report.suite
+    );
+    let known: BTreeSet<&str> = stickler_suites::all().map(|check| check.id).collect();
+    let failed =
+        report.checks.iter().filter(|check| check.is_broken() || check.verdict == Verdict::Inconclusive);
+    let failed: BTreeSet<String> = failed.map(|check| check.id.clone()).collect();
+    let unknown: Vec<&str> = failed.iter().map(String::as_str).filter(|id| !known.contains(id)).collect();
+    ensure!(
+        unknown.is_empty(),
+        "the report in `{}` has checks that this version does not know: {}; `stickler list` names them all",
+        folder.display(),
+        unknown.join(", ")
+    );
+    Ok(failed)
 }
 
 /// A reporter that is wanted back after the run.

@@ -91,13 +91,13 @@ async fn create(cluster: &dyn Cluster, file: &Path, manifest: Manifest) -> anyho
 }
 
 /// The kubeconfig on disk: for its owner only, and gone at the end.
-struct Kubeconfig {
+pub(crate) struct Kubeconfig {
     path: PathBuf,
     file: std::fs::File,
 }
 
 impl Kubeconfig {
-    fn create(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn create(path: &Path) -> anyhow::Result<Self> {
         let mut options = std::fs::OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o600).open(path).with_context(|| {
             format!(
@@ -108,7 +108,7 @@ impl Kubeconfig {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    fn write(&mut self, text: &str) -> anyhow::Result<()> {
+    pub(crate) fn write(&mut self, text: &str) -> anyhow::Result<()> {
         let written = self.file.write_all(text.as_bytes());
         written.with_context(|| format!("the kubeconfig `{}` cannot be written", self.path.display()))
     }

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::TryStreamExt as _;
+use k8s_openapi::Resource as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::ResourceExt as _;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::{self, Config, Event};
 use serde_json::json;
@@ -133,16 +135,30 @@ impl Claim {
         emptied.map(drop)
     }
 
-    /// Deletes everything the run made, and waits until it is gone.
+    /// Deletes everything the run made but what is kept, and waits until it is gone.
     ///
     /// # Errors
     /// What could not be deleted, or is still there.
-    pub(crate) async fn give_back(&self) -> anyhow::Result<()> {
+    pub(crate) async fn give_back(&self, kept: &Kept) -> anyhow::Result<()> {
         // Who looks for leftovers from now on may help.
         drop(self.renewing.lock().unwrap_or_else(PoisonError::into_inner).take());
-        give_back(&self.client, &self.run, self.bounds, &mut |_| {})
+        give_back(&self.client, &self.run, self.bounds, kept, &mut |_| {})
             .await
             .with_context(|| format!("`stickler heal` removes what is left of run {}", self.run))
+    }
+}
+
+/// What stays when a run gives back the rest, so that somebody may look at it; by default nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) namespaces: BTreeSet<String>,
+    /// What the run made outside of namespaces, too: something in these needs it.
+    pub(crate) is_cluster_wide: bool,
+}
+
+impl Kept {
+    fn has(&self, kind: &ApiResource, name: &str) -> bool {
+        if kind.kind == Namespace::KIND { self.namespaces.contains(name) } else { self.is_cluster_wide }
     }
 }
 
@@ -217,7 +233,7 @@ pub async fn heal(
         }
     }
     for run in runs {
-        give_back(client, &run, Bounds::REAL, tell).await?;
+        give_back(client, &run, Bounds::REAL, &Kept::default(), tell).await?;
         healed.healed.push(run);
     }
     Ok(healed)
@@ -249,6 +265,7 @@ async fn give_back(
     client: &kube::Client,
     run: &str,
     bounds: Bounds,
+    kept: &Kept,
     tell: &mut (dyn FnMut(String) + Send),
 ) -> anyhow::Result<()> {
     let labels = format!("{}={},{RUN_LABEL}={run}", MANAGED_BY.0, MANAGED_BY.1);
@@ -261,6 +278,9 @@ async fn give_back(
         });
         for object in objects {
             let name = object.metadata.name.unwrap_or_default();
+            if kept.has(&kind, &name) {
+                continue;
+            }
             match delete(client, &kind, &name).await {
                 Ok(()) => tell(format!("{} `{name}` deleted", kind.kind.to_lowercase())),
                 Err(error) => left.push(format!("{error:#}")),
@@ -269,9 +289,13 @@ async fn give_back(
     }
     let namespaces = Api::<Namespace>::all(client.clone());
     let what = format!("the namespaces of run {run} to be gone");
-    let gone = |namespaces: &[Namespace]| match namespaces.first() {
-        None => Ok(()),
-        Some(namespace) => Err(format!("{} of them, such as {}", namespaces.len(), remains(namespace))),
+    let gone = |namespaces: &[Namespace]| {
+        let is_left = |namespace: &&Namespace| !kept.namespaces.contains(&namespace.name_any());
+        let left: Vec<_> = namespaces.iter().filter(is_left).collect();
+        match left.first() {
+            None => Ok(()),
+            Some(namespace) => Err(format!("{} of them, such as {}", left.len(), remains(namespace))),
+        }
     };
     let config = Config::default().labels(&labels);
     if let Err(error) = wait::until(namespaces, config, &what, bounds.pods_ready, gone).await {

@@ -117,6 +117,11 @@ impl InUse {
         &self.standing.run
     }
 
+    /// The namespace the run's controller stands in, if the check has asked for one.
+    pub(crate) fn namespace(&self) -> Option<String> {
+        self.controller().map(|_| Names::of_run(self.run()).namespace)
+    }
+
     /// The controller, if the check has asked for one.
     pub(crate) fn controller(&self) -> Option<&Controller> {
         self.controller.get()

@@ -53,7 +53,7 @@ pub use invariant::{
 };
 pub use journal::Sink;
 pub use names::{ResolveAsPromised, resolve_as_promised};
-pub use runner::{Ending, Run, Session};
+pub use runner::{Ending, Kept, Run, Session};
 pub use scene::{ExecOutput, Scene};
 pub use stickler_pods::versions::served;
 pub use stickler_pods::{APPLETS, protocol};

@@ -3,7 +3,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _};
@@ -30,21 +30,29 @@ pub struct Run {
     pub jobs: usize,
     /// What the implementation is known to do otherwise: these checks must fail.
     pub deviations: Vec<Deviation>,
+    /// The features, which are chapters of checks, that the implementation does not claim to have.
+    pub unclaimed: Vec<String>,
+    /// Leave the namespaces of checks that failed or could not be told, so that somebody may look.
+    pub keep: bool,
     /// Cancelled when the run is to end early: what runs is given up, the report is still written.
     pub cancel: CancellationToken,
 }
 
 impl Run {
-    /// Runs every check on a cluster and tells what happened. The cluster is left running.
-    pub async fn on(self, cluster: &Arc<dyn Cluster>, sink: &Sink) {
+    /// Runs every check on a cluster and tells what happened. The cluster is left running. Returns what
+    /// was kept on it; of a run that was interrupted nothing is.
+    pub async fn on(self, cluster: &Arc<dyn Cluster>, sink: &Sink) -> Vec<Kept> {
         let started = Instant::now();
         let session = match Session::open(Arc::clone(cluster), sink.clone(), self.cancel.clone()).await {
-            Ok(session) => session.expecting(self.deviations.clone()),
+            Ok(session) => {
+                session.expecting(self.deviations.clone()).without(self.unclaimed.clone()).keeping(self.keep)
+            }
             Err(error) => {
                 if !self.cancel.is_cancelled() {
                     sink.tell(Event::Trouble { message: format!("no vantage could be opened: {error:#}") });
                 }
-                return self.finish(sink, started, Vec::new());
+                self.finish(sink, started, Vec::new());
+                return Vec::new();
             }
         };
         let opened_in = started.elapsed();
@@ -60,6 +68,9 @@ impl Run {
         let together_in = started.elapsed();
         futures::stream::iter(alone).for_each(perform).await;
         let alone_in = started.elapsed();
+        if self.cancel.is_cancelled() {
+            session.keep_nothing();
+        }
         session.close().await;
         // One that went unnoticed until now is told here.
         session.guard.lost();
@@ -74,6 +85,7 @@ impl Run {
             timing("namespaces given back", alone_in, started.elapsed()),
         ];
         self.finish(sink, started, timings);
+        session.kept()
     }
 
     fn finish(&self, sink: &Sink, started: Instant, timings: Vec<Timing>) {
@@ -83,6 +95,13 @@ impl Run {
             timings,
         });
     }
+}
+
+/// What was left where it was when a check ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub check: &'static str,
+    pub namespace: String,
 }
 
 /// Agents that stand ready on a cluster, and checks that are performed one by one or at once.
@@ -95,6 +114,10 @@ pub struct Session {
     performed: AtomicUsize,
     /// What the implementation is known to do otherwise.
     deviations: Vec<Deviation>,
+    /// The chapters whose checks are skipped, for the implementation does not claim to pass them.
+    unclaimed: Vec<String>,
+    /// What was kept until now; none if nothing is to be.
+    kept: Option<Mutex<Vec<Kept>>>,
 }
 
 /// How a check ended.
@@ -128,7 +151,8 @@ impl Session {
     ) -> anyhow::Result<Self> {
         let stay = Stay::begin(cluster, &sink, guard.token()).await?;
         let (cluster_wide, performed) = (RwLock::new(()), AtomicUsize::new(0));
-        Ok(Self { stay, sink, guard, cluster_wide, performed, deviations: Vec::new() })
+        let (deviations, unclaimed, kept) = (Vec::new(), Vec::new(), None);
+        Ok(Self { stay, sink, guard, cluster_wide, performed, deviations, unclaimed, kept })
     }
 
     /// Expects these checks to fail. One that passes all the same is told as broken, for then either
@@ -139,8 +163,41 @@ impl Session {
         self
     }
 
+    /// Skips the checks of these features, which are chapters: the implementation does not claim to have
+    /// them.
+    #[must_use]
+    pub fn without(mut self, features: Vec<String>) -> Self {
+        self.unclaimed = features;
+        self
+    }
+
+    /// Keeps, if so, the namespaces of checks that fail, unless as they are known to, or cannot be told.
+    #[must_use]
+    pub fn keeping(mut self, keep: bool) -> Self {
+        self.kept = keep.then(Mutex::default);
+        self
+    }
+
+    /// What was kept until now.
+    pub fn kept(&self) -> Vec<Kept> {
+        let kept =
+            self.kept.iter().flat_map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        kept.collect()
+    }
+
+    fn keep_nothing(&self) {
+        if let Some(kept) = &self.kept {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        self.stay.keep_nothing();
+    }
+
     /// Performs one check, in a namespace of its own; several may be performed at once.
     pub async fn perform(&self, check: &'static Check) -> Ending {
+        if self.unclaimed.iter().any(|feature| feature == check.chapter()) {
+            let reason = format!("the feature `{}` is not claimed", check.chapter());
+            return self.not_run(check, Verdict::Skipped, &reason);
+        }
         let (capabilities, promises) = (self.stay.cluster.capabilities(), self.stay.cluster.promises());
         let lacking = check.needs.iter().find(|need| !need.is_met(capabilities, promises));
         if let Some(lacking) = lacking {
@@ -271,8 +328,17 @@ impl Session {
         };
         let ending = Ending { verdict, reason, finding };
         self.ended(check, &ending, duration_ms, evidence);
-        // Nodes have room for so many pods, and balancers for so many addresses.
-        self.stay.clear(&namespace).await;
+        let is_known = ending.finding.is_some() && self.known(check).is_some();
+        let is_of_interest = matches!(verdict, Verdict::Failed | Verdict::Inconclusive) && !is_known;
+        match &self.kept {
+            Some(kept) if is_of_interest => {
+                self.stay.keep(&scene);
+                let kept_now = Kept { check: check.id, namespace };
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push(kept_now);
+            }
+            // Nodes have room for so many pods, and balancers for so many addresses.
+            _ => self.stay.clear(&namespace).await,
+        }
         ending
     }
 }

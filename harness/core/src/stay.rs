@@ -2,7 +2,7 @@
 //! came. However it ends, the cluster is left as it was.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, anyhow};
 use futures::future::BoxFuture;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Scene;
 use crate::bounds::Bounds;
-use crate::claim::Claim;
+use crate::claim::{Claim, Kept};
 use crate::cluster::{Capability, Cluster, Disruption, Outside};
 use crate::controller::{ExistingController, InUse, Standing};
 use crate::image::Copying;
@@ -28,6 +28,8 @@ pub(crate) struct Stay {
     pub(crate) vantages: Arc<Vantages>,
     sink: Sink,
     claim: Claim,
+    /// What is to stay when the run is over.
+    kept: Mutex<Kept>,
     /// The ingress controller of the run, from when a check first needs one.
     ingress: Arc<Standing>,
     /// Copies programs into pods for as long as the run lasts, if that is needed.
@@ -62,15 +64,16 @@ impl Stay {
             Ok(vantages) => Arc::new(vantages),
             Err(error) => {
                 if !cluster.is_ephemeral() {
-                    tell(sink, claim.give_back().await);
+                    tell(sink, claim.give_back(&Kept::default()).await);
                 }
                 return Err(error);
             }
         };
-        let mut stay = Self { cluster, vantages, sink: sink.clone(), claim, ingress, _copying: copying };
+        let (sink, kept) = (sink.clone(), Mutex::default());
+        let mut stay = Self { cluster, vantages, sink, claim, kept, ingress, _copying: copying };
         if let Some(reason) = stay.vantages.not_on_nodes() {
             let (capability, reason) = (Capability::HostNetwork.to_string(), reason.to_owned());
-            sink.tell(Event::Lacks { capability, reason });
+            stay.sink.tell(Event::Lacks { capability, reason });
             let mut found = Found::as_promised(Arc::clone(&stay.cluster));
             found.lacks(Capability::HostNetwork);
             stay.cluster = Arc::new(found);
@@ -118,18 +121,33 @@ impl Stay {
         tell(&self.sink, self.claim.delete_namespace(namespace).await);
     }
 
-    /// Gives everything back, unless the cluster goes away anyway.
+    /// Leaves a scene where it is, and what it needs, so that somebody may look at it.
+    pub(crate) fn keep(&self, scene: &Scene) {
+        self.vantages.forget(&scene.namespace);
+        let controller = scene.ingress.namespace();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.is_cluster_wide |= controller.is_some();
+        kept.namespaces.extend(controller.into_iter().chain([scene.namespace.clone()]));
+    }
+
+    /// Nothing stays, whatever was to be kept.
+    pub(crate) fn keep_nothing(&self) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
+    }
+
+    /// Gives everything back that is not kept, unless the cluster goes away anyway.
     pub(crate) async fn end(&self) {
         if !self.cluster.is_ephemeral() {
             tell(&self.sink, self.give_back().await);
         }
     }
 
-    /// Gives everything back in any case, and waits until it is gone: others may need the ports that
-    /// agents on nodes have.
+    /// Gives everything back that is not kept, in any case, and waits until it is gone: others may need
+    /// the ports that agents on nodes have.
     pub(crate) async fn give_back(&self) -> anyhow::Result<()> {
         self.vantages.close();
-        self.claim.give_back().await
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.claim.give_back(&kept).await
     }
 
     /// Measures how fast the cluster is; where that cannot be told, the bounds for any cluster hold.

@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_port_that_is_taken", a_port_that_is_taken),
     ("a_kubeconfig_that_is_in_the_way", a_kubeconfig_that_is_in_the_way),
     ("cases_with_mistakes", cases_with_mistakes),
+    ("reports_to_start_from_with_mistakes", reports_to_start_from_with_mistakes),
     ("components_with_mistakes", components_with_mistakes),
     ("manifests_with_mistakes", manifests_with_mistakes),
     ("a_machine_without_network_namespaces", a_machine_without_network_namespaces),
@@ -56,6 +57,7 @@ fn arguments_that_make_no_sense() -> Result<(), Impossible> {
         (&["nosuch"], &["unrecognized subcommand 'nosuch'"]),
         (&["run", "--filter", "nosuch/*"], &["`--filter nosuch/*`", "`stickler list`"]),
         (&["run", "--filter", "service/["], &["`--filter service/[` is no glob"]),
+        (&["run", "--without-feature", "nosuch"], &["'nosuch'", "ingress, kubectl"]),
         (&["run", "--profile", "nosuch"], &["'nosuch'", "endpoints, kubelet"]),
         (&["run", "--profile", "dns", "--filter", "affinity/*"], &["profile `dns`", "`--filter affinity/*`"]),
         (&["run", "--bug", "nosuch"], &["there is no bug `nosuch`", "no-proxy"]),
@@ -100,6 +102,47 @@ fn cases_with_mistakes() -> Result<(), Impossible> {
     ] {
         fs::write(folder.path().join("case.yaml"), &text).expect("it can be written");
         is_refused(folder.path(), stickler(folder.path(), &["replay", "case.yaml"]), words);
+    }
+    Ok(())
+}
+
+fn reports_to_start_from_with_mistakes() -> Result<(), Impossible> {
+    let folder = folder();
+    let check = |id: &str| {
+        serde_json::json!({
+            "id": id, "title": "t", "chapter": "c", "class": "promise", "verdict": "failed", "reason": null,
+            "duration_ms": 1, "promised": null, "observed": null, "evidence": [],
+        })
+    };
+    let report = |checks: &[&str]| {
+        let mut report = serde_json::to_value(stickler_reports::Report::new()).expect("JSON");
+        report["checks"] = checks.iter().copied().map(check).collect();
+        report["suite"] = "chaos".into();
+        report
+    };
+    let mut other = report(&["vip/no-ping"]);
+    other["schema"] = "stickler.report/v9".into();
+    let from = ["run", "--failed-from", "old"];
+    is_refused(
+        folder.path(),
+        stickler(folder.path(), &from),
+        &["`old/report.json` cannot be read", "--report"],
+    );
+    fs::create_dir(folder.path().join("old")).expect("it can be made");
+    for (text, filter, words) in [
+        ("{".to_owned(), "*", ["`old/report.json` is no report", "version"].as_slice()),
+        (other.to_string(), "*", &["`stickler.report/v9`", "`stickler.report/v1`"]),
+        (report(&[]).to_string(), "*", &["run without checks", "`stickler chaos`"]),
+        (
+            report(&["vip/no-ping", "no/such"]).to_string(),
+            "*",
+            &["does not know: no/such;", "`stickler list`"],
+        ),
+        (report(&["vip/no-ping"]).to_string(), "goweb/*", &["`--filter`", "vip/no-ping"]),
+    ] {
+        fs::write(folder.path().join("old/report.json"), &text).expect("it can be written");
+        let arguments = [&from[..], &["--filter", filter]].concat();
+        is_refused(folder.path(), stickler(folder.path(), &arguments), words);
     }
     Ok(())
 }

@@ -8,9 +8,77 @@ use crate::{Impossible, Test};
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("checks_are_listed_with_what_promises_them", checks_are_listed_with_what_promises_them),
+    ("every_statement_of_the_notes_is_a_check", every_statement_of_the_notes_is_a_check),
     ("bugs_are_listed_with_the_checks_that_catch_them", bugs_are_listed_with_the_checks_that_catch_them),
     ("a_list_may_be_cut_short", a_list_may_be_cut_short),
     ("help_names_every_command_and_exit_status", help_names_every_command_and_exit_status),
+];
+
+/// What the notes this project started from say, and what is promised next to it: an id for each
+/// statement.
+const NOTES: &[&str] = &[
+    "goweb/answers-hostname",
+    "goweb/docker",
+    "service/selects-by-label",
+    "service/address-never-changes",
+    "service/pods-come-and-go",
+    "service/spreads-connections",
+    "service/port-maps-to-target-port",
+    "service/target-port-defaults",
+    "service/from-node",
+    "service/from-pod",
+    "service/listed",
+    "exec/runs-a-command",
+    "affinity/default-none",
+    "affinity/client-ip",
+    "affinity/timeout",
+    "affinity/only-two-kinds",
+    "affinity/layer-4",
+    "ports/several",
+    "ports/names-required",
+    "ports/named-target",
+    "ports/renumber-freely",
+    "env/service-host-and-port",
+    "env/fixed-at-container-start",
+    "dns/kube-dns-service",
+    "dns/resolv-conf",
+    "dns/fqdn",
+    "dns/short-names",
+    "vip/no-ping",
+    "endpoints/mirror-ready-pods",
+    "endpoints/kubernetes",
+    "endpoints/none-without-selector",
+    "endpoints/manual",
+    "endpoints/manual-same-name",
+    "external-name/cname",
+    "external-name/no-cluster-ip",
+    "node-port/every-node",
+    "node-port/cluster-ip-too",
+    "load-balancer/extends-node-port",
+    "traffic-policy/local-only-local",
+    "traffic-policy/local-drops",
+    "traffic-policy/snat",
+    "traffic-policy/local-keeps-source",
+    "external-ips/served",
+    "ingress/controller-needed",
+    "ingress/address-published",
+    "ingress/routes-host",
+    "ingress/several-paths",
+    "ingress/several-hosts",
+    "ingress/straight-to-pods",
+    "ingress/old-api-version",
+    "ingress/tls",
+    "readiness/unready-not-in-endpoints",
+    "readiness/touch-makes-ready",
+    "readiness/never-restarts",
+    "readiness/probe-kinds",
+    "liveness/restarts",
+    "headless/no-cluster-ip",
+    "headless/pod-ips",
+    "headless/none-ready",
+    "headless/follows-readiness",
+    "headless/publish-not-ready",
+    "kubectl/transcript",
 ];
 
 fn list(arguments: &[&str]) -> Vec<Value> {
@@ -22,7 +90,10 @@ fn list(arguments: &[&str]) -> Vec<Value> {
 
 fn checks_are_listed_with_what_promises_them() -> Result<(), Impossible> {
     let rows = list(&["list", "--format", "json"]);
-    assert!(rows.len() >= 18, "{} checks", rows.len());
+    let known_needs: Vec<String> =
+        stickler::Capability::ALL.iter().map(|capability| capability.name().into_owned()).collect();
+    let is_profile =
+        |name: &String| stickler_suites::Profile::ALL.iter().any(|profile| profile.name() == name);
     for row in &rows {
         let id = row["id"].as_str().expect("an id");
         assert!(
@@ -36,8 +107,31 @@ fn checks_are_listed_with_what_promises_them() -> Result<(), Impossible> {
         assert!(sources.iter().all(|source| source.as_str().is_some_and(known)), "{row}");
         assert!(row["class"] != "promise" || !sources.is_empty(), "a promise has a source: {row}");
         assert!(row["unproven"].is_boolean(), "{row}");
-        assert!(row["needs"].is_array() && row["exclusive"].is_boolean(), "{row}");
+        assert!(row["exclusive"].is_boolean(), "{row}");
+        let words = |field: &str| {
+            let words = row[field].as_array().unwrap_or_else(|| panic!("{field} is a list: {row}"));
+            words.iter().map(|word| word.as_str().expect("a word").to_owned()).collect::<Vec<_>>()
+        };
+        for need in words("needs") {
+            let is_known = known_needs.contains(&need) || need.starts_with("kubernetes-1.");
+            assert!(is_known, "{need}: {row}");
+        }
+        let profiles = words("profile");
+        assert!(profiles.contains(&"full".to_owned()) && profiles.iter().all(is_profile), "{row}");
+        if row["confirmed_by"] != "only ours" {
+            let confirmed = words("confirmed_by");
+            assert!(!confirmed.is_empty() && !confirmed.iter().any(String::is_empty), "{row}");
+        }
     }
+    Ok(())
+}
+
+fn every_statement_of_the_notes_is_a_check() -> Result<(), Impossible> {
+    let rows = list(&["list", "--format", "json"]);
+    assert!(rows.len() >= 150, "{} checks", rows.len());
+    let is_listed = |id: &&&str| rows.iter().any(|row| row["id"] == **id);
+    let missing: Vec<_> = NOTES.iter().filter(|id| !is_listed(id)).collect();
+    assert!(missing.is_empty(), "the notes say it, and no check does: {missing:?}");
     Ok(())
 }
 

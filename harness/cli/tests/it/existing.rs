@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_table_is_taken_and_nothing_stays", a_table_is_taken_and_nothing_stays),
     ("an_interrupted_run_gives_everything_back", an_interrupted_run_gives_everything_back),
     ("what_a_killed_run_leaves_is_healed", what_a_killed_run_leaves_is_healed),
+    ("what_a_run_keeps_is_healed", what_a_run_keeps_is_healed),
     ("programs_are_copied_into_an_image_with_a_shell", programs_are_copied),
     ("its_own_ingress_controller_is_judged", its_own_ingress_controller_is_judged),
     ("a_cluster_of_an_ordinary_user_is_like_any_other", a_cluster_of_an_ordinary_user),
@@ -57,14 +58,7 @@ impl Existing {
             let text = std::fs::read_to_string(folder.path().join("admin")).ok()?;
             text.contains("current-context: ").then_some(())
         });
-        let runtime = Runtime::new().expect("a runtime");
-        // The first test of a process installs it.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let file = Kubeconfig::read_from(folder.path().join("admin")).expect("a kubeconfig");
-        let client = runtime.block_on(async {
-            let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
-            kube::Client::try_from(config.expect("a usable kubeconfig")).expect("a client")
-        });
+        let (runtime, client) = client(&folder.path().join("admin"));
         let existing = Self { folder, up, client, runtime };
         // What still happens by itself is not to be taken for somebody's doing.
         eventually("a cluster that has come to rest", || {
@@ -167,6 +161,27 @@ impl Existing {
         let ended = self.up.end();
         assert_eq!(ended.code(), Some(0), "{ended:#?}");
     }
+}
+
+/// A client by a kubeconfig, and what it works on.
+pub(crate) fn client(kubeconfig: &Path) -> (Runtime, kube::Client) {
+    let runtime = Runtime::new().expect("a runtime");
+    // The first test of a process installs it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let file = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
+    let client = runtime.block_on(async {
+        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+        kube::Client::try_from(config.expect("a usable kubeconfig")).expect("a client")
+    });
+    (runtime, client)
+}
+
+/// The names of a cluster's namespaces.
+pub(crate) async fn namespaces(client: &kube::Client) -> Vec<String> {
+    let request = http::Request::get("/api/v1/namespaces").body(Vec::new()).expect("a request");
+    let list: Value = client.request(request).await.expect("a list");
+    let name = |namespace: &Value| namespace["metadata"]["name"].as_str().expect("a name").to_owned();
+    list["items"].as_array().expect("namespaces").iter().map(name).collect()
 }
 
 fn of_run(objects: &BTreeMap<String, Value>) -> Vec<&String> {
@@ -336,6 +351,60 @@ fn what_a_killed_run_leaves_is_healed() -> Result<(), Impossible> {
     let forced = heal(&["--force"]);
     assert_eq!(forced.code(), Some(0), "{forced:#?}");
     assert!(!forced.stdout.contains("watching for") && forced.stdout.contains("deleted"), "{forced:#?}");
+    existing.is_as_before(&before);
+    existing.stop();
+    Ok(())
+}
+
+fn what_a_run_keeps_is_healed() -> Result<(), Impossible> {
+    let bugs = ["--bug", "node-port-only-where-pod-runs", "--bug", "ingress-prefix-by-string"];
+    let existing = Existing::start(&bugs);
+    let before = existing.objects();
+    let run = |checks: &[&str]| {
+        let filters = checks.iter().flat_map(|check| ["--filter", check]);
+        output(existing.command("admin", &["run", "--keep"].into_iter().chain(filters).collect::<Vec<_>>()))
+    };
+    let left = || {
+        let after = existing.objects();
+        let is_new = |name: &&String| !before.contains_key(*name);
+        let of_kind = |kind: &str| {
+            let names = after.keys().filter(is_new).filter_map(|name| name.strip_prefix(kind));
+            names.map(|name| name.trim_start_matches('/').to_owned()).collect::<Vec<_>>()
+        };
+        (of_kind("Namespace "), of_kind("ClusterRole ").len() + of_kind("IngressClass ").len())
+    };
+    // Of a run that found nothing nothing is kept.
+    let ended = run(&["goweb/answers-hostname"]);
+    assert_eq!(ended.code(), Some(0), "{ended:#?}");
+    assert!(ended.stdout.contains("nothing was kept"), "{ended:#?}");
+    existing.is_as_before(&before);
+
+    let ended = run(&["node-port/every-node", "goweb/answers-hostname", "ingress/routes-host"]);
+    assert_eq!(ended.code(), Some(1), "{ended:#?}");
+    let said = |ended: &crate::program::Ended, check: &str| {
+        let mut lines = ended.stdout.lines();
+        let line = lines.find(|line| line.contains("kubectl get all -n ") && line.contains(check));
+        let line = line.unwrap_or_else(|| panic!("{check} was not kept: {ended:#?}"));
+        line.rsplit(' ').next().expect("a namespace").to_owned()
+    };
+    let kept = said(&ended, "node-port/every-node");
+    assert_eq!(ended.stdout.matches("kubectl get all -n ").count(), 1, "{ended:#?}");
+    let removes = "\nstickler heal --cluster kubeconfig --kubeconfig admin removes it\n";
+    assert!(ended.stdout.contains(removes), "{ended:#?}");
+    assert!(existing.report().troubles.is_empty(), "{:?}", existing.report().troubles);
+    assert_eq!(left(), (vec![kept.clone()], 0), "the controller that held goes with the others");
+
+    // The controller of an Ingress that is to be looked at stays; and what was kept is in nobody's way.
+    let ended = run(&["ingress/several-paths"]);
+    assert_eq!(ended.code(), Some(1), "{ended:#?}");
+    let (namespaces, cluster_wide) = left();
+    assert!(namespaces.contains(&kept) && namespaces.contains(&said(&ended, "ingress/several-paths")));
+    assert_eq!(namespaces.iter().filter(|name| name.ends_with("-ingress-controller")).count(), 1);
+    assert_eq!((namespaces.len(), cluster_wide), (3, 2), "{namespaces:?}");
+
+    let healed = output(existing.command("admin", &["heal"]));
+    assert_eq!(healed.code(), Some(0), "{healed:#?}");
+    assert!(healed.stdout.contains("nothing is left of 2"), "{healed:#?}");
     existing.is_as_before(&before);
     existing.stop();
     Ok(())

@@ -1,8 +1,10 @@
 //! The binary `stickler` as people use it: started as a process, judged by what it prints, how it
 //! ends, and what it leaves on the machine.
 
+mod again;
 mod bad_input;
 mod binaries;
+mod browser;
 mod catalogue;
 mod chaos;
 mod compare;
@@ -10,9 +12,12 @@ mod containers;
 mod doctor;
 mod existing;
 mod explore;
+mod github;
 mod image;
+mod keep;
 mod kubectl;
 mod leftovers;
+mod page;
 mod program;
 mod report;
 mod signals;
@@ -28,6 +33,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
     for (chapter, tests) in [
+        ("again", again::TESTS),
         ("bad_input", bad_input::TESTS),
         ("binaries", binaries::TESTS),
         ("catalogue", catalogue::TESTS),
@@ -37,8 +43,11 @@ fn main() -> ExitCode {
         ("compare", compare::TESTS),
         ("existing", existing::TESTS),
         ("explore", explore::TESTS),
+        ("github", github::TESTS),
         ("image", image::TESTS),
+        ("keep", keep::TESTS),
         ("kubectl", kubectl::TESTS),
+        ("page", page::TESTS),
         ("report", report::TESTS),
         ("signals", signals::TESTS),
         ("table", table::TESTS),

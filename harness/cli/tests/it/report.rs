@@ -11,6 +11,7 @@ use crate::{Impossible, Test};
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("standard_output_is_one_json_document", standard_output_is_one_json_document),
     ("a_report_is_rendered_again", a_report_is_rendered_again),
+    ("a_feature_that_is_not_claimed_is_skipped", a_feature_that_is_not_claimed_is_skipped),
     ("three_runs_in_a_row_leave_nothing", three_runs_in_a_row_leave_nothing),
 ];
 
@@ -62,6 +63,31 @@ fn a_report_is_rendered_again() -> Result<(), Impossible> {
     let missing = output(stickler(folder.path(), &["report", "nowhere"]));
     assert_eq!(missing.code(), Some(2), "{missing:#?}");
     assert!(missing.stderr.contains("nowhere"), "{missing:#?}");
+    Ok(())
+}
+
+fn a_feature_that_is_not_claimed_is_skipped() -> Result<(), Impossible> {
+    let folder = tempdir().expect("a folder can be made");
+    let run = ["run", "--filter", "env/*", "--filter", "exec/*", "--filter", "vip/*"];
+    let ran = output(stickler(folder.path(), &[&run[..], &["--without-feature", "env"]].concat()));
+    assert_eq!(ran.code(), Some(0), "{ran:#?}");
+    let report = stickler_reports::read_report(&folder.path().join("report")).expect("a report");
+    let told = |feature: &stickler_reports::FeatureReport| {
+        (feature.feature.clone(), feature.claimed, feature.summary.passed, feature.total, feature.percent)
+    };
+    let told: Vec<_> = report.features.iter().map(told).collect();
+    let expected =
+        [("env", false, 0, 2, None), ("exec", true, 1, 1, Some(100)), ("vip", true, 2, 2, Some(100))];
+    assert_eq!(
+        told,
+        expected.map(|(name, claimed, kept, total, of)| (name.to_owned(), claimed, kept, total, of))
+    );
+    for check in report.checks.iter().filter(|check| check.chapter == "env") {
+        assert_eq!(check.reason.as_deref(), Some("the feature `env` is not claimed"));
+    }
+    let line = |name: &str| ran.stdout.lines().find(|line| line.trim_start().starts_with(name));
+    assert!(line("env ").is_some_and(|line| line.ends_with("0/2  not claimed")), "{}", ran.stdout);
+    assert!(line("exec ").is_some_and(|line| line.ends_with("1/1  100 %")), "{}", ran.stdout);
     Ok(())
 }
 
