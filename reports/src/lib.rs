@@ -12,8 +12,8 @@ mod files;
 mod journal;
 mod junit;
 mod page;
+mod recording;
 mod report;
-
 mod terminal;
 
 pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
@@ -25,8 +25,9 @@ pub use event::{
 pub use explore::{ExploreFailure, ExploreReport};
 pub use files::{ReportError, write_report};
 pub use journal::{Journal, JournalError, read_journal};
+pub use recording::{Recording, RecordingError};
 pub use report::{CheckReport, ClusterReport, Report, SCHEMA, Summary};
-pub use terminal::{progress, summary};
+pub use terminal::{Progress, progress, summary};
 
 /// Somebody who listens to a run.
 pub trait Reporter: Send {

@@ -4,6 +4,8 @@
 mod affinity;
 mod allocation;
 mod confirmation;
+mod conformance;
+mod deviations;
 mod dns;
 mod endpoint_slices;
 mod endpoints;
@@ -33,6 +35,8 @@ use std::process::ExitCode;
 use stickler::Check;
 
 pub use confirmation::confirmed_by;
+pub use conformance::Conformance;
+pub use deviations::known_deviations;
 pub use profile::Profile;
 
 /// The notes at a terminal, chapter by chapter.

@@ -4,12 +4,10 @@
 mod chaos;
 mod cluster;
 mod compare;
-mod deviations;
 mod doctor;
 mod explore;
 mod heal;
 mod image;
-mod interrupt;
 mod list;
 mod replay;
 mod report;

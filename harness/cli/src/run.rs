@@ -2,19 +2,17 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use globset::Glob;
 use stickler::{Check, Cluster, Provider, Sink};
-use stickler_reports::{Deviation, Event, Journal, Record, Report, Reporter, Verdict};
+use stickler_reports::{Deviation, Event, Progress, Recording, Report, Verdict};
 use stickler_suites::Profile;
 use tokio_util::sync::CancellationToken;
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs, runtime};
-use crate::interrupt;
 
 /// Arguments of `stickler run`.
 #[derive(Args)]
@@ -64,8 +62,8 @@ pub(crate) enum Format {
 
 impl Run {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
-        let checks = select(self.profile, &self.filters)?;
-        let deviations = crate::deviations::read(&self.expect)?;
+        let checks = self.profile.select(&self.filters).context("`--filter`")?;
+        let deviations = stickler_suites::known_deviations(&self.expect)?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
         let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
         record(&self.report, self.quiet, self.format, self.timings, async |sink| {
@@ -80,7 +78,7 @@ impl Run {
         deviations: Vec<Deviation>,
         sink: &Sink,
     ) -> anyhow::Result<()> {
-        let cancel = interrupt::watch()?;
+        let cancel = stickler::interrupt::watch()?;
         let seed = self.seed.unwrap_or_else(rand::random);
         let jobs = usize::from(self.jobs);
         let beginning = Beginning { suite: "conformance", seed, jobs, checks: &checks };
@@ -99,26 +97,17 @@ pub(crate) fn record(
     timings: bool,
     perform: impl AsyncFnOnce(&Sink) -> anyhow::Result<()>,
 ) -> anyhow::Result<Ended> {
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("the report's folder `{}` cannot be made", folder.display()))?;
-    let journal = Journal::create(&folder.join("journal.jsonl"))?;
-    let report = Shared::default();
-    let kept = Shared::default();
-    *kept.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
-    let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(kept.clone()), Box::new(report.clone())];
+    let recording = Recording::begin(folder)?;
+    let mut reporters = recording.reporters();
     if !quiet {
-        reporters.push(Box::new(Progress { colour: std::io::stderr().is_terminal() }));
+        reporters.push(Box::new(Progress::on_stderr()));
     }
     let sink = Sink::new(reporters);
     let runtime = runtime()?;
     let performed = runtime.block_on(perform(&sink));
     drop(runtime);
-    if let Some(journal) = kept.take() {
-        journal.finish()?;
-    }
-    let report: Report = report.take().unwrap_or_default();
     // Written in any case: a cluster that did not start is a result too.
-    stickler_reports::write_report(folder, &report)?;
+    let report = recording.finish()?;
     performed?;
     show(&report, format, timings, folder)?;
     Ok(ended(&report))
@@ -199,75 +188,4 @@ fn profile(name: &str) -> Result<Profile, String> {
     let known = || Profile::ALL.iter().map(|profile| profile.name()).collect::<Vec<_>>().join(", ");
     let named = Profile::ALL.iter().copied().find(|profile| profile.name() == name);
     named.ok_or_else(|| format!("the profiles are: {}", known()))
-}
-
-/// The checks of a profile that any of these globs finds; all of it if there is none.
-fn select(profile: Profile, filters: &[String]) -> anyhow::Result<Vec<&'static Check>> {
-    let of_profile = || stickler_suites::all().filter(|check| profile.has(check));
-    if filters.is_empty() {
-        return Ok(of_profile().collect());
-    }
-    let mut selected = Vec::new();
-    for filter in filters {
-        let glob =
-            Glob::new(filter).with_context(|| format!("`--filter {filter}` is no glob"))?.compile_matcher();
-        let before = selected.len();
-        selected.extend(of_profile().filter(|check| glob.is_match(check.id)));
-        if selected.len() == before {
-            bail!(
-                "no check of the profile `{profile}` matches `--filter {filter}`; `stickler list` names them all"
-            );
-        }
-    }
-    let mut seen = std::collections::BTreeSet::new();
-    selected.retain(|check| seen.insert(check.id));
-    Ok(selected)
-}
-
-/// A reporter that is wanted back after the run.
-struct Shared<R>(Arc<Mutex<Option<R>>>);
-
-impl<R> Shared<R> {
-    fn take(&self) -> Option<R> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-impl<R> Clone for Shared<R> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<R> Default for Shared<R> {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
-}
-
-impl Reporter for Shared<Journal> {
-    fn hear(&mut self, record: &Record) {
-        if let Some(journal) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            journal.hear(record);
-        }
-    }
-}
-
-impl Reporter for Shared<Report> {
-    fn hear(&mut self, record: &Record) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().hear(record);
-    }
-}
-
-/// One line per event, on standard error.
-struct Progress {
-    colour: bool,
-}
-
-impl Reporter for Progress {
-    fn hear(&mut self, record: &Record) {
-        if let Some(line) = stickler_reports::progress(record, self.colour) {
-            eprintln!("{line}");
-        }
-    }
 }

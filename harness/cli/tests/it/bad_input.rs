@@ -54,10 +54,10 @@ fn arguments_that_make_no_sense() -> Result<(), Impossible> {
     for (arguments, words) in [
         (["--nosuch"].as_slice(), ["unexpected argument '--nosuch'"].as_slice()),
         (&["nosuch"], &["unrecognized subcommand 'nosuch'"]),
-        (&["run", "--filter", "nosuch/*"], &["`--filter nosuch/*`", "`stickler list`"]),
-        (&["run", "--filter", "service/["], &["`--filter service/[` is no glob"]),
+        (&["run", "--filter", "nosuch/*"], &["`--filter`", "`nosuch/*`", "`stickler list`"]),
+        (&["run", "--filter", "service/["], &["`--filter`: `service/[` is no glob"]),
         (&["run", "--profile", "nosuch"], &["'nosuch'", "endpoints, kubelet"]),
-        (&["run", "--profile", "dns", "--filter", "affinity/*"], &["profile `dns`", "`--filter affinity/*`"]),
+        (&["run", "--profile", "dns", "--filter", "affinity/*"], &["profile `dns`", "`affinity/*`"]),
         (&["run", "--bug", "nosuch"], &["there is no bug `nosuch`", "no-proxy"]),
         (&["up", "--bug", "nosuch"], &["there is no bug `nosuch`", "no-proxy"]),
         (&["run", "--nodes", "0"], &["'0'", "1..=50"]),
