@@ -312,6 +312,10 @@ impl Terminal for TestbedCluster {
         self.testbed.kubeconfig_inside()
     }
 
+    fn doors(&self) -> Vec<(String, String)> {
+        self.testbed.doors()
+    }
+
     fn folder(&self) -> anyhow::Result<PathBuf> {
         self.testbed.shared_folder().context("there is no folder in memory")
     }
