@@ -860,6 +860,9 @@ async fn create_dns(client: &kube::Client, spec: &TestbedSpec) -> anyhow::Result
             serde_saphyr::from_multiple(manifest).context("the manifest of cluster DNS")?;
         for mut object in objects {
             let types = object.types.clone().context("an object of cluster DNS has no kind")?;
+            if types.kind == "Service" && spec.bugs.has(Bug::DnsMetricsPortMissing) {
+                object.data["spec"]["ports"].as_array_mut().map(Vec::pop);
+            }
             if let (Some(images), Some(container)) =
                 (image, object.data.pointer_mut("/spec/template/spec/containers/0"))
             {
