@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use stickler::Provider;
 #[cfg(target_os = "linux")]
 use stickler::providers::components::{Component, Components};
 use stickler::providers::{ContainerProvider, K3sProvider, KindProvider, KubeconfigProvider};
+use stickler::{ExistingController, Provider};
 
 /// Which cluster to use.
 #[derive(Args, Clone, Debug)]
@@ -127,6 +127,11 @@ pub(crate) struct ReachArgs {
     /// are the cluster's from here too: elsewhere they may be anybody's.
     #[arg(long, help_heading = "Cluster")]
     pub(crate) outside: bool,
+    /// Judge the ingress controller that the cluster has, instead of deploying ours: its IngressClass and the
+    /// Service in front of it, such as `nginx=ingress-nginx/ingress-nginx-controller`. With
+    /// `--profile ingress` it alone is judged.
+    #[arg(long, value_name = "CLASS=NAMESPACE/SERVICE", help_heading = "Cluster")]
+    pub(crate) ingress: Option<ExistingController>,
 }
 
 impl ReachArgs {
@@ -138,7 +143,7 @@ impl ReachArgs {
             Some(_) => Some(crate::image::program(self.agent_program.as_deref())?.into()),
             None => None,
         };
-        Ok(provider.with_programs(programs).calling_nodes(self.outside))
+        Ok(provider.with_programs(programs).calling_nodes(self.outside).judging_ingress(self.ingress.clone()))
     }
 }
 
@@ -155,6 +160,12 @@ impl ClusterArgs {
     ) -> anyhow::Result<Box<dyn Provider>> {
         if let (Some(directory), false) = (&self.bin_dir, self.provider == ProviderName::Binaries) {
             bail!("`--bin-dir {}` is for `--cluster binaries`; add that to use it", directory.display());
+        }
+        if let (Some(ReachArgs { ingress: Some(existing), .. }), false) =
+            (reach, self.provider == ProviderName::Kubeconfig)
+        {
+            let class = &existing.class;
+            bail!("`--ingress {class}=...` is for `--cluster kubeconfig`; add that to use it");
         }
         if let (Some(ReachArgs { kubeconfig: Some(file), .. }), false) =
             (reach, self.provider == ProviderName::Kubeconfig)

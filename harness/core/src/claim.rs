@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::api::networking::v1::IngressClass;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -123,7 +123,14 @@ impl Claim {
 
     /// Deletes one of the run's namespaces, and does not wait until it is gone.
     pub(crate) async fn delete_namespace(&self, name: &str) -> anyhow::Result<()> {
-        delete(&self.client, &ApiResource::erase::<Namespace>(&()), name).await
+        // A host belongs to its oldest Ingress, and a namespace may take long to go: who comes next may want it.
+        let ingresses: Api<Ingress> = Api::namespaced(self.client.clone(), name);
+        let (how, which) = (DeleteParams::default(), ListParams::default());
+        let all = ingresses.delete_collection(&how, &which);
+        let what = format!("delete the Ingresses of namespace `{name}`");
+        let emptied = wait::within(self.bounds.request, &what, all).await;
+        delete(&self.client, &ApiResource::erase::<Namespace>(&()), name).await?;
+        emptied.map(drop)
     }
 
     /// Deletes everything the run made, and waits until it is gone.

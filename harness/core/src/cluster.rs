@@ -14,6 +14,7 @@ use stickler_reports::ClusterCard;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::bounds::Bounds;
+use crate::controller::ExistingController;
 
 /// Brings a cluster up.
 pub trait Provider: Send + Sync {
@@ -65,6 +66,11 @@ pub trait Cluster: Send + Sync {
 
     /// Is it ours alone, and gone with this process? Then nothing need be given back when a run ends.
     fn is_ephemeral(&self) -> bool;
+
+    /// The ingress controller it has already, if a run is to judge that one. Otherwise a run deploys ours.
+    fn ingress_controller(&self) -> Option<&ExistingController> {
+        None
+    }
 
     /// Where commands can be typed, if it is the notes' lab: three nodes, which are this harness' own.
     fn terminal(&self) -> Option<&dyn Terminal> {

@@ -1,12 +1,14 @@
 //! The ingress controller of a run: our own, deployed when a check first needs one, with names that
-//! no other run has.
+//! no other run has; or one that the cluster has, if it is that one that is to be judged.
 
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::anyhow;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServicePort};
-use kube::api::{Api, DynamicObject, PostParams};
+use k8s_openapi::api::networking::v1::IngressClass;
+use kube::api::{Api, DynamicObject, ListParams, PostParams};
 use kube::runtime::watcher::Config;
 use serde_json::{Value, json};
 use stickler_reports::Event;
@@ -48,6 +50,36 @@ pub struct Controller {
     pub http: Door,
     /// Where it takes HTTPS.
     pub https: Door,
+}
+
+/// An ingress controller that a cluster has, as its user names it: `CLASS=NAMESPACE/SERVICE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExistingController {
+    /// The IngressClass it serves.
+    pub class: String,
+    /// Where the Service is.
+    pub namespace: String,
+    /// The Service in front of it, with a port for HTTP and one for HTTPS.
+    pub service: String,
+}
+
+impl FromStr for ExistingController {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('=').and_then(|(class, at)| Some((class, at.split_once('/')?)));
+        match parts {
+            Some((class, (namespace, service)))
+                if ![class, namespace, service].contains(&"") && !service.contains('/') =>
+            {
+                let [class, namespace, service] = [class, namespace, service].map(str::to_owned);
+                Ok(Self { class, namespace, service })
+            }
+            _ => Err("it is written CLASS=NAMESPACE/SERVICE, such as \
+                      nginx=ingress-nginx/ingress-nginx-controller"
+                .to_owned()),
+        }
+    }
 }
 
 /// A port of the controller's Service.
@@ -95,7 +127,7 @@ impl Scene {
     /// An ingress controller that serves the Ingresses this scene creates from now on: those that
     /// name the class `stickler`, or none.
     ///
-    /// The first check that asks has one deployed for the whole run.
+    /// The first check that asks has one deployed for the whole run, unless the cluster's own is to be judged.
     ///
     /// # Errors
     /// Why there is none; then it cannot be told what it would do.
@@ -103,6 +135,9 @@ impl Scene {
         self.is_waiting_for("the run's ingress controller");
         let standing = &self.ingress.standing;
         let deployed = standing.deployed.get_or_init(async || {
+            if let Some(existing) = self.cluster.ingress_controller() {
+                return self.find(existing).await.map_err(|error| format!("{error:#}"));
+            }
             let names = Names::of_run(&standing.run);
             let paths = MANIFESTS.map(|fixture| format!("-f fixtures/{}", fixture.path)).join(" ");
             let action = format!("kubectl create {paths} # in namespace {}", names.namespace);
@@ -113,6 +148,36 @@ impl Scene {
             Ok(controller) => Ok(self.ingress.controller.get_or_init(|| controller.clone())),
             Err(why) => Err(Broken::CouldNotTell(format!("there is no ingress controller: {why}"))),
         }
+    }
+
+    /// The controller that the cluster has.
+    async fn find(&self, existing: &ExistingController) -> anyhow::Result<Controller> {
+        let ExistingController { class, namespace, service: name } = existing;
+        let (client, bound) = (self.client(), self.bounds().request);
+        let classes = Api::<IngressClass>::all(client.clone());
+        let classes =
+            wait::within(bound, "list the IngressClasses", classes.list(&ListParams::default())).await?;
+        let known = || {
+            let known: Vec<&str> =
+                classes.iter().filter_map(|class| class.metadata.name.as_deref()).collect();
+            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+        };
+        let found = classes
+            .iter()
+            .find(|known| known.metadata.name.as_ref() == Some(class))
+            .ok_or_else(|| anyhow!("the cluster has no IngressClass `{class}`; it has: {}", known()))?;
+        let controller = found.spec.as_ref().and_then(|spec| spec.controller.clone()).unwrap_or_default();
+        let services: Api<Service> = Api::namespaced(client, namespace);
+        let service = wait::within(bound, "get the controller's service", services.get_opt(name))
+            .await?
+            .ok_or_else(|| anyhow!("there is no service `{name}` in namespace `{namespace}`"))?;
+        let ip = service_ip(name, &service).map_err(anyhow::Error::msg)?;
+        Ok(Controller {
+            class: class.clone(),
+            name: controller,
+            http: door(&service, ip, "http", 80)?,
+            https: door(&service, ip, "https", 443)?,
+        })
     }
 
     async fn deploy(&self, names: &Names) -> anyhow::Result<Controller> {
@@ -147,8 +212,8 @@ impl Scene {
         Ok(Controller {
             class: names.class.clone(),
             name: names.controller.clone(),
-            http: door(&service, ip, "http")?,
-            https: door(&service, ip, "https")?,
+            http: door(&service, ip, "http", 80)?,
+            https: door(&service, ip, "https", 443)?,
         })
     }
 }
@@ -172,11 +237,16 @@ async fn create(client: &kube::Client, namespace: &str, manifest: &Manifest) -> 
     }
 }
 
-fn door(service: &Service, ip: IpAddr, name: &str) -> anyhow::Result<Door> {
-    let mut ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    let port: &ServicePort = ports
+/// The port of this name, or else of this number.
+fn door(service: &Service, ip: IpAddr, name: &str, number: u16) -> anyhow::Result<Door> {
+    let ports = || service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    let port: &ServicePort = ports()
         .find(|port| port.name.as_deref() == Some(name))
-        .ok_or_else(|| anyhow!("the service `{DEPLOYED}` has no port `{name}`"))?;
+        .or_else(|| ports().find(|port| port.port == i32::from(number)))
+        .ok_or_else(|| {
+            let service = service.metadata.name.as_deref().unwrap_or_default();
+            anyhow!("the service `{service}` has no port `{name}`, and no port {number}")
+        })?;
     Ok(Door {
         at_cluster_ip: SocketAddr::new(ip, u16::try_from(port.port)?),
         node_port: port.node_port.map(u16::try_from).transpose()?,
@@ -244,6 +314,20 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_existing_controller_is_named_whole_or_not_at_all() {
+        let named = "nginx=ingress-nginx/ingress-nginx-controller".parse::<ExistingController>();
+        let ExistingController { class, namespace, service } = named.expect("a controller");
+        assert_eq!(
+            [class.as_str(), &namespace, &service],
+            ["nginx", "ingress-nginx", "ingress-nginx-controller"]
+        );
+        for text in ["", "nginx", "nginx=", "nginx=a", "nginx=/b", "=a/b", "nginx=a/b/c", "a/b"] {
+            let told = text.parse::<ExistingController>().expect_err(text);
+            assert!(told.contains("CLASS=NAMESPACE/SERVICE"), "{told}");
+        }
+    }
 
     #[test]
     fn nothing_of_a_run_has_a_name_that_another_run_or_a_person_uses() {

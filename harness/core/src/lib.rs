@@ -45,7 +45,7 @@ pub use calls::{http, http_with_host, in_words, udp};
 pub use check::{Broken, Check, Class, Held, Source, Verdict, dns_specification, docs, kep, notes, rfc};
 pub use claim::{Healed, heal};
 pub use cluster::{AgentStream, Capability, Cluster, Disruption, Machine, Outside, Provider, Terminal};
-pub use controller::Controller;
+pub use controller::{Controller, ExistingController};
 pub use destination::{To, cluster_ip, load_balancer, node_port};
 pub use ingress::{RoutedAsPromised, routed_as_promised};
 pub use invariant::{

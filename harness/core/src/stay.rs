@@ -14,7 +14,7 @@ use crate::Scene;
 use crate::bounds::Bounds;
 use crate::claim::Claim;
 use crate::cluster::{Capability, Cluster, Disruption, Outside};
-use crate::controller::{InUse, Standing};
+use crate::controller::{ExistingController, InUse, Standing};
 use crate::image::Copying;
 use crate::journal::Sink;
 use crate::measure;
@@ -228,6 +228,10 @@ impl Cluster for Found {
 
     fn lost(&self) -> BoxFuture<'_, String> {
         self.cluster.lost()
+    }
+
+    fn ingress_controller(&self) -> Option<&ExistingController> {
+        self.cluster.ingress_controller()
     }
 
     fn is_ephemeral(&self) -> bool {

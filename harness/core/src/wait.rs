@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{Pod, PodStatus, ServiceAccount};
-use kube::Api;
+use kube::api::{Api, PostParams};
 use kube::runtime::watcher::{self, Config, Event};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 /// Who cannot watch for this long will hardly be able to within what is left of the bound; saying so
@@ -98,14 +99,46 @@ pub(crate) async fn for_service_account(
     minor: u32,
     bound: Duration,
 ) -> anyhow::Result<()> {
+    let began = Instant::now();
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let what = format!("the service account `default` of namespace `{namespace}`");
     until(api, Config::default().fields("metadata.name=default"), &what, bound, |accounts| {
-        let account = accounts.first().ok_or_else(|| "no such service account".to_owned())?;
-        let has_token = account.secrets.as_ref().is_some_and(|secrets| !secrets.is_empty());
-        if minor < WITHOUT_SECRETS && !has_token { Err("it has no token".to_owned()) } else { Ok(()) }
+        accounts.first().map(drop).ok_or_else(|| "no such service account".to_owned())
     })
-    .await
+    .await?;
+    if minor < WITHOUT_SECRETS {
+        for_token(client, namespace, bound.saturating_sub(began.elapsed())).await?;
+    }
+    Ok(())
+}
+
+/// Waits until pods are not put off for want of a token. That the account names its Secret says little: the
+/// API server judges by a copy of its own, which may be older. So it is asked, by a pod that is never made.
+async fn for_token(client: &kube::Client, namespace: &str, bound: Duration) -> anyhow::Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pod = json!({
+        "metadata": { "name": "stickler-asks" },
+        "spec": { "containers": [{ "name": "none", "image": "none" }] },
+    });
+    let pod: Pod = serde_json::from_value(pod)?;
+    let asked = PostParams { dry_run: true, ..PostParams::default() };
+    let mut last = "no answer".to_owned();
+    let asking = async {
+        while let Err(kube::Error::Api(status)) = pods.create(&asked, &pod).await {
+            if !status.message.contains("token") {
+                break;
+            }
+            last = status.message;
+            try_again().await;
+        }
+    };
+    match timeout(bound, asking).await {
+        // Whatever else is wrong with pods, those that are wanted will say.
+        Ok(()) => Ok(()),
+        Err(_) => {
+            bail!("waited {bound:?} until pods may be created in namespace `{namespace}`; last seen: {last}")
+        }
+    }
 }
 
 /// Waits until a pod's containers run.
@@ -212,7 +245,6 @@ async fn try_again() {
 mod tests {
     use super::*;
     use kube::client::Body;
-    use serde_json::json;
     use std::convert::Infallible;
 
     /// The first thing a wait learns is the whole list; before, it knows nothing, and nothing must
@@ -235,28 +267,45 @@ mod tests {
         assert_eq!(first.await.expect("a list"), ["web"]);
     }
 
-    /// Where tokens are Secrets, pods are refused until there is one.
+    /// Where tokens are Secrets, pods are put off until the API server knows of one.
     #[tokio::test]
     async fn an_account_without_a_token_is_enough_for_new_clusters_only() {
         let list = json!({
             "kind": "ServiceAccountList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"},
             "items": [{"metadata": {"name": "default", "namespace": "n", "uid": "1"}}],
         });
-        let answer = list.to_string();
-        let service = tower::service_fn(move |request: http::Request<Body>| {
-            let answer = answer.clone().into_bytes();
-            async move {
-                // Nothing ever changes.
-                if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
-                    std::future::pending::<()>().await;
-                }
-                Ok::<_, Infallible>(http::Response::new(Body::from(answer)))
-            }
+        let put_off = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500, "reason": "ServerTimeout",
+            "message": "No API token found for service account \"default\"",
         });
-        let client = kube::Client::new(service, "default");
-        let within = async |minor| for_service_account(&client, "n", minor, Duration::from_millis(200)).await;
-        within(24).await.expect("it is there");
-        let error = within(23).await.expect_err("it has no token").to_string();
-        assert!(error.ends_with("last seen: it has no token"), "{error}");
+        let made = json!({ "kind": "Pod", "apiVersion": "v1", "metadata": { "name": "stickler-asks" } });
+        let client = |times: usize| {
+            let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let (list, put_off, made) = (list.to_string(), put_off.to_string(), made.to_string());
+            let service = tower::service_fn(move |request: http::Request<Body>| {
+                let query = request.uri().query().unwrap_or_default();
+                let (code, answer) = if request.method() != http::Method::POST {
+                    (200, list.clone())
+                } else if !query.contains("dryRun=All") {
+                    panic!("a pod is made")
+                } else if asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < times {
+                    (500, put_off.clone())
+                } else {
+                    (201, made.clone())
+                };
+                async move {
+                    let answer = http::Response::builder().status(code).body(Body::from(answer.into_bytes()));
+                    Ok::<_, Infallible>(answer.expect("an answer"))
+                }
+            });
+            kube::Client::new(service, "default")
+        };
+        let within = async |minor, times, bound| {
+            for_service_account(&client(times), "n", minor, Duration::from_millis(bound)).await
+        };
+        within(24, usize::MAX, 5_000).await.expect("it is there");
+        within(23, 2, 5_000).await.expect("the third time");
+        let error = within(23, usize::MAX, 300).await.expect_err("it has no token").to_string();
+        assert!(error.ends_with("last seen: No API token found for service account \"default\""), "{error}");
     }
 }

@@ -227,6 +227,9 @@ impl Binaries {
                 "--cluster-cidr={cluster_cidr}",
                 // Each node has its range already.
                 "--allocate-node-cidrs=false",
+                // It would make 20 requests a second, and endpoints would lag behind their pods.
+                "--kube-api-qps=1000",
+                "--kube-api-burst=2000",
             ],
         )
     }
@@ -239,6 +242,8 @@ impl Binaries {
                 "--authentication-kubeconfig={kubeconfig}",
                 "--authorization-kubeconfig={kubeconfig}",
                 "--leader-elect=false",
+                "--kube-api-qps=1000",
+                "--kube-api-burst=2000",
             ],
         )
     }
@@ -342,6 +347,8 @@ cgroupDriver: cgroupfs
 failSwapOn: false
 clusterDNS: ['{dns_ip}']
 clusterDomain: cluster.local
+kubeAPIQPS: 1000
+kubeAPIBurst: 2000
 volumePluginDir: '{dir}/volume-plugins'
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99

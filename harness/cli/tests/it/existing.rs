@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("an_interrupted_run_gives_everything_back", an_interrupted_run_gives_everything_back),
     ("what_a_killed_run_leaves_is_healed", what_a_killed_run_leaves_is_healed),
     ("programs_are_copied_into_an_image_with_a_shell", programs_are_copied),
+    ("its_own_ingress_controller_is_judged", its_own_ingress_controller_is_judged),
     ("a_cluster_of_an_ordinary_user_is_like_any_other", a_cluster_of_an_ordinary_user),
 ];
 
@@ -354,6 +355,55 @@ fn programs_are_copied() -> Result<(), Impossible> {
     assert_eq!(ended.code(), Some(0), "{ended:#?}");
     let report = existing.report();
     assert!(report.summary.passed > 2, "{:?}", report.summary);
+    existing.is_as_before(&before);
+    existing.stop();
+    Ok(())
+}
+
+fn its_own_ingress_controller_is_judged() -> Result<(), Impossible> {
+    let manifest = |name: &str| format!("{}/../../fixtures/ingress/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+    let (rights, controller) = (manifest("rbac"), manifest("controller"));
+    let existing = Existing::start(&["--apply", &rights, "--apply", &controller]);
+    eventually("an ingress controller that is ready", || {
+        let objects = existing.objects();
+        let deployment = objects.get("Deployment ingress-nginx/ingress-nginx-controller")?;
+        (deployment["status"]["availableReplicas"] == 1).then_some(())
+    });
+    let before = existing.objects();
+    let judged = |ingress: &str| {
+        let arguments = [
+            "run",
+            "--ingress",
+            ingress,
+            "--filter",
+            "ingress/straight-*",
+            "--filter",
+            "ingress/controller-needed",
+        ];
+        Running::start(existing.command("admin", &arguments)).end_within(WHOLE_RUN)
+    };
+    let ended = judged("stickler=ingress-nginx/ingress-nginx-controller");
+    assert_eq!(ended.code(), Some(0), "{ended:#?}");
+    let journal = std::fs::read_to_string(existing.folder.path().join("report/journal.jsonl"));
+    assert!(!journal.expect("a journal").contains("-ingress-controller"), "one of ours was deployed");
+    for (ingress, told) in [
+        (
+            "other=ingress-nginx/ingress-nginx-controller",
+            "the cluster has no IngressClass `other`; it has: stickler",
+        ),
+        ("stickler=default/nobody", "there is no service `nobody` in namespace `default`"),
+        ("stickler=kube-system/kube-dns", "the service `kube-dns` has no port `http`, and no port 80"),
+    ] {
+        let ended = judged(ingress);
+        assert_eq!(ended.code(), Some(1), "{ended:#?}");
+        let why = format!("there is no ingress controller: {told}");
+        let report = existing.report();
+        assert!(
+            report.checks.iter().all(|check| check.reason.as_deref() == Some(&*why)),
+            "{:#?}",
+            report.checks
+        );
+    }
     existing.is_as_before(&before);
     existing.stop();
     Ok(())

@@ -20,6 +20,7 @@ use stickler_reports::{ClusterCard, Timing};
 use super::ranges;
 use crate::bounds::Bounds;
 use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Outside, Provider};
+use crate::controller::ExistingController;
 use crate::{rights, wait};
 
 /// Finds a cluster by its kubeconfig.
@@ -29,6 +30,7 @@ pub struct KubeconfigProvider {
     image: String,
     programs: Option<Arc<[u8]>>,
     calls_nodes: bool,
+    ingress: Option<ExistingController>,
 }
 
 #[derive(Clone)]
@@ -51,7 +53,13 @@ impl KubeconfigProvider {
             None => match Kubeconfig::read() {
                 Ok(kubeconfig) => kubeconfig,
                 Err(_) if context.is_none() && kube::Config::incluster().is_ok() => {
-                    return Ok(Self { access: Access::Pod, image, programs: None, calls_nodes: false });
+                    return Ok(Self {
+                        access: Access::Pod,
+                        image,
+                        programs: None,
+                        calls_nodes: false,
+                        ingress: None,
+                    });
                 }
                 Err(error) => {
                     return Err(error).context(
@@ -68,7 +76,7 @@ impl KubeconfigProvider {
         }
         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
         let access = Access::File(Box::new(kubeconfig), options);
-        Ok(Self { access, image, programs: None, calls_nodes: false })
+        Ok(Self { access, image, programs: None, calls_nodes: false, ingress: None })
     }
 
     /// Takes a kubeconfig as it was given out by whoever started the cluster.
@@ -78,7 +86,7 @@ impl KubeconfigProvider {
     pub(super) fn of_text(text: &str, image: String) -> anyhow::Result<Self> {
         let kubeconfig = Kubeconfig::from_yaml(text).context("what should be a kubeconfig is none")?;
         let access = Access::File(Box::new(kubeconfig), KubeConfigOptions::default());
-        Ok(Self { access, image, programs: None, calls_nodes: false })
+        Ok(Self { access, image, programs: None, calls_nodes: false, ingress: None })
     }
 
     /// With an image that has a shell only, into whose pods these programs are copied.
@@ -92,6 +100,12 @@ impl KubeconfigProvider {
     #[must_use]
     pub fn calling_nodes(self, calls_nodes: bool) -> Self {
         Self { calls_nodes, ..self }
+    }
+
+    /// With an ingress controller of the cluster, which runs are to judge.
+    #[must_use]
+    pub fn judging_ingress(self, ingress: Option<ExistingController>) -> Self {
+        Self { ingress, ..self }
     }
 
     /// The address of the API server, and a client for it that speaks the newest form of every kind.
@@ -156,8 +170,8 @@ impl KubeconfigProvider {
             timings: steps.timings,
             components: Vec::new(),
         };
-        let (image, programs) = (self.image.clone(), self.programs.clone());
-        Ok(KubeconfigCluster { client, card, capabilities, promises, image, programs, outside })
+        let (image, programs, ingress) = (self.image.clone(), self.programs.clone(), self.ingress.clone());
+        Ok(KubeconfigCluster { client, card, capabilities, promises, image, programs, outside, ingress })
     }
 }
 
@@ -241,6 +255,7 @@ struct KubeconfigCluster {
     image: String,
     programs: Option<Arc<[u8]>>,
     outside: Option<ThisMachine>,
+    ingress: Option<ExistingController>,
 }
 
 impl Cluster for KubeconfigCluster {
@@ -279,6 +294,10 @@ impl Cluster for KubeconfigCluster {
 
     fn disruption(&self) -> Option<&dyn Disruption> {
         None
+    }
+
+    fn ingress_controller(&self) -> Option<&ExistingController> {
+        self.ingress.as_ref()
     }
 
     fn is_ephemeral(&self) -> bool {

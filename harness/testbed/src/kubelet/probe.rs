@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use super::container::{Container, ExecSpec};
 use super::events::Tone;
@@ -136,10 +136,18 @@ async fn watch(
     let kills = purpose == Purpose::Readiness && subject.node.bugs.has(Bug::UnreadyIsKilled);
     let before = if kills { None } else { purpose.before(subject.ready) };
     let mut streak = Streak::new(before, &probe);
+    let mut haste = Haste::new(purpose, before, &probe);
     loop {
-        ticks.tick().await;
+        let in_turn = tokio::select! {
+            _ = ticks.tick() => true,
+            () = haste.wait() => false,
+        };
         let well = match subject.look(&probe, seconds(probe.timeout_seconds, 1)).await {
             Ok(()) => true,
+            Err(_) if !in_turn => {
+                haste.failed(period);
+                continue;
+            }
             Err(Unwell::Failed(output)) => {
                 subject.complain(format!("{purpose:?} probe failed: {output}"));
                 false
@@ -150,6 +158,7 @@ async fn watch(
                 continue;
             }
         };
+        haste.looked(well);
         let purpose = if kills && !well { Purpose::Liveness } else { purpose };
         if streak.add(well) {
             let (slot, run) = (subject.slot, subject.run.clone());
@@ -160,6 +169,55 @@ async fn watch(
                 return;
             }
         }
+    }
+}
+
+/// Looks out of turn, for a container that has only just begun to serve: "While a container is not Ready,
+/// the `ReadinessProbe` may be executed at times other than the configured `periodSeconds` interval. This
+/// is to make the Pod ready faster"
+/// ([Configure Probes](https://kubernetes.io/docs/tasks/configure-pod-container/configure-liveness-readiness-startup-probes/#configure-probes)).
+///
+/// They come within the first period after the first look, each after twice the time of the one before,
+/// and only a success counts.
+#[derive(Debug)]
+enum Haste {
+    /// Before the first look, which waits for the initial delay.
+    Patient,
+    In(Duration),
+    Over,
+}
+
+impl Haste {
+    const FIRST: Duration = Duration::from_millis(25);
+
+    fn new(purpose: Purpose, before: Option<bool>, probe: &core::Probe) -> Self {
+        let one_is_enough = probe.success_threshold.unwrap_or(1) <= 1;
+        let not_ready = purpose == Purpose::Readiness && before != Some(true);
+        if not_ready && one_is_enough { Self::Patient } else { Self::Over }
+    }
+
+    /// Until it is time for the next look out of turn.
+    async fn wait(&self) {
+        match self {
+            Self::In(time) => sleep_until(Instant::now() + *time).await,
+            Self::Patient | Self::Over => std::future::pending().await,
+        }
+    }
+
+    /// After a look that counts.
+    fn looked(&mut self, well: bool) {
+        *self = match self {
+            Self::Patient if !well => Self::In(Self::FIRST),
+            Self::Patient | Self::In(_) | Self::Over => Self::Over,
+        };
+    }
+
+    /// After a look out of turn that did not succeed.
+    fn failed(&mut self, period: Duration) {
+        *self = match self {
+            Self::In(time) if *time * 4 <= period => Self::In(*time * 2),
+            _ => Self::Over,
+        };
     }
 }
 
@@ -414,6 +472,40 @@ mod tests {
         assert_eq!(changes(Purpose::Liveness, &probe(1, 2), "++-+--"), ".....-");
         assert_eq!(changes(Purpose::Startup, &probe(1, 3), "--+"), "..+");
         assert_eq!(changes(Purpose::Startup, &probe(1, 3), "---"), "..-");
+    }
+
+    #[test]
+    fn looks_out_of_turn_come_within_the_first_period() {
+        let mut haste = Haste::new(Purpose::Readiness, Some(false), &probe(1, 3));
+        assert!(matches!(haste, Haste::Patient), "before the first look in its turn: {haste:?}");
+        haste.looked(false);
+        let mut waits = Vec::new();
+        while let Haste::In(wait) = haste {
+            waits.push(wait.as_millis());
+            haste.failed(Duration::from_secs(1));
+        }
+        assert_eq!(waits, [25, 50, 100, 200, 400]);
+        haste.looked(false);
+        assert!(matches!(haste, Haste::Over), "a look in its turn does not begin it anew: {haste:?}");
+    }
+
+    #[test]
+    fn only_readiness_that_one_success_would_bring_is_looked_for_out_of_turn() {
+        for (purpose, ready, successes, looked_for) in [
+            (Purpose::Readiness, false, 1, true),
+            (Purpose::Readiness, true, 1, false),
+            (Purpose::Readiness, false, 2, false),
+            (Purpose::Liveness, false, 1, false),
+            (Purpose::Startup, false, 1, false),
+        ] {
+            let probe = probe(successes, 1);
+            let mut haste = Haste::new(purpose, purpose.before(ready), &probe);
+            haste.looked(false);
+            assert_eq!(matches!(haste, Haste::In(_)), looked_for, "{purpose:?} {ready} {successes}");
+        }
+        let mut haste = Haste::new(Purpose::Readiness, Some(false), &probe(1, 1));
+        haste.looked(true);
+        assert!(matches!(haste, Haste::Over), "{haste:?}");
     }
 
     #[test]

@@ -157,6 +157,35 @@ async fn http_and_tcp_are_asked_from_the_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_begins_to_serve_late_does_not_wait_for_the_next_period() {
+    let api = Api::new();
+    let kubelet = kubelet(&api).await;
+    switch_loopback_on(&kubelet.node.namespace);
+    let listener = kubelet.node.namespace.listen(([127, 0, 0, 1], 0).into()).expect("a listener");
+    let port = listener.local_addr().expect("an address").port();
+    listener.set_nonblocking(true).expect("a listener can be nonblocking");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let answer = {
+        let asked = Arc::clone(&asked);
+        async move || match asked.fetch_add(1, Ordering::SeqCst) {
+            0..3 => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::OK,
+        }
+    };
+    tokio::spawn(async move {
+        axum::serve(listener, Router::new().route("/", get(answer))).await.expect("it serves");
+    });
+    let mut command = container(&["sleep"]);
+    // The next look in its turn comes in an hour.
+    command["readinessProbe"] = json!({"periodSeconds": 3600, "timeoutSeconds": 5,
+        "httpGet": {"host": "127.0.0.1", "port": port}});
+    api.run("late", json!({"restartPolicy": "Always", "containers": [command]}));
+    api.until("late", is_ready).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 4, "once in its turn, and three times out of turn");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_probe_that_cannot_be_made_is_refused() {
     let api = Api::new();
     let _kubelet = kubelet(&api).await;
