@@ -14,6 +14,7 @@ mod journal;
 mod junit;
 mod page;
 mod plot;
+mod recording;
 mod report;
 mod table;
 mod terminal;
@@ -28,9 +29,10 @@ pub use explore::{ExploreFailure, ExploreReport};
 pub use files::{ReadError, ReportError, read_report, write_report};
 pub use github::{annotations, step_summary};
 pub use journal::{Journal, JournalError, read_journal};
+pub use recording::{Recording, RecordingError};
 pub use report::{CheckReport, ClusterReport, FeatureReport, Report, SCHEMA, Summary};
 pub use table::{CellReport, CellVerdict, ColumnReport, RowReport, TableReport};
-pub use terminal::{progress, summary};
+pub use terminal::{Progress, progress, summary};
 
 /// Somebody who listens to a run.
 pub trait Reporter: Send {

@@ -2,10 +2,32 @@
 //! then the count.
 
 use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use crate::chaos::{ChaosReport, DistributionReport, ViolationReport};
 use crate::report::headline;
-use crate::{BoundCard, CheckReport, Class, ComponentCard, Event, Record, Report, Verdict};
+use crate::{BoundCard, CheckReport, Class, ComponentCard, Event, Record, Report, Reporter, Verdict};
+
+/// One line per event, on standard error.
+pub struct Progress {
+    colour: bool,
+}
+
+impl Progress {
+    /// In colours where somebody reads along.
+    pub fn on_stderr() -> Self {
+        Self { colour: std::io::stderr().is_terminal() }
+    }
+}
+
+impl Reporter for Progress {
+    fn hear(&mut self, record: &Record) {
+        if let Some(line) = progress(record, self.colour) {
+            // Nobody is left to be told that standard error is gone.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+}
 
 /// One line for an event worth watching while a run goes on; `None` for the others.
 pub fn progress(record: &Record, colour: bool) -> Option<String> {

@@ -4,6 +4,8 @@
 mod affinity;
 mod allocation;
 mod confirmation;
+mod conformance;
+mod deviations;
 mod dns;
 mod endpoint_slices;
 mod endpoints;
@@ -34,6 +36,8 @@ use std::process::ExitCode;
 use stickler::Check;
 
 pub use confirmation::confirmed_by;
+pub use conformance::Conformance;
+pub use deviations::known_deviations;
 pub use profile::Profile;
 pub use table::table_world;
 

@@ -1,7 +1,10 @@
 //! Profiles: the checks that concern one component, for those who build only that.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use anyhow::{Context as _, bail};
+use globset::Glob;
 use stickler::Check;
 
 /// A selection of checks.
@@ -49,6 +52,29 @@ impl Profile {
     /// The profiles of a check, `full` always among them.
     pub fn of(check: &Check) -> impl Iterator<Item = Self> {
         Self::ALL.iter().copied().filter(|profile| profile.has(check))
+    }
+
+    /// Its checks that any of these globs finds, each once; all of them if there is no glob.
+    ///
+    /// # Errors
+    /// If something is no glob, or finds nothing.
+    pub fn select(self, filters: &[impl AsRef<str>]) -> anyhow::Result<Vec<&'static Check>> {
+        let of_profile = || crate::all().filter(|check| self.has(check));
+        if filters.is_empty() {
+            return Ok(of_profile().collect());
+        }
+        let mut selected = Vec::new();
+        for filter in filters.iter().map(AsRef::as_ref) {
+            let glob = Glob::new(filter).with_context(|| format!("`{filter}` is no glob"))?.compile_matcher();
+            let before = selected.len();
+            selected.extend(of_profile().filter(|check| glob.is_match(check.id)));
+            if selected.len() == before {
+                bail!("no check of the profile `{self}` matches `{filter}`; `stickler list` names them all");
+            }
+        }
+        let mut seen = BTreeSet::new();
+        selected.retain(|check| seen.insert(check.id));
+        Ok(selected)
     }
 }
 

@@ -23,6 +23,8 @@ fn main() -> ExitCode {
 
 #[cfg(target_os = "linux")]
 mod disruption {
+    mod broken;
+
     use std::collections::BTreeMap;
     use std::process::ExitCode;
     use std::sync::{Arc, Mutex, PoisonError};
@@ -99,7 +101,8 @@ mod disruption {
         };
         // They mostly wait.
         let arguments = Arguments { test_threads: arguments.test_threads.or(Some(6)), ..arguments };
-        libtest_mimic::run(&arguments, TESTS.iter().map(trial).collect()).exit_code()
+        let trials = TESTS.iter().map(trial).chain(broken::trials()).collect();
+        libtest_mimic::run(&arguments, trials).exit_code()
     }
 
     /// A testbed, and all that is told about the checks on it.
@@ -134,6 +137,15 @@ mod disruption {
                 components.swap(Component::Proxy, &command)?;
                 provider = provider.with_components(components, Some(folder.path().join("logs")));
             }
+            Self::with(&provider, folder).await
+        }
+
+        /// Of this provider.
+        async fn of(provider: TestbedProvider) -> anyhow::Result<Self> {
+            Self::with(&provider, tempfile::tempdir()?).await
+        }
+
+        async fn with(provider: &TestbedProvider, folder: TempDir) -> anyhow::Result<Self> {
             let cluster: Arc<dyn Cluster> = Arc::from(provider.start().await?);
             let (tell, told) = mpsc::unbounded_channel();
             Ok(Self { cluster, sink: Sink::new(vec![Box::new(Told(tell))]), told, folder })

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ProviderName, ReachArgs};
-use crate::interrupt;
 use crate::run::{Beginning, Format, record};
 
 /// Arguments of `stickler chaos`.
@@ -65,7 +64,7 @@ impl ChaosArgs {
     }
 
     async fn perform(&self, provider: &dyn Provider, seed: u64, sink: &Sink) -> anyhow::Result<()> {
-        let cancel = interrupt::watch()?;
+        let cancel = stickler::interrupt::watch()?;
         let beginning = Beginning::of("chaos", seed);
         let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };
         self.chaos(seed, cancel).on(&cluster, sink).await;

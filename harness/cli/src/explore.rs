@@ -8,7 +8,6 @@ use stickler::{Provider, Sink};
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
-use crate::interrupt;
 use crate::run::{Beginning, Format, record};
 
 /// Arguments of `stickler explore`.
@@ -51,7 +50,7 @@ impl Explore {
     }
 
     async fn perform(&self, provider: &dyn Provider, sink: &Sink) -> anyhow::Result<()> {
-        let cancel = interrupt::watch()?;
+        let cancel = stickler::interrupt::watch()?;
         let seed = self.seed.unwrap_or_else(rand::random);
         let beginning = Beginning::of("explore", seed);
         let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };

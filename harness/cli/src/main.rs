@@ -4,13 +4,11 @@
 mod chaos;
 mod cluster;
 mod compare;
-mod deviations;
 mod doctor;
 mod explore;
 mod github;
 mod heal;
 mod image;
-mod interrupt;
 mod list;
 mod replay;
 mod report;

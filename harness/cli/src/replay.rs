@@ -9,7 +9,6 @@ use stickler::{Provider, Sink};
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
-use crate::interrupt;
 use crate::run::{Beginning, Format, record};
 
 /// Arguments of `stickler replay`.
@@ -45,7 +44,7 @@ impl Replay {
     }
 
     async fn perform(&self, case: &Case, provider: &dyn Provider, sink: &Sink) -> anyhow::Result<()> {
-        let cancel = interrupt::watch()?;
+        let cancel = stickler::interrupt::watch()?;
         let beginning = Beginning::of("replay", case.seed);
         let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };
         replay(case, &cluster, sink, &cancel).await;

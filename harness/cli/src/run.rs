@@ -4,19 +4,17 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
-use globset::Glob;
 use stickler::{Check, Cluster, Kept, Provider, Sink};
-use stickler_reports::{Deviation, Event, Journal, Record, Report, Reporter, Verdict};
+use stickler_reports::{Deviation, Event, Progress, Recording, Report, Verdict};
 use stickler_suites::Profile;
 use tokio_util::sync::CancellationToken;
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs, runtime};
-use crate::interrupt;
 use crate::up::Kubeconfig;
 
 /// Arguments of `stickler run`.
@@ -102,7 +100,7 @@ impl Run {
     }
 
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
-        let mut checks = select(self.profile, &self.filters)?;
+        let mut checks = self.profile.select(&self.filters).context("`--filter`")?;
         if let Some(folder) = &self.failed_from {
             let failed = failed_in(folder)?;
             if failed.is_empty() {
@@ -120,7 +118,7 @@ impl Run {
                 failed.into_iter().collect::<Vec<_>>().join(", ")
             );
         }
-        let deviations = crate::deviations::read(&self.expect)?;
+        let deviations = stickler_suites::known_deviations(&self.expect)?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
         let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
         record_and(
@@ -143,7 +141,7 @@ impl Run {
         deviations: Vec<Deviation>,
         sink: &Sink,
     ) -> anyhow::Result<Option<KeptCluster>> {
-        let cancel = interrupt::watch()?;
+        let cancel = stickler::interrupt::watch()?;
         let seed = self.seed.unwrap_or_else(rand::random);
         let jobs = usize::from(self.jobs);
         let beginning =
@@ -221,27 +219,18 @@ fn record_and<T>(
     perform: impl AsyncFnOnce(&Sink) -> anyhow::Result<T>,
     then: impl AsyncFnOnce(T) -> anyhow::Result<()>,
 ) -> anyhow::Result<Ended> {
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("the report's folder `{}` cannot be made", folder.display()))?;
-    let journal = Journal::create(&folder.join("journal.jsonl"))?;
-    let report = Shared::default();
-    let kept = Shared::default();
-    *kept.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
-    let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(kept.clone()), Box::new(report.clone())];
+    let recording = Recording::begin(folder)?;
+    let mut reporters = recording.reporters();
     if !quiet {
-        reporters.push(Box::new(Progress { colour: std::io::stderr().is_terminal() }));
+        reporters.push(Box::new(Progress::on_stderr()));
     }
     let sink = Sink::new(reporters);
     let runtime = runtime()?;
     // A cluster that is kept may need it when it goes.
     let _entered = runtime.enter();
     let performed = runtime.block_on(perform(&sink));
-    if let Some(journal) = kept.take() {
-        journal.finish()?;
-    }
-    let report: Report = report.take().unwrap_or_default();
     // Written in any case: a cluster that did not start is a result too.
-    stickler_reports::write_report(folder, &report)?;
+    let report = recording.finish()?;
     crate::github::tell(&report, format)?;
     let performed = performed?;
     show(&report, format, timings, folder)?;
@@ -339,29 +328,6 @@ fn feature(name: &str) -> Result<String, String> {
     }
 }
 
-/// The checks of a profile that any of these globs finds; all of it if there is none.
-fn select(profile: Profile, filters: &[String]) -> anyhow::Result<Vec<&'static Check>> {
-    let of_profile = || stickler_suites::all().filter(|check| profile.has(check));
-    if filters.is_empty() {
-        return Ok(of_profile().collect());
-    }
-    let mut selected = Vec::new();
-    for filter in filters {
-        let glob =
-            Glob::new(filter).with_context(|| format!("`--filter {filter}` is no glob"))?.compile_matcher();
-        let before = selected.len();
-        selected.extend(of_profile().filter(|check| glob.is_match(check.id)));
-        if selected.len() == before {
-            bail!(
-                "no check of the profile `{profile}` matches `--filter {filter}`; `stickler list` names them all"
-            );
-        }
-    }
-    let mut seen = BTreeSet::new();
-    selected.retain(|check| seen.insert(check.id));
-    Ok(selected)
-}
-
 /// The checks that did not hold in the report of an earlier run, or of which it could not tell.
 ///
 /// # Errors
@@ -386,52 +352,4 @@ fn failed_in(folder: &Path) -> anyhow::Result<BTreeSet<String>> {
         unknown.join(", ")
     );
     Ok(failed)
-}
-
-/// A reporter that is wanted back after the run.
-struct Shared<R>(Arc<Mutex<Option<R>>>);
-
-impl<R> Shared<R> {
-    fn take(&self) -> Option<R> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-impl<R> Clone for Shared<R> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<R> Default for Shared<R> {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
-}
-
-impl Reporter for Shared<Journal> {
-    fn hear(&mut self, record: &Record) {
-        if let Some(journal) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            journal.hear(record);
-        }
-    }
-}
-
-impl Reporter for Shared<Report> {
-    fn hear(&mut self, record: &Record) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().hear(record);
-    }
-}
-
-/// One line per event, on standard error.
-struct Progress {
-    colour: bool,
-}
-
-impl Reporter for Progress {
-    fn hear(&mut self, record: &Record) {
-        if let Some(line) = stickler_reports::progress(record, self.colour) {
-            eprintln!("{line}");
-        }
-    }
 }

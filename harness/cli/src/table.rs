@@ -10,7 +10,7 @@ use stickler::{Provider, Sink};
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
-use crate::interrupt;
+use stickler::interrupt;
 use crate::run::{Beginning, Format, record};
 
 /// Arguments of `stickler table`.

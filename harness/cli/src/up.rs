@@ -11,7 +11,6 @@ use stickler::{Cluster, Provider};
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, runtime};
-use crate::interrupt;
 
 /// Arguments of `stickler up`.
 #[derive(Args)]
@@ -48,7 +47,7 @@ impl Up {
         objects: Vec<(PathBuf, Manifest)>,
         mut kubeconfig: Kubeconfig,
     ) -> anyhow::Result<Ended> {
-        let cancel = interrupt::watch()?;
+        let cancel = stickler::interrupt::watch()?;
         let started = tokio::select! {
             started = provider.start() => started,
             () = cancel.cancelled() => return Ok(Ended::Interrupted),
@@ -68,9 +67,15 @@ impl Up {
 
     fn greet(&self, cluster: &dyn Cluster) -> anyhow::Result<()> {
         let card = cluster.card();
+        let doors = cluster.terminal().map(|terminal| terminal.doors()).unwrap_or_default();
+        let doors: String = doors.iter().map(|(name, door)| format!("  {name:10}{door} COMMAND\n")).collect();
+        let doors = match doors.as_str() {
+            "" => doors,
+            doors => format!("On its machines, each a network of its own:\n{doors}\n"),
+        };
         crate::print(&format!(
             "{} {} is up: {} in {} ms\n\n  export KUBECONFIG={}\n  kubectl get nodes -o wide\n  kubectl create \
-             -f fixtures/notes/goweb-rs.yaml -f fixtures/notes/goweb-svc.yaml\n  kubectl get all\n\nImages here: \
+             -f fixtures/notes/goweb-rs.yaml -f fixtures/notes/goweb-svc.yaml\n  kubectl get all\n\n{doors}Images here: \
              goweb (the notes' name for it too), stickler-pods, busybox.\nCtrl-C ends it; nothing stays.\n",
             card.provider,
             card.version,

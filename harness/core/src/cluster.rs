@@ -109,6 +109,10 @@ pub trait Terminal: Send + Sync {
     /// If there is none.
     fn folder(&self) -> anyhow::Result<PathBuf>;
 
+    /// How somebody on this machine starts a command in the network of each of the cluster's: the name,
+    /// and what the command is to be preceded by.
+    fn doors(&self) -> Vec<(String, String)>;
+
     /// A command that runs one of the programs of pods on a machine.
     ///
     /// # Errors

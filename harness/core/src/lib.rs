@@ -24,6 +24,7 @@ mod guard;
 pub mod history;
 mod image;
 mod ingress;
+pub mod interrupt;
 mod invariant;
 mod journal;
 mod leash;

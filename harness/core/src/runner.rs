@@ -149,7 +149,9 @@ impl Session {
         sink: Sink,
         guard: Arc<Guard>,
     ) -> anyhow::Result<Self> {
-        let stay = Stay::begin(cluster, &sink, guard.token()).await?;
+        let stay = Stay::begin(cluster, &sink, guard.token()).await;
+        // What ended it early says more than that it was ended.
+        let stay = stay.map_err(|error| guard.lost().map_or(error, anyhow::Error::msg))?;
         let (cluster_wide, performed) = (RwLock::new(()), AtomicUsize::new(0));
         let (deviations, unclaimed, kept) = (Vec::new(), Vec::new(), None);
         Ok(Self { stay, sink, guard, cluster_wide, performed, deviations, unclaimed, kept })

@@ -360,10 +360,11 @@ impl Scene {
         Ok(container)
     }
 
-    /// One row of a table as the API server prints it for `kubectl get`, these columns of it.
+    /// One row of a table as the API server prints it for `kubectl get`, these columns of it; of one that
+    /// is missing, that.
     ///
     /// # Errors
-    /// If there is no such row or column.
+    /// If there is no such row.
     pub async fn table_row(&self, plural: &str, name: &str, columns: &[&str]) -> anyhow::Result<Vec<String>> {
         let group = match plural {
             "ingresses" => "apis/networking.k8s.io/v1",
@@ -381,10 +382,12 @@ impl Scene {
         let cells = table["rows"][0]["cells"].as_array().context("the table has no row")?;
         let cell = |column: &&str| {
             let place = definitions.iter().position(|definition| definition["name"] == **column);
-            let cell = &cells[place.with_context(|| format!("the table has no column `{column}`"))?];
-            Ok(cell.as_str().map_or_else(|| cell.to_string(), str::to_owned))
+            match place.and_then(|place| cells.get(place)) {
+                Some(cell) => cell.as_str().map_or_else(|| cell.to_string(), str::to_owned),
+                None => format!("(no column {column})"),
+            }
         };
-        columns.iter().map(cell).collect()
+        Ok(columns.iter().map(cell).collect())
     }
 
     /// Waits until a pod is Ready, or is not.

@@ -152,6 +152,12 @@ pub enum Bug {
     AliasNotFollowed,
     /// Of several endpoints with one host name cluster DNS knows one.
     OneAddressPerHostname,
+    /// The service of cluster DNS has no port for its metrics.
+    DnsMetricsPortMissing,
+    /// A service that asks for no cluster IP gets one all the same.
+    HeadlessGetsAddress,
+    /// Of every kind a table shows names and ages only.
+    TablesBare,
 }
 
 /// What is to be known about a bug: where it lives, where it was seen, and who must notice.
@@ -1081,6 +1087,36 @@ pub const BUGS: &[BugCard] = &[
         title: "of several pods with one host name and subdomain one has an address",
         seen_in: "https://github.com/kubernetes/dns/issues/116",
         caught_by: &["headless/pod-hostname"],
+    },
+    BugCard {
+        bug: Bug::DnsMetricsPortMissing,
+        id: "dns-metrics-port-missing",
+        component: "cluster DNS",
+        title: "the service kube-dns has no port for metrics",
+        seen_in: "https://github.com/kubernetes/kubeadm/issues/1360",
+        caught_by: &["dns/kube-dns-service"],
+    },
+    BugCard {
+        bug: Bug::HeadlessGetsAddress,
+        id: "headless-gets-address",
+        component: "API server",
+        title: "a service with clusterIP None gets a cluster IP all the same",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/14630",
+        caught_by: &["headless/no-cluster-ip"],
+    },
+    BugCard {
+        bug: Bug::TablesBare,
+        id: "tables-bare",
+        component: "API server",
+        title: "tables, which kubectl prints, show names and ages only",
+        seen_in: "https://github.com/replicatedhq/sbctl/pull/40",
+        caught_by: &[
+            "service/listed",
+            "external-name/no-cluster-ip",
+            "ingress/address-published",
+            "load-balancer/extends-node-port",
+            "kubectl/transcript",
+        ],
     },
 ];
 

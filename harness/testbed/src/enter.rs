@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -86,6 +87,13 @@ fn on_host<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> io::
     }
 }
 
+/// Did the process have to move into a user namespace of its own?
+pub(crate) fn in_user_namespace() -> bool {
+    OWN_USERS.load(Ordering::Relaxed)
+}
+
+static OWN_USERS: AtomicBool = AtomicBool::new(false);
+
 static HOST: OnceLock<HostThread> = OnceLock::new();
 
 /// A thread that stayed on the host's network. From a user namespace there is no way back to it.
@@ -136,6 +144,7 @@ fn enter_user_namespace() -> Result<(), EnterError> {
         call: "unshare(CLONE_NEWUSER|CLONE_NEWNS)",
         source,
     })?;
+    OWN_USERS.store(true, Ordering::Relaxed);
     let write = |path: &'static str, text: String| {
         std::fs::write(path, text).map_err(|source| EnterError::NotAllowed {
             what: "mapping the user into a user namespace",

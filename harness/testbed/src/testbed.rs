@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -457,6 +458,24 @@ impl Testbed {
         self.topology.nodes().iter().map(|node| node.name.clone()).collect()
     }
 
+    /// How somebody on this machine starts a command in the network of one of the lab's: each machine by
+    /// its name, and what the command is to be preceded by. `lan` is the LAN itself, in which every machine
+    /// has a link of its name.
+    pub fn doors(&self) -> Vec<(String, String)> {
+        let process = std::process::id();
+        let user = if crate::enter::in_user_namespace() {
+            format!(" --target {process} --user --preserve-credentials")
+        } else {
+            String::new()
+        };
+        let door = |namespace: &NetNamespace| {
+            format!("nsenter{user} --net=/proc/{process}/fd/{}", namespace.as_fd().as_raw_fd())
+        };
+        let nodes = self.topology.nodes().iter().map(|node| (node.name.clone(), door(&node.namespace)));
+        let others = [("client", self.topology.client_host()), ("lan", self.topology.router())];
+        nodes.chain(others.map(|(name, namespace)| (name.to_owned(), door(namespace)))).collect()
+    }
+
     /// The machines of the lab and what is between them.
     pub fn topology(&self) -> &Topology {
         &self.topology
@@ -841,6 +860,9 @@ async fn create_dns(client: &kube::Client, spec: &TestbedSpec) -> anyhow::Result
             serde_saphyr::from_multiple(manifest).context("the manifest of cluster DNS")?;
         for mut object in objects {
             let types = object.types.clone().context("an object of cluster DNS has no kind")?;
+            if types.kind == "Service" && spec.bugs.has(Bug::DnsMetricsPortMissing) {
+                object.data["spec"]["ports"].as_array_mut().map(Vec::pop);
+            }
             if let (Some(images), Some(container)) =
                 (image, object.data.pointer_mut("/spec/template/spec/containers/0"))
             {

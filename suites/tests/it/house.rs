@@ -12,8 +12,9 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("stickler-pods", &[]),
     ("stickler-testbed", &["stickler-pods"]),
     ("stickler", &["stickler-reports", "stickler-model", "stickler-pods", "stickler-testbed"]),
-    ("stickler-suites", &["stickler", "stickler-model"]),
+    ("stickler-suites", &["stickler", "stickler-model", "stickler-reports"]),
     ("stickler-cli", &["stickler", "stickler-reports", "stickler-suites"]),
+    ("own-cluster", &[]),
 ];
 
 #[test]

@@ -2,4 +2,5 @@
 
 mod catalogue;
 mod house;
+mod readme;
 mod upstream;

@@ -39,6 +39,32 @@ impl TestbedProvider {
         Ok(Self { spec: TestbedSpec { nodes, port, bugs, node_labels, ..TestbedSpec::default() } })
     }
 
+    /// The same with a free port, and without any bug: a testbed for one's own components.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn of_nodes(nodes: usize) -> anyhow::Result<Self> {
+        Self::enter(nodes, 0, Bugs::default())
+    }
+
+    /// With a command of somebody else's in the place of a component: `apiserver`, `controllers`,
+    /// `scheduler`, `proxy` (one on each node) or `dns`. `stickler run --help` says what may stand in
+    /// braces in it, such as `{kubeconfig}` and `{node}`, and where it runs.
+    ///
+    /// # Errors
+    /// If there is no such component, it was replaced before, or the command line cannot be used.
+    pub fn with(mut self, component: &str, command: &str) -> anyhow::Result<Self> {
+        self.spec.components.swap(Component::of_name(component)?, command)?;
+        Ok(self)
+    }
+
+    /// With this folder for the whole outputs of commands that stand in for components.
+    #[must_use]
+    pub fn with_logs(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.spec.logs = Some(folder.into());
+        self
+    }
+
     /// With an API server that listens on this address of the machine instead of its loopback one.
     #[must_use]
     pub fn listening_on(mut self, address: IpAddr) -> Self {
@@ -284,6 +310,10 @@ impl Disruption for TestbedCluster {
 impl Terminal for TestbedCluster {
     fn kubeconfig(&self) -> &str {
         self.testbed.kubeconfig_inside()
+    }
+
+    fn doors(&self) -> Vec<(String, String)> {
+        self.testbed.doors()
     }
 
     fn folder(&self) -> anyhow::Result<PathBuf> {

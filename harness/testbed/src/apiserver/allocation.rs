@@ -95,7 +95,10 @@ pub(crate) fn allocate(
     if kind == "ExternalName" {
         return errors;
     }
-    allocate_address(ranges, &taken, service, old, &mut errors);
+    let headless = text(service, "/spec/clusterIP") == "None" && !bugs.has(Bug::HeadlessGetsAddress);
+    if !headless {
+        allocate_address(ranges, &taken, service, old, &mut errors);
+    }
     let wants_ports = match kind.as_str() {
         "NodePort" => true,
         "LoadBalancer" => {
@@ -122,8 +125,7 @@ fn allocate_address(
 ) {
     let wanted = text(service, "/spec/clusterIP").to_owned();
     let address = match wanted.as_str() {
-        "None" => return,
-        "" => match free_address(&ranges.addresses(), &taken.addresses) {
+        "" | "None" => match free_address(&ranges.addresses(), &taken.addresses) {
             Some(address) => Ipv4Addr::from_bits(address).to_string(),
             None => {
                 let why = "failed to allocate a serviceIP: range is full";

@@ -234,7 +234,7 @@ async fn act_as_allowed(
     let view = if verb == "deletecollection" || verb == "delete" {
         View::WHOLE
     } else {
-        View::new(Form::negotiate(request.headers())?, &query)
+        View::new(Form::negotiate(request.headers())?, &query, &registry.bugs)
     };
     match verb {
         "get" => {
@@ -330,7 +330,7 @@ async fn act_on_part(
         }
         _ => {}
     }
-    let view = View::new(Form::negotiate(request.headers())?, &query);
+    let view = View::new(Form::negotiate(request.headers())?, &query, &registry.bugs);
     match (name, verb) {
         ("status", "get") => Ok(json(StatusCode::OK, view.object(resource, &*registry.get(resource, &key)?))),
         ("status", "update") => {

@@ -7,12 +7,16 @@ use serde_json::{Value, json};
 use super::request::{Form, Query};
 use super::resources::Resource;
 use super::store::Object;
+use super::tables::NAME_AND_AGE;
+use crate::bugs::{Bug, Bugs};
 
 /// How one request wants to see objects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) form: Form,
     pub(crate) include: Include,
+    /// Do tables show names and ages only?
+    bare: bool,
 }
 
 /// What stands beside the cells of a row.
@@ -24,16 +28,16 @@ pub(crate) enum Include {
 }
 
 impl View {
-    pub(crate) fn new(form: Form, query: &Query) -> Self {
+    pub(crate) fn new(form: Form, query: &Query, bugs: &Bugs) -> Self {
         let include = match query.get("includeObject") {
             "None" => Include::None,
             "Object" => Include::Object,
             _ => Include::Metadata,
         };
-        Self { form, include }
+        Self { form, include, bare: bugs.has(Bug::TablesBare) }
     }
 
-    pub(crate) const WHOLE: Self = Self { form: Form::Object, include: Include::Metadata };
+    pub(crate) const WHOLE: Self = Self { form: Form::Object, include: Include::Metadata, bare: false };
 
     pub(crate) fn object(self, resource: &Resource, object: &Object) -> Bytes {
         match self.form {
@@ -97,10 +101,11 @@ impl View {
 
     fn table(self, resource: &Resource, version: &str, items: &[&Object], headings: bool) -> Value {
         let now = jiff::Timestamp::now();
+        let columns = if self.bare { &NAME_AND_AGE } else { resource.columns };
         let rows: Vec<_> = items
             .iter()
             .map(|item| {
-                let mut row = json!({"cells": (resource.columns.cells)(&item.value, now)});
+                let mut row = json!({"cells": (columns.cells)(&item.value, now)});
                 match self.include {
                     Include::None => {}
                     Include::Metadata => row["object"] = metadata_only(&item.value),
@@ -109,12 +114,12 @@ impl View {
                 row
             })
             .collect();
-        let columns = if headings { resource.columns.headings() } else { Value::Null };
+        let headings = if headings { columns.headings() } else { Value::Null };
         json!({
             "kind": "Table",
             "apiVersion": "meta.k8s.io/v1",
             "metadata": {"resourceVersion": version},
-            "columnDefinitions": columns,
+            "columnDefinitions": headings,
             "rows": rows,
         })
     }

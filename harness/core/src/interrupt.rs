@@ -3,8 +3,12 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first SIGINT or SIGTERM.
-pub(crate) fn watch() -> anyhow::Result<CancellationToken> {
+/// A token that is cancelled by the first SIGINT or SIGTERM. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// If the signals cannot be listened for.
+#[expect(clippy::print_stderr, reason = "whoever pressed Ctrl-C wants to know that it was heard")]
+pub fn watch() -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

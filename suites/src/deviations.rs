@@ -1,4 +1,5 @@
-//! Files of known deviations: what `--expect` reads.
+//! Files of known deviations: what `--expect` and [`Conformance::expecting`](crate::Conformance::expecting)
+//! read.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,8 +24,8 @@ struct Expected {
 /// # Errors
 /// If a file cannot be read, is not of that form, names a check that does not exist, or if a check
 /// is named twice.
-pub(crate) fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Deviation>> {
-    let known: BTreeSet<&str> = stickler_suites::all().map(|check| check.id).collect();
+pub fn known_deviations(files: &[PathBuf]) -> anyhow::Result<Vec<Deviation>> {
+    let known: BTreeSet<&str> = crate::all().map(|check| check.id).collect();
     let mut all: Vec<Deviation> = Vec::new();
     for file in files {
         for deviation in read_one(file)? {
