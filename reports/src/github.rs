@@ -58,6 +58,10 @@ fn troubles(report: &Report) -> Vec<Trouble> {
         let message = reason + &first.unwrap_or_default();
         troubles.push(Trouble { title: "chaos".to_owned(), message, again });
     }
+    if let Some(table) = report.table.as_ref().filter(|table| table.verdict() != Verdict::Passed) {
+        let again = Some("stickler table".to_owned());
+        troubles.push(Trouble { title: "table".to_owned(), message: table.in_words(), again });
+    }
     if let Some(explore) = report.explore.as_ref().filter(|explore| explore.verdict() != Verdict::Passed) {
         let message = match &explore.failure {
             Some(failure) => format!(

@@ -282,7 +282,7 @@ impl TableReport {
             section #table {
                 h2 { "The truth table" }
                 p { (self.in_words()) "; " (self.age()) }
-                div.wide { table.truth {
+                div.wide tabindex="0" role="region" aria-label="The truth table" { table.truth {
                     thead { tr {
                         th { "of" } th { "destination" }
                         @for column in &self.columns { th title=(column.vantage) { (column.id) } }

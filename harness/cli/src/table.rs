@@ -10,8 +10,8 @@ use stickler::{Provider, Sink};
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
-use stickler::interrupt;
 use crate::run::{Beginning, Format, record};
+use stickler::interrupt;
 
 /// Arguments of `stickler table`.
 #[derive(Args)]

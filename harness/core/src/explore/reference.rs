@@ -60,6 +60,11 @@ const MOST_PODS: u8 = 3;
 /// ([KEP-3015](https://github.com/kubernetes/enhancements/tree/master/keps/sig-network/3015-prefer-same-node)).
 const PREFER_SAME: u32 = 34;
 
+/// From this minor version on, a service of type `LoadBalancer` may have ports of several protocols
+/// ([KEP-1435](https://github.com/kubernetes/enhancements/tree/master/keps/sig-network/1435-mixed-protocol-lb):
+/// on by default).
+const MIXED_PROTOCOLS: u32 = 24;
+
 impl Plan {
     /// What every case begins with: two pods that are ready, and no service.
     pub(crate) fn initial(ground: Ground) -> Self {
@@ -210,6 +215,15 @@ impl Plan {
         if let (true, Some(other)) = (form.ips > 0, other) {
             return Err(format!("the nodes' addresses are external IPs of `{}`", other.service));
         }
+        if form.reach == Reach::LoadBalancer
+            && form.ports == Ports::Both
+            && self.ground.minor < MIXED_PROTOCOLS
+        {
+            let minor = self.ground.minor;
+            return Err(format!(
+                "Kubernetes 1.{minor} has no load balancers with ports of several protocols"
+            ));
+        }
         match form.distribution {
             Some(Distribution::PreferSameZone | Distribution::PreferSameNode)
                 if self.ground.minor < PREFER_SAME =>
@@ -229,6 +243,9 @@ impl Plan {
         }
         if self.fits(&form).is_err() {
             form.distribution = None;
+        }
+        if self.fits(&form).is_err() {
+            form.ports = Ports::Http;
         }
         form
     }
@@ -694,6 +711,17 @@ mod tests {
                 sequences(ground(0), 20).new_tree(&mut runner(seed)).expect("a sequence").current();
             assert!(!operations.iter().any(|operation| matches!(operation, Operation::StopKubelet { .. })));
         }
+    }
+
+    #[test]
+    fn old_load_balancers_have_one_protocol() {
+        let mixed =
+            Form { ports: Ports::Both, ..Form::plain(ServiceName::One, Selection::Web, Reach::LoadBalancer) };
+        let plan = |minor| Plan::initial(Ground { nodes: 3, kubelets: 0, minor });
+        assert_eq!(plan(24).permits(&Operation::CreateService(mixed)), Ok(()));
+        let told = plan(23).permits(&Operation::CreateService(mixed)).expect_err("two protocols");
+        assert_eq!(told, "Kubernetes 1.23 has no load balancers with ports of several protocols");
+        assert_eq!(plan(23).fitting(mixed).ports, Ports::Http);
     }
 
     #[test]

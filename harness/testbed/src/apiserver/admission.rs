@@ -150,6 +150,7 @@ pub(crate) fn check_metadata(resource: &Resource, object: &Value) -> Vec<FieldEr
 
 impl Admit for k8s_openapi::api::core::v1::ConfigMap {}
 impl Admit for k8s_openapi::api::coordination::v1::Lease {}
+impl Admit for k8s_openapi::api::storage::v1::CSINode {}
 impl Admit for k8s_openapi::api::core::v1::Event {}
 impl Admit for k8s_openapi::api::core::v1::ServiceAccount {}
 

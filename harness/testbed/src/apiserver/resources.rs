@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, ServiceCIDR};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::storage::v1::CSINode;
 use serde_json::{Value, json};
 
 use super::admission::Rules;
@@ -147,6 +148,7 @@ pub(crate) static RESOURCES: &[&Resource] = &[
     &VOID[2],
     &VOID[3],
     &VOID[4],
+    &CSI_NODES,
     &VOID[5],
     &VOID[6],
     &VOID[7],
@@ -157,8 +159,9 @@ pub(crate) static RESOURCES: &[&Resource] = &[
     &VOID[12],
 ];
 
-/// What kube-scheduler follows beside pods and nodes.
+/// What kube-scheduler and kubelets follow beside pods and nodes.
 static VOID: [Resource; 13] = [
+    void("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", false),
     void("", "v1", "persistentvolumes", "PersistentVolume", false),
     void("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", true),
     void("apps", "v1", "statefulsets", "StatefulSet", true),
@@ -168,11 +171,21 @@ static VOID: [Resource; 13] = [
     void("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", true),
     void("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", false),
     void("storage.k8s.io", "v1", "csidrivers", "CSIDriver", false),
-    void("storage.k8s.io", "v1", "csinodes", "CSINode", false),
     void("storage.k8s.io", "v1", "csistoragecapacities", "CSIStorageCapacity", true),
     void("storage.k8s.io", "v1", "storageclasses", "StorageClass", false),
     void("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false),
 ];
+
+/// A kubelet is not ready before it has made its own.
+pub(crate) static CSI_NODES: Resource = Resource {
+    group: "storage.k8s.io",
+    plural: "csinodes",
+    singular: "csinode",
+    kind: "CSINode",
+    namespaced: false,
+    rules: Rules::of::<CSINode>(),
+    ..CORE
+};
 
 const fn void(
     group: &'static str,

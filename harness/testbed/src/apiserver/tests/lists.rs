@@ -56,7 +56,7 @@ async fn a_slice_counts_changes_though_it_has_no_specification() {
 async fn kinds_that_nobody_does_anything_with_can_be_followed_and_not_made() {
     let scene = Scene::new();
     for (path, kind) in [
-        ("/apis/storage.k8s.io/v1/csinodes", "CSINode"),
+        ("/apis/storage.k8s.io/v1/csidrivers", "CSIDriver"),
         ("/apis/policy/v1beta1/poddisruptionbudgets", "PodDisruptionBudget"),
         ("/api/v1/namespaces/default/persistentvolumeclaims", "PersistentVolumeClaim"),
     ] {
