@@ -265,6 +265,7 @@ fn a_testbed_ends_with_its_standard_input() -> Result<(), Impossible> {
 }
 
 fn a_leash_that_is_dropped_ends_the_program() -> Result<(), Impossible> {
+    crate::on_request()?;
     // It would go on for longer than anybody waits here.
     let patient = (BOUND * 10).as_secs().to_string();
     let mut program = part(&["leash", "sleep", &patient]).spawn().expect("it can be started");

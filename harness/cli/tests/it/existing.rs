@@ -357,6 +357,7 @@ fn what_a_killed_run_leaves_is_healed() -> Result<(), Impossible> {
 }
 
 fn what_a_run_keeps_is_healed() -> Result<(), Impossible> {
+    crate::on_request()?;
     let bugs = ["--bug", "node-port-only-where-pod-runs", "--bug", "ingress-prefix-by-string"];
     let existing = Existing::start(&bugs);
     let before = existing.objects();

@@ -62,11 +62,11 @@ fn main() -> ExitCode {
 /// A test: passed, or why it cannot be tried on this machine; a broken promise panics.
 type Test = fn() -> Result<(), Impossible>;
 
-/// Tests that take minutes are performed on request.
+/// Tests that take long, and of which others see the essential, are performed on request.
 fn on_request() -> Result<(), Impossible> {
     match std::env::var_os("STICKLER_LONG_TESTS") {
         Some(_) => Ok(()),
-        None => Err(Impossible("it takes minutes; STICKLER_LONG_TESTS=1 asks for it".to_owned())),
+        None => Err(Impossible("it takes long; STICKLER_LONG_TESTS=1 asks for it".to_owned())),
     }
 }
 
