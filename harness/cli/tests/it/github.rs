@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[(&str, Test)] =
 const BROKEN: &str = "node-port/from-outside";
 
 fn what_did_not_hold_is_annotated() -> Result<(), Impossible> {
+    crate::on_request()?;
     let folder = tempdir().expect("a folder can be made");
     let folder = folder.path();
     let arguments = ["run", "--filter", BROKEN, "--bug", "node-port-only-where-pod-runs", "--seed", "7"];

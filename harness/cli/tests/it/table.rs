@@ -150,6 +150,7 @@ fn of_a_planted_bug_exactly_its_cells_are_marked() -> Result<(), Impossible> {
 }
 
 fn a_back_end_that_is_led_to_itself_is_marked() -> Result<(), Impossible> {
+    crate::on_request()?;
     let folder = tempdir().expect("a folder can be made");
     let ended = output(stickler(folder.path(), &["table", "--bug", "hairpin-broken", "--format", "json"]));
     assert_eq!(ended.code(), Some(1), "{ended:#?}");
