@@ -53,13 +53,7 @@ impl KubeconfigProvider {
             None => match Kubeconfig::read() {
                 Ok(kubeconfig) => kubeconfig,
                 Err(_) if context.is_none() && kube::Config::incluster().is_ok() => {
-                    return Ok(Self {
-                        access: Access::Pod,
-                        image,
-                        programs: None,
-                        calls_nodes: false,
-                        ingress: None,
-                    });
+                    return Ok(Self::of(Access::Pod, image));
                 }
                 Err(error) => {
                     return Err(error).context(
@@ -76,7 +70,11 @@ impl KubeconfigProvider {
         }
         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
         let access = Access::File(Box::new(kubeconfig), options);
-        Ok(Self { access, image, programs: None, calls_nodes: false, ingress: None })
+        Ok(Self::of(access, image))
+    }
+
+    fn of(access: Access, image: String) -> Self {
+        Self { access, image, programs: None, calls_nodes: false, ingress: None }
     }
 
     /// Takes a kubeconfig as it was given out by whoever started the cluster.
@@ -86,7 +84,7 @@ impl KubeconfigProvider {
     pub(super) fn of_text(text: &str, image: String) -> anyhow::Result<Self> {
         let kubeconfig = Kubeconfig::from_yaml(text).context("what should be a kubeconfig is none")?;
         let access = Access::File(Box::new(kubeconfig), KubeConfigOptions::default());
-        Ok(Self { access, image, programs: None, calls_nodes: false, ingress: None })
+        Ok(Self::of(access, image))
     }
 
     /// With an image that has a shell only, into whose pods these programs are copied.
