@@ -30,11 +30,11 @@ mod disruption {
     use std::sync::{Arc, Mutex, PoisonError};
     use std::time::{Duration, Instant};
 
-    use anyhow::{Context as _, ensure};
+    use anyhow::{Context as _, bail, ensure};
     use futures::future::BoxFuture;
     use futures::{FutureExt as _, TryStreamExt as _};
     use k8s_openapi::api::apps::v1::Deployment;
-    use k8s_openapi::api::core::v1::{Namespace, Pod};
+    use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
     use k8s_openapi::api::discovery::v1::EndpointSlice;
     use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
     use kube::runtime::wait::await_condition;
@@ -61,6 +61,13 @@ mod disruption {
     /// No check may hang: what is lost for good is known to be lost well before this.
     const SOON: Duration = Duration::from_secs(20);
 
+    /// How long a node is cut off. What is sent is sent again after 0.2 s, 0.4 s and so on, each time twice as
+    /// long: nothing is tried between about 13 s and 25 s.
+    const CUT_OFF: Duration = Duration::from_secs(15);
+
+    /// The most a node that is connected again may take to make a pod ready.
+    const RECONNECTED: Duration = Duration::from_secs(8);
+
     /// The node whose parts are stopped; the API server is on another one.
     const NODE: &str = "kube1.vm";
 
@@ -80,6 +87,7 @@ mod disruption {
         ("apiserver/stopped-in-a-run", |bed| apiserver_stopped_in_a_run(bed).boxed()),
         ("apiserver/comes-back", |bed| apiserver_comes_back(bed).boxed()),
         ("kubelet/stopped-under-a-vantage", |bed| kubelet_stopped_under_a_vantage(bed).boxed()),
+        ("node/cut-off-and-connected-again", |bed| cut_off_and_connected_again(bed).boxed()),
         ("component/replaced", |bed| component_replaced(bed).boxed()),
         ("component/ends-in-a-run", |bed| component_ends_in_a_run(bed).boxed()),
         ("kubelet/its-pods-leave-and-return", |bed| pods_leave_and_return(bed).boxed()),
@@ -552,6 +560,53 @@ mod disruption {
             );
         }
         Ok(())
+    }
+
+    /// A node that was cut off until nobody tries any more but now and then, is connected again: what is
+    /// created then runs there, is served from there and everywhere, and its names are known there.
+    async fn cut_off_and_connected_again(bed: Bed) -> anyhow::Result<()> {
+        bed.disruption()?.cut_off(NODE).await?;
+        ensure!(timeout(CUT_OFF, std::future::pending::<()>()).await.is_err());
+        bed.disruption()?.reconnect(NODE).await?;
+        let begun = Instant::now();
+        let pods: Api<Pod> = Api::default_namespaced(bed.cluster.client());
+        let pod = serde_json::from_value(json!({
+            "metadata": {"name": "new"},
+            "spec": {"nodeName": NODE, "containers": [{"name": "goweb", "image": "goweb"}]},
+        }))?;
+        pods.create(&PostParams::default(), &pod).await?;
+        // The node first: of a pod of a node that is taken for dead nothing is believed for long.
+        let nodes: Api<Node> = Api::all(bed.cluster.client());
+        let is_back = await_condition(nodes, NODE, |node: Option<&Node>| {
+            let mut conditions =
+                node.iter().flat_map(|node| node.status.iter()).flat_map(|is| &is.conditions);
+            conditions.any(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+        });
+        let runs = await_condition(pods.clone(), "new", |pod: Option<&Pod>| {
+            let mut conditions = pod.iter().flat_map(|pod| pod.status.iter()).flat_map(|is| &is.conditions);
+            conditions.any(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+        });
+        timeout(CUT_OFF * 4, is_back).await.context("the node stays unknown")??;
+        let known = begun.elapsed();
+        if timeout(CUT_OFF * 4, runs).await.is_err() {
+            bail!("the new pod is not ready: {:?}", pods.get("new").await?.status);
+        }
+        let ready = begun.elapsed();
+        let session = bed.open().await?;
+        says(&session.perform(&LOOKS).await, Verdict::Passed, &[])?;
+        says(&session.perform(&NAMES_AT_LAST).await, Verdict::Passed, &[])?;
+        let whole = begun.elapsed();
+        eprintln_whole(known, ready, whole);
+        ensure!(ready < RECONNECTED, "a pod was ready there only after {ready:?}");
+        ensure!(whole < SOON, "it was whole again only after {whole:?}");
+        Ok(())
+    }
+
+    #[expect(clippy::print_stderr, reason = "what was measured is of interest beside the verdict")]
+    fn eprintln_whole(known: Duration, ready: Duration, whole: Duration) {
+        eprintln!(
+            "a node that was cut off was Ready after {known:?}, ran a pod after {ready:?}, was whole after {whole:?}"
+        );
     }
 
     /// The measure of patience: a dead node's pods leave the endpoints within the bound for

@@ -144,6 +144,13 @@ pub trait Disruption: Send + Sync {
     /// Starts it again; it takes up the pods it left.
     fn start_kubelet<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
 
+    /// Cuts a node off from all others: packets to and from it are lost without a word, and what is on it
+    /// goes on.
+    fn cut_off<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// Connects it again.
+    fn reconnect<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+
     /// Stops the API server: it refuses connections, and those there are, are cut.
     fn stop_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>>;
 

@@ -533,6 +533,31 @@ impl Testbed {
         self.kubelets.get(node).with_context(|| format!("there is no node `{node}`; there are `{}`", known()))
     }
 
+    /// Cuts a node off from all others: packets to and from it are lost without a word, and what is on it
+    /// goes on. Doing it twice is the same as doing it once.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub async fn cut_off(&self, node: &str) -> anyhow::Result<()> {
+        self.topology.cut_off(self.node(node)?).await
+    }
+
+    /// Connects it again.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub async fn reconnect(&self, node: &str) -> anyhow::Result<()> {
+        self.topology.reconnect(self.node(node)?).await
+    }
+
+    fn node(&self, name: &str) -> anyhow::Result<&NodeNet> {
+        let known = || self.nodes().join("`, `");
+        let mut nodes = self.topology.nodes().iter();
+        nodes
+            .find(|node| node.name == name)
+            .with_context(|| format!("there is no node `{name}`; there are `{}`", known()))
+    }
+
     /// Stops the API server: nobody answers at its addresses, and all its connections are cut. What
     /// it knows is kept. Stopping it twice is the same as stopping it once.
     pub async fn stop_apiserver(&self) {

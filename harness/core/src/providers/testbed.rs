@@ -285,6 +285,14 @@ impl Disruption for TestbedCluster {
         self.testbed.start_kubelet(node).boxed()
     }
 
+    fn cut_off<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.testbed.cut_off(node).boxed()
+    }
+
+    fn reconnect<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.testbed.reconnect(node).boxed()
+    }
+
     fn stop_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>> {
         self.testbed.stop_apiserver().map(Ok).boxed()
     }
