@@ -43,6 +43,9 @@ impl<T: Invariant + ?Sized> Invariant for &T {
 pub enum Judgement {
     Holds,
     Broken(Finding),
+    /// What is promised changed while it was looked, so what was seen may be of the time before or of the
+    /// time after: the look tells nothing.
+    Overtaken(Finding),
 }
 
 /// Calls from these vantages to these destinations are answered as the model promises for the
@@ -121,13 +124,26 @@ impl Invariant for AsPromised {
                 bail!("nothing is promised from any of these places, so there is nothing to look at");
             }
             let mut differing = Vec::new();
-            for (from, target, route, outcomes) in &cells {
-                if let Some(finding) = judge(scene, from, target, route, outcomes)? {
-                    differing.push(finding);
+            for (from, target, promised, outcomes) in &cells {
+                if let Some(finding) = judge(scene, from, target, promised, outcomes)? {
+                    differing.push((*from, *target, promised, finding));
                 }
             }
-            let count = differing.len();
-            let Some(mut first) = differing.into_iter().next() else { return Ok(Judgement::Holds) };
+            if differing.is_empty() {
+                return Ok(Judgement::Holds);
+            }
+            // Pods get ready when they like: whoever did between the list and the calls may have answered.
+            let now = scene.world().await?;
+            let (stands, overtaken): (Vec<_>, Vec<_>) =
+                differing.into_iter().partition(|(from, target, promised, _)| {
+                    let client = scene.vantages().to_model(from);
+                    route(&now, scene.cluster.promises(), &client, &target.destination) == **promised
+                });
+            let count = stands.len();
+            let Some((.., mut first)) = stands.into_iter().next() else {
+                let first = overtaken.into_iter().next().map(|(.., finding)| finding);
+                return Ok(first.map_or(Judgement::Holds, Judgement::Overtaken));
+            };
             if count > 1 {
                 first.observed = format!("{}; {count} of {} such pairs differ", first.observed, cells.len());
             }
