@@ -106,10 +106,15 @@ impl Invariant for AsPromised {
                     return Ok(None);
                 }
                 let mut workload = scene.workload(probe(target), self.calls);
+                workload.timeout_ms = patience(&route, workload.timeout_ms);
                 if let (Probe::Udp { source_port, .. }, Some(port)) = (&mut workload.probe, self.source_port)
                 {
                     *source_port = port.checked_add(number);
                     workload.concurrency = 1;
+                    // All go the same way, and where nobody answers each would be waited for.
+                    if may_be_silent(&route) {
+                        workload.count = Some(1);
+                    }
                 }
                 let again = Workload { count: Some(1), ..workload.clone() };
                 let mut outcomes = scene.call(from, &target.label, workload).await?;
@@ -177,10 +182,10 @@ pub(crate) fn unlike(
     outcomes: &[Outcome],
 ) -> anyhow::Result<Option<String>> {
     let client = scene.vantages().to_model(from);
-    let may_be_silent = refused_as_often_as_may_be(route, outcomes);
+    let was_refused = refused_as_often_as_may_be(route, outcomes);
     for outcome in outcomes {
         let observed = observed(&outcome.seen)?;
-        if may_be_silent && is_silent(outcome) {
+        if was_refused && is_silent(outcome) {
             continue;
         }
         if let Err(why) = route.allows(&observed) {
@@ -198,6 +203,18 @@ pub(crate) fn unlike(
 fn refused_as_often_as_may_be(route: &Route, outcomes: &[Outcome]) -> bool {
     matches!(route, Route::Refused { .. })
         && outcomes.iter().any(|outcome| matches!(outcome.seen, Seen::Refused))
+}
+
+/// Whether nothing at all may come of a call.
+fn may_be_silent(route: &Route) -> bool {
+    route.allows(&Observed::Silent).is_ok()
+}
+
+/// How long a call is waited for, in milliseconds, of what calls are given. Where nobody may answer, or nobody
+/// need, every call takes as long as it is listened: what comes is proof, and comes about as soon as answers
+/// do, which calls are given several times as long as they take.
+pub(crate) fn patience(route: &Route, timeout_ms: u64) -> u64 {
+    if may_be_silent(route) { timeout_ms / 4 } else { timeout_ms }
 }
 
 pub(crate) fn is_silent(outcome: &Outcome) -> bool {
