@@ -33,7 +33,7 @@ use crate::client::{ApiEndpoint, client};
 use crate::components::{Component, Components, Replacement};
 use crate::controllers::{Controllers, ControllersConfig, NodePatience};
 use crate::enter::host_listener;
-use crate::external::External;
+use crate::external::{External, Loss};
 use crate::externals::{ExternalCard, Externals, Given, values};
 use crate::kernel::HostPort;
 use crate::kubelet::{ForeignImage, Kubelet, KubeletConfig, PodNetwork};
@@ -420,9 +420,9 @@ impl Testbed {
         self.externals.places().map(|(component, node)| (component, node.to_owned())).collect()
     }
 
-    /// Waits until an external command ended though nobody stopped it, and says which, how, and what it
-    /// said last. Without such commands it waits for ever.
-    pub async fn lost(&self) -> String {
+    /// Waits until an external command ended though nobody stopped it, and says which have, how, and what
+    /// they said last. Without such commands it waits for ever.
+    pub async fn lost(&self) -> Vec<Loss> {
         self.externals.lost().await
     }
 

@@ -19,7 +19,7 @@ use stickler_reports::Finding;
 use super::form::CONTAINER_PORT;
 use crate::Scene;
 use crate::destination::Target;
-use crate::invariant::{judge, probe};
+use crate::invariant::{judge, patience, probe};
 use crate::names::{ResolveAsPromised, resolve_as_promised};
 use crate::truth::address::{At, Known, addresses, cluster_dns, health_checks, protocol};
 use crate::truth::cell::{self, CALLS};
@@ -334,11 +334,10 @@ async fn flow(
     if let Probe::Udp { source_port, .. } = &mut workload.probe {
         *source_port = Some(port);
     }
-    match &route {
-        Route::NotPromised { .. } => return Ok(None),
-        Route::Answered { .. } => {}
-        _ => workload.timeout_ms = cell::listen(workload.timeout_ms),
+    if matches!(route, Route::NotPromised { .. }) {
+        return Ok(None);
     }
+    workload.timeout_ms = patience(&route, workload.timeout_ms);
     let outcomes = scene.call(from, &target.label, workload).await?;
     judge(scene, from, &target, &route, &outcomes)
 }
