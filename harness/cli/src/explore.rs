@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use stickler::explore::Exploration;
 use stickler::{Provider, Sink};
+use stickler_reports::KnownDifference;
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
@@ -29,6 +30,11 @@ pub(crate) struct Explore {
     /// How many smaller sequences of operations are tried when one fails.
     #[arg(long, value_name = "N", default_value_t = Exploration::SHRINK_RUNS)]
     shrink: usize,
+    /// Known deviations of the implementation, a TOML file: a case that differs in nothing but what its
+    /// entries with `explore` say is no failure, and is counted apart. `expected/README.md` says how; what its
+    /// entries say of checks is left alone. May be given several times.
+    #[arg(long = "expect", value_name = "FILE")]
+    expect: Vec<PathBuf>,
     /// Where `report.json`, `journal.jsonl` and a failing case go; the folder is made if need be.
     #[arg(long, value_name = "DIR", default_value = "report")]
     report: PathBuf,
@@ -42,14 +48,20 @@ pub(crate) struct Explore {
 
 impl Explore {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
+        let known = stickler_suites::known_differences(&self.expect)?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
         let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
         record(&self.report, self.quiet, self.format, false, async |sink| {
-            self.perform(provider.as_ref(), sink).await
+            self.perform(provider.as_ref(), known, sink).await
         })
     }
 
-    async fn perform(&self, provider: &dyn Provider, sink: &Sink) -> anyhow::Result<()> {
+    async fn perform(
+        &self,
+        provider: &dyn Provider,
+        known: Vec<KnownDifference>,
+        sink: &Sink,
+    ) -> anyhow::Result<()> {
         let cancel = stickler::interrupt::watch()?;
         let seed = self.seed.unwrap_or_else(rand::random);
         let beginning = Beginning::of("explore", seed);
@@ -61,6 +73,7 @@ impl Explore {
             folder: self.report.clone(),
             shrink_runs: self.shrink,
             shrink_for: Exploration::SHRINK_FOR,
+            known,
             cancel,
         };
         exploration.on(&cluster, sink).await

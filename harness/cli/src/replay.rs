@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use stickler::explore::{Case, replay};
 use stickler::{Provider, Sink};
+use stickler_reports::KnownDifference;
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
@@ -21,6 +22,11 @@ pub(crate) struct Replay {
     cluster: ClusterArgs,
     #[command(flatten)]
     reach: ReachArgs,
+    /// Known deviations of the implementation, a TOML file: a case that differs in nothing but what its
+    /// entries with `explore` say is no failure, and is counted apart. `expected/README.md` says how; what its
+    /// entries say of checks is left alone. May be given several times.
+    #[arg(long = "expect", value_name = "FILE")]
+    expect: Vec<PathBuf>,
     /// Where `report.json` and `journal.jsonl` go; the folder is made if need be.
     #[arg(long, value_name = "DIR", default_value = "report")]
     report: PathBuf,
@@ -37,17 +43,24 @@ impl Replay {
         let file = self.file.display();
         let text = std::fs::read_to_string(&self.file).with_context(|| format!("`{file}` cannot be read"))?;
         let case = Case::parse(&text).with_context(|| format!("`{file}` cannot be replayed"))?;
+        let known = stickler_suites::known_differences(&self.expect)?;
         let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
         record(&self.report, self.quiet, self.format, false, async |sink| {
-            self.perform(&case, provider.as_ref(), sink).await
+            self.perform(&case, &known, provider.as_ref(), sink).await
         })
     }
 
-    async fn perform(&self, case: &Case, provider: &dyn Provider, sink: &Sink) -> anyhow::Result<()> {
+    async fn perform(
+        &self,
+        case: &Case,
+        known: &[KnownDifference],
+        provider: &dyn Provider,
+        sink: &Sink,
+    ) -> anyhow::Result<()> {
         let cancel = stickler::interrupt::watch()?;
         let beginning = Beginning::of("replay", case.seed);
         let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };
-        replay(case, &cluster, sink, &cancel).await;
+        replay(case, known, &cluster, sink, &cancel).await;
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use stickler_reports::{Report, Verdict};
+use stickler_reports::{Report, Saw, Verdict};
 use tempfile::tempdir;
 
 use crate::program::{Running, output, stickler};
@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("the_bugs_it_is_to_find_can_be_planted", the_bugs_it_is_to_find_can_be_planted),
     ("a_planted_bug_is_found_shrunk_and_replayed", a_planted_bug_is_found_shrunk_and_replayed),
     ("a_case_of_the_first_version_is_replayed", a_case_of_the_first_version_is_replayed),
+    ("what_is_known_ends_nothing_and_hides_nothing", what_is_known_ends_nothing_and_hides_nothing),
     ("an_interrupted_exploration_says_so", an_interrupted_exploration_says_so),
 ];
 
@@ -92,6 +93,43 @@ observed: it was refused
     assert_eq!(failed.code(), Some(1), "{failed:#?}");
     let held = output(stickler(folder.path(), &replay));
     assert_eq!(held.code(), Some(0), "{held:#?}");
+    Ok(())
+}
+
+fn what_is_known_ends_nothing_and_hides_nothing() -> Result<(), Impossible> {
+    const KNOWN: &str = r#"
+implementation = "one with two bugs"
+[[deviation]]
+explore = { at = "node-port", protocol = "TCP", promised = "answered", seen = "refused" }
+reason = "only nodes with pods listen"
+source = "https://example.org/1"
+[[deviation]]
+explore = { at = "node-port", protocol = "UDP", promised = "dropped", seen = "unreachable" }
+reason = "it says more than it should"
+source = "https://example.org/2"
+"#;
+    let folder = tempdir().expect("a folder can be made");
+    fs::write(folder.path().join("known.toml"), KNOWN).expect("it can be written");
+    let explored = |bugs: &[&str]| {
+        let explore = ["explore", "--cases", "2", "--steps", "3", "--seed", "1", "--shrink", "2"];
+        let more = ["--expect", "known.toml", "--format", "json"];
+        let ended = output(stickler(folder.path(), &[&explore[..], &more, bugs].concat()));
+        let report: Report = serde_json::from_str(&ended.stdout).expect("one JSON document");
+        (report.explore.clone().expect("it explored"), ended)
+    };
+    let bug = ["--bug", "node-port-only-where-pod-runs"];
+    let (found, ended) = explored(&bug);
+    assert_eq!(ended.code(), Some(0), "{ended:#?}");
+    assert_eq!((found.held + found.expected, found.failure), (2, None));
+    let met: Vec<usize> = found.deviations.iter().map(|known| known.cases).collect();
+    assert_eq!(met, [found.expected, 0]);
+    assert!(found.expected > 0 && ended.stderr.contains("differed as known case"), "{ended:#?}");
+
+    let (found, ended) = explored(&[&bug[..], &["--bug", "affinity-ignored"]].concat());
+    assert_eq!(ended.code(), Some(1), "{ended:#?}");
+    let failure = found.failure.expect("a failure");
+    let difference = failure.difference.expect("it is a difference that could be known");
+    assert_eq!(difference.seen, Saw::Several, "{difference}");
     Ok(())
 }
 
