@@ -97,39 +97,41 @@ observed: it was refused
 }
 
 fn what_is_known_ends_nothing_and_hides_nothing() -> Result<(), Impossible> {
-    const KNOWN: &str = r#"
-implementation = "one with two bugs"
-[[deviation]]
-explore = { at = "node-port", protocol = "TCP", promised = "answered", seen = "refused" }
-reason = "only nodes with pods listen"
-source = "https://example.org/1"
-[[deviation]]
-explore = { at = "node-port", protocol = "UDP", promised = "dropped", seen = "unreachable" }
-reason = "it says more than it should"
-source = "https://example.org/2"
-"#;
     let folder = tempdir().expect("a folder can be made");
-    fs::write(folder.path().join("known.toml"), KNOWN).expect("it can be written");
-    let explored = |bugs: &[&str]| {
-        let explore = ["explore", "--cases", "2", "--steps", "3", "--seed", "1", "--shrink", "2"];
-        let more = ["--expect", "known.toml", "--format", "json"];
-        let ended = output(stickler(folder.path(), &[&explore[..], &more, bugs].concat()));
-        let report: Report = serde_json::from_str(&ended.stdout).expect("one JSON document");
-        (report.explore.clone().expect("it explored"), ended)
+    let refused = |more: &str| {
+        format!(
+            "[[deviation]]\nexplore = {{ at = \"node-port\", promised = \"answered\", seen = \"refused\", {more} }}\n\
+             reason = \"only nodes with pods listen\"\nsource = \"https://example.org/1\"\n"
+        )
     };
-    let bug = ["--bug", "node-port-only-where-pod-runs"];
-    let (found, ended) = explored(&bug);
-    assert_eq!(ended.code(), Some(0), "{ended:#?}");
-    assert_eq!((found.held + found.expected, found.failure), (2, None));
-    let met: Vec<usize> = found.deviations.iter().map(|known| known.cases).collect();
-    assert_eq!(met, [found.expected, 0]);
-    assert!(found.expected > 0 && ended.stderr.contains("differed as known case"), "{ended:#?}");
+    let (tcp, udp) = (refused("protocol = \"TCP\""), refused("protocol = \"UDP\""));
+    let flow = refused("protocol = \"UDP\", flow = \"known\"");
+    let other = refused("protocol = \"TCP\"").replace("node-port", "external-ip");
+    let known = format!("implementation = \"one of our own\"\n{tcp}{udp}{flow}{other}");
+    fs::write(folder.path().join("known.toml"), known).expect("it can be written");
+    let explored = |more: &[&str]| {
+        let explore = ["explore", "--cases", "2", "--steps", "2", "--seed", "3", "--shrink", "0"];
+        let known = ["--bug", "node-port-only-where-pod-runs", "--expect", "known.toml", "--format", "json"];
+        let ended = output(stickler(folder.path(), &[&explore[..], &known, more].concat()));
+        let report: Report = serde_json::from_str(&ended.stdout).expect("one JSON document");
+        (report.explore.expect("it explored"), ended.code(), ended.stderr)
+    };
+    let (found, code, told) = explored(&[]);
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!((found.held + found.expected, found.steps, found.failure), (2, 4, None));
+    assert!(
+        found.expected > 0 && told.contains("differed as known case 1 of 2: 2 of 2 operations"),
+        "{told}"
+    );
+    let met: Vec<bool> = found.deviations.iter().map(|known| known.cases > 0).collect();
+    assert_eq!((met[1], met[3]), (true, false), "{:?}", found.deviations);
 
-    let (found, ended) = explored(&[&bug[..], &["--bug", "affinity-ignored"]].concat());
-    assert_eq!(ended.code(), Some(1), "{ended:#?}");
+    let (found, code, told) = explored(&["--bug", "affinity-ignored"]);
+    assert_eq!(code, Some(1), "{told}");
     let failure = found.failure.expect("a failure");
     let difference = failure.difference.expect("it is a difference that could be known");
     assert_eq!(difference.seen, Saw::Several, "{difference}");
+    assert!(failure.finding.observed.contains("differ as known"), "{:?}", failure.finding);
     Ok(())
 }
 

@@ -10,14 +10,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::Config;
 use serde_json::Value;
-use stickler_model::RecordType;
+use stickler_model::{Destination, RecordType};
 use stickler_reports::{Difference, Event, KnownDifference};
 use tokio::time::{Instant, timeout};
 
 use super::form;
 use super::operation::{self, Operation, TRAFFIC, UNREADY, WorkloadName};
 use super::reference::{Plan, PodPlan};
-use super::table::{Differing, Looked, Table};
+use super::table::{Called, Differing, Looked, Table};
 use super::witness::{Testimony, Witnesses};
 use crate::Scene;
 use crate::action::{Action, Resource, delete, edit, scale};
@@ -70,6 +70,8 @@ pub(crate) struct Subject {
     /// The cells that differed as known for as long as a change may take. If they go on to, that is no
     /// news, and nobody waits for them again.
     waited_for: BTreeSet<String>,
+    /// Where known differences showed: clients that called there meanwhile may have met them too.
+    excused: BTreeSet<Destination>,
     /// Of the known differences that showed: the place in the list, and what was seen first.
     pub(crate) showed: BTreeMap<usize, String>,
     /// What kind of difference the case failed by, if it can be said.
@@ -111,6 +113,7 @@ impl Subject {
             looks: 0,
             known,
             waited_for: BTreeSet::new(),
+            excused: BTreeSet::new(),
             showed: BTreeMap::new(),
             difference: None,
         })
@@ -183,7 +186,10 @@ impl Subject {
     /// If what they saw is not known.
     pub(crate) async fn testify(&mut self) -> anyhow::Result<Option<Testimony>> {
         match self.witnesses.take() {
-            Some(witnesses) => witnesses.testify(&self.scene, self.scene.bounds().convergence).await,
+            Some(witnesses) => {
+                let bound = self.scene.bounds().convergence;
+                witnesses.testify(&self.scene, bound, &self.excused).await
+            }
             None => Ok(None),
         }
     }
@@ -518,7 +524,8 @@ impl Subject {
     /// A case goes on after a known difference. What is promised is made of the objects as they are, which it
     /// leaves as they should be, and of every other cell it says nothing, so all of those mean what they
     /// always do. The one that differs may stay so, as a conntrack entry does; as long as it differs in the
-    /// same way, that is known too, and if it comes to differ in another, that is not.
+    /// same way, that is known too, and if it comes to differ in another, that is not. Only clients that call
+    /// there all the time are not judged, for what they saw may be what is known.
     async fn agrees(&mut self) -> Held {
         let deadline = Instant::now() + self.patience.convergence;
         loop {
@@ -538,7 +545,7 @@ impl Subject {
                 Ok(sorted) => match sorted.unknown.first() {
                     None if is_over || sorted.is_old(&self.waited_for) => {
                         self.note(&sorted);
-                        self.waited_for = sorted.known.into_iter().map(|(_, known)| known.cell).collect();
+                        self.waited_for = sorted.cells().map(str::to_owned).collect();
                         let standing = self.standing();
                         if let Some(witnesses) = &mut self.witnesses {
                             witnesses.attend(&self.scene, &self.table, &standing)?;
@@ -547,7 +554,7 @@ impl Subject {
                     }
                     Some(first) if is_over => {
                         self.note(&sorted);
-                        self.difference = first.difference.clone();
+                        self.difference = first.called.as_ref().map(|called| called.difference.clone());
                         let bound = self.patience.convergence;
                         let observed = format!("{} (still so after {bound:?})", sorted.observed(first));
                         let promised = first.finding.promised.clone();
@@ -566,6 +573,7 @@ impl Subject {
     fn note(&mut self, sorted: &Sorted) {
         for (place, known) in &sorted.known {
             self.showed.entry(*place).or_insert_with(|| known.finding.observed.clone());
+            self.excused.extend(known.called.as_ref().map(|called| called.to));
         }
     }
 }
@@ -582,8 +590,9 @@ impl Sorted {
     fn of(looked: Looked, all: &[KnownDifference]) -> Self {
         let mut sorted = Self { looks: looked.looks, known: Vec::new(), unknown: Vec::new() };
         for differing in looked.differing {
-            let seen = differing.difference.as_ref();
-            let place = seen.and_then(|seen| all.iter().position(|known| known.explore.covers(seen)));
+            let covers =
+                |called: &Called| all.iter().position(|known| known.explore.covers(&called.difference));
+            let place = differing.called.as_ref().and_then(covers);
             match place {
                 Some(place) => sorted.known.push((place, differing)),
                 None => sorted.unknown.push(differing),
@@ -604,9 +613,14 @@ impl Sorted {
         observed
     }
 
+    /// The cells that differ as known.
+    fn cells(&self) -> impl Iterator<Item = &str> {
+        self.known.iter().filter_map(|(_, known)| known.called.as_ref()).map(|called| called.cell.as_str())
+    }
+
     /// Were all cells that differ as known waited for?
     fn is_old(&self, waited_for: &BTreeSet<String>) -> bool {
-        self.known.iter().all(|(_, known)| waited_for.contains(&known.cell))
+        self.cells().all(|cell| waited_for.contains(cell))
     }
 }
 
@@ -629,7 +643,9 @@ mod tests {
 
     fn differing(cell: &str, difference: Option<Difference>) -> Differing {
         let finding = Finding { promised: "an answer".to_owned(), observed: format!("{cell} got none") };
-        Differing { finding, difference, cell: cell.to_owned() }
+        let to = Destination::new([10, 0, 0, 1].into(), 80, stickler_model::Protocol::Udp);
+        let called = difference.map(|difference| Called { cell: cell.to_owned(), to, difference });
+        Differing { finding, called }
     }
 
     #[test]

@@ -53,16 +53,23 @@ pub(crate) struct Table {
 #[derive(Clone, Debug)]
 pub(crate) struct Differing {
     pub(crate) finding: Finding,
-    /// What kind of difference it is, where an address was called: nothing else can be known.
-    pub(crate) difference: Option<Difference>,
+    /// Where an address was called; nothing else can be known.
+    pub(crate) called: Option<Called>,
+}
+
+/// Calls of an address that differ from what is promised.
+#[derive(Clone, Debug)]
+pub(crate) struct Called {
     /// Which cell it is; one that differs again has the same name.
     pub(crate) cell: String,
+    pub(crate) to: Destination,
+    pub(crate) difference: Difference,
 }
 
 impl Differing {
     /// One that nobody can know.
     pub(crate) fn unknown(finding: Finding) -> Self {
-        Self { finding, difference: None, cell: String::new() }
+        Self { finding, called: None }
     }
 }
 
@@ -364,9 +371,12 @@ async fn flow(
     let unlike = unlike(scene, from, &route, &outcomes)?;
     Ok(unlike.map(|Unlike { why, saw }| {
         let promised = format!("{route}, promised by {}", route.rule());
-        let cell = format!("{from} {} from port {port}", target.label);
         let difference = difference(at, &target.destination, Flow::Known, &route, saw);
-        Differing { finding: finding(from, &target, &promised, &why), difference, cell }
+        let called = difference.map(|difference| {
+            let cell = format!("{from} {} from port {port}", target.label);
+            Called { cell, to: target.destination, difference }
+        });
+        Differing { finding: finding(from, &target, &promised, &why), called }
     }))
 }
 
@@ -399,11 +409,12 @@ async fn cell(
     let client = scene.vantages().to_model(from);
     let route = route(world, scene.cluster.promises(), &client, &target.destination);
     let cell = cell::call(scene, from, &target, &route, calls, Duration::ZERO).await?;
-    Ok(cell.why.map(|why| Differing {
-        finding: finding(from, &target, &cell.promised, &why),
-        difference: cell.saw.and_then(|saw| difference(at, &target.destination, Flow::New, &route, saw)),
-        cell: format!("{from} {}", target.label),
-    }))
+    let difference = cell.saw.and_then(|saw| difference(at, &target.destination, Flow::New, &route, saw));
+    let called = difference.map(|difference| {
+        let cell = format!("{from} {}", target.label);
+        Called { cell, to: target.destination, difference }
+    });
+    Ok(cell.why.map(|why| Differing { finding: finding(from, &target, &cell.promised, &why), called }))
 }
 
 fn finding(from: &Vantage, target: &Target, promised: &str, why: &str) -> Finding {
