@@ -436,7 +436,7 @@ impl<'a> Expedition<'a> {
             reason,
             finding: finding.clone(),
             duration_ms: millis(duration),
-            known: showed.keys().map(|place| self.known[*place].reason.clone()).collect(),
+            known: reasons(&self.known, showed.keys()),
         });
         Ended { verdict, steps, finding, difference, evidence }
     }
@@ -520,6 +520,17 @@ impl<'a> Expedition<'a> {
             timings: vec![timing],
         });
     }
+}
+
+/// Why these differences are known; what several have in common is said once.
+fn reasons<'a>(known: &[KnownDifference], places: impl Iterator<Item = &'a usize>) -> Vec<String> {
+    let mut reasons: Vec<String> = Vec::new();
+    for known in places.filter_map(|place| known.get(*place)) {
+        if !reasons.contains(&known.reason) {
+            reasons.push(known.reason.clone());
+        }
+    }
+    reasons
 }
 
 /// Performs operations, and notes when each was begun.
