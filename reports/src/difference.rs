@@ -92,7 +92,7 @@ impl Difference {
     }
 }
 
-/// As the value of `explore` in a file of known deviations.
+/// As one of `explore` in a file of known deviations.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{{ at = {}, protocol = {}", quoted(&self.at)?, quoted(&self.protocol)?)?;
@@ -112,14 +112,22 @@ fn quoted(value: &impl Serialize) -> Result<String, fmt::Error> {
     serde_json::to_string(value).map_err(|_| fmt::Error)
 }
 
-/// A difference that explorations are expected to see on an implementation.
+/// A deviation that explorations are expected to see on an implementation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownDifference {
-    pub explore: Difference,
+    /// The differences it shows in: each of them, and no other.
+    pub explore: Vec<Difference>,
     /// What the implementation does instead, in one sentence.
     pub reason: String,
     /// Where that can be read: an issue, a line of its source, its documentation.
     pub source: String,
+}
+
+impl KnownDifference {
+    /// Is what was seen one of its differences?
+    pub fn covers(&self, seen: &Difference) -> bool {
+        self.explore.iter().any(|known| known.covers(seen))
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +151,13 @@ mod tests {
         assert!(seen.covers(&seen));
         let by_anybody = Difference { by: None, ..silent() };
         assert!(by_anybody.covers(&seen) && !seen.covers(&by_anybody));
+        let known = |explore: &[Difference]| KnownDifference {
+            explore: explore.to_vec(),
+            reason: String::new(),
+            source: String::new(),
+        };
+        let pod = Difference { at: Place::Pod, ..silent() };
+        assert!(known(&[pod.clone(), silent()]).covers(&seen) && !known(&[pod]).covers(&seen));
         for other in [
             Difference { at: Place::ClusterIp, ..silent() },
             Difference { protocol: Transport::Tcp, ..silent() },

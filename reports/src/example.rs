@@ -124,7 +124,7 @@ pub(crate) fn explored() -> ExploreReport {
     let known = |seen, reason: &str, source: &str| {
         let (at, protocol, flow, promised) =
             (Place::NodePort, Transport::Udp, Flow::Known, Promised::Answered);
-        let explore = Difference { at, protocol, flow, promised, seen, by: None };
+        let explore = vec![Difference { at, protocol, flow, promised, seen, by: None }];
         KnownDifference { explore, reason: reason.to_owned(), source: source.to_owned() }
     };
     let mut explore = ExploreReport::knowing(&[

@@ -30,16 +30,17 @@ pub struct ExploreReport {
     /// Why cases could not be judged.
     pub reasons: Vec<String>,
     pub failure: Option<ExploreFailure>,
-    /// The differences it was told are known, those that were not met included: what an exploration comes
+    /// The deviations it was told are known, those that were not met included: what an exploration comes
     /// to is chance.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deviations: Vec<DeviationReport>,
 }
 
-/// A known difference, and how often it was met.
+/// A known deviation, and how often it was met.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviationReport {
-    pub explore: Difference,
+    /// The differences it shows in.
+    pub explore: Vec<Difference>,
     pub reason: String,
     pub source: String,
     /// How many cases showed it, those included that failed by something else.
@@ -69,7 +70,7 @@ pub struct ExploreFailure {
 }
 
 impl ExploreReport {
-    /// One that counts nothing yet, of an exploration that knows these differences.
+    /// One that counts nothing yet, of an exploration that knows these deviations.
     pub fn knowing(known: &[KnownDifference]) -> Self {
         let deviation = |known: &KnownDifference| {
             let KnownDifference { explore, reason, source } = known.clone();
@@ -78,7 +79,7 @@ impl ExploreReport {
         Self { deviations: known.iter().map(deviation).collect(), ..Self::default() }
     }
 
-    /// Counts a case. Of the known differences that it showed, `known` has the place in the list, and what
+    /// Counts a case. Of the known deviations that it showed, `known` has the place in the list, and what
     /// was seen.
     pub fn count(
         &mut self,
@@ -144,7 +145,7 @@ impl ExploreReport {
                 let _ = writeln!(text, "  {:>9}  {line}", if index == 0 { "by" } else { "" });
             }
             if let Some(difference) = &failure.difference {
-                let _ = writeln!(text, "    to know  explore = {difference}");
+                let _ = writeln!(text, "    to know  explore = [{difference}]");
             }
             if let Some(file) = &failure.file {
                 let _ = writeln!(text, "      again  stickler replay {file}");
@@ -169,9 +170,8 @@ impl ExploreReport {
             let _ = writeln!(text, "            {}", kinds.join(", "));
         }
         for deviation in &self.deviations {
-            let DeviationReport { explore, reason, source, .. } = deviation;
-            let _ =
-                writeln!(text, "  known deviation {explore}, {}: {reason} <{source}>", deviation.in_words());
+            let DeviationReport { reason, source, .. } = deviation;
+            let _ = writeln!(text, "  known deviation, {}: {reason} <{source}>", deviation.in_words());
             if let Some(observed) = &deviation.observed {
                 let _ = writeln!(text, "            such as: {observed}");
             }
@@ -213,7 +213,7 @@ mod tests {
     fn known(seen: Saw, reason: &str) -> KnownDifference {
         let (at, protocol, flow, promised) =
             (Place::NodePort, Transport::Udp, Flow::Known, Promised::Answered);
-        let explore = Difference { at, protocol, flow, promised, seen, by: None };
+        let explore = vec![Difference { at, protocol, flow, promised, seen, by: None }];
         KnownDifference { explore, reason: reason.to_owned(), source: "https://example.org/1".to_owned() }
     }
 
@@ -231,8 +231,8 @@ mod tests {
         report.write(&mut text);
         for words in [
             "1 of 3 cases held, 2 differed as known, ",
-            "seen = \"silent\" }, in 2 cases: it forgets <https://example.org/1>\n            such as: the first got",
-            "seen = \"refused\" }, in no case this time: it is rude <",
+            "  known deviation, in 2 cases: it forgets <https://example.org/1>\n            such as: the first got",
+            "  known deviation, in no case this time: it is rude <",
         ] {
             assert!(text.contains(words), "`{words}` is missing in {text}");
         }

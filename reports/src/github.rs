@@ -114,12 +114,12 @@ pub fn step_summary(report: &Report) -> String {
     if let Some(explore) = &report.explore {
         let _ = writeln!(text, "{}\n", explore.in_words());
         if explore.deviations.iter().any(|known| known.cases > 0) {
-            let _ = writeln!(text, "| known deviation | met | why |\n| --- | --- | --- |");
+            let _ = writeln!(text, "| known deviation | met | such as |\n| --- | --- | --- |");
         }
         for known in explore.deviations.iter().filter(|known| known.cases > 0) {
+            let observed = known.observed.as_deref().unwrap_or_default();
             let why = format!("{} <{}>", known.reason, known.source);
-            let difference = cell(&known.explore.to_string());
-            let _ = writeln!(text, "| {difference} | {} | {} |", known.in_words(), cell(&why));
+            let _ = writeln!(text, "| {} | {} | {} |", cell(&why), known.in_words(), cell(observed));
         }
         text.push('\n');
     }
@@ -212,12 +212,12 @@ mod tests {
             text.starts_with("## ✅ stickler explore: every promise held, known deviations aside\n"),
             "{text}"
         );
-        let rows = "1 of 2 cases held, 1 differed as known\n\n| known deviation | met | why |\n| --- | --- | --- |\n| { at";
-        assert!(text.contains(rows), "{text}");
         assert!(
-            text.contains("seen = \"silent\" } | in 1 case | it forgets &lt;https://example.org/8&gt; |\n"),
+            text.contains("1 of 2 cases held, 1 differed as known\n\n| known deviation | met | such as |\n"),
             "{text}"
         );
+        let row = "| it forgets &lt;https://example.org/8&gt; | in 1 case | a pod got &lt;no&gt; answer |\n";
+        assert!(text.contains(row), "{text}");
         assert!(!text.contains("rude"), "what was not met has no row: {text}");
         assert_eq!(annotations(&report), "");
     }

@@ -297,7 +297,7 @@ fn explored(explore: &ExploreReport) -> Markup {
                         dt { "observed" } dd { (prose(&failure.finding.observed)) }
                         dt { "by" } dd { pre tabindex="0" { (failure.script) } }
                         @if let Some(difference) = &failure.difference {
-                            dt { "to know" } dd { code { "explore = " (difference) } }
+                            dt { "to know" } dd { code { "explore = [" (difference) "]" } }
                         }
                         @if let Some(file) = &failure.file {
                             dt { "again" } dd { code.again { "stickler replay " (file) } }
@@ -313,10 +313,11 @@ fn explored(explore: &ExploreReport) -> Markup {
             @for reason in &explore.reasons { p { "could not tell: " (prose(reason)) } }
             @for known in &explore.deviations {
                 article.card.known {
-                    h3 { code { (known.explore) } ", " (known.in_words()) }
+                    h3 { "Known deviation, " (known.in_words()) }
                     dl.finding {
                         dt { "known" } dd { (prose(&known.reason)) " " (source(&known.source)) }
                         @if let Some(observed) = &known.observed { dt { "observed" } dd { (prose(observed)) } }
+                        @for explore in &known.explore { dt { "shows in" } dd { code { (explore) } } }
                     }
                 }
             }
@@ -567,7 +568,8 @@ mod tests {
         let page = html(&report);
         for words in [
             "1 of 2 cases held, 1 differed as known, ",
-            "seen = &quot;silent&quot; }</code>, in 1 case</h3>",
+            "Known deviation, in 1 case</h3>",
+            "seen = &quot;silent&quot; }</code>",
             "it forgets <a href=\"https://example.org/8\"",
             "a pod got &lt;no&gt; answer",
         ] {

@@ -385,7 +385,7 @@ mod tests {
             evidence: Vec::new(),
         };
         let (reason, source) = ("it forgets".to_owned(), "https://example.org/1".to_owned());
-        let known = crate::KnownDifference { explore: difference, reason, source };
+        let known = crate::KnownDifference { explore: vec![difference], reason, source };
         report.explore =
             Some(crate::ExploreReport { failure: Some(failure), ..crate::ExploreReport::knowing(&[known]) });
         collect(&serde_json::to_value(&report).expect("JSON"), &mut fields);

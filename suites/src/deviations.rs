@@ -19,12 +19,12 @@ struct Expected {
     deviations: Vec<Entry>,
 }
 
-/// What shows a deviation: a check that fails, a difference that explorations see, or both.
+/// What shows a deviation: a check that fails, differences that explorations see, or both.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     check: Option<String>,
-    explore: Option<Difference>,
+    explore: Option<Vec<Difference>>,
     reason: String,
     source: String,
     #[serde(default)]
@@ -62,7 +62,10 @@ fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Entry>> {
             let file = file.display();
             let at = match (&entry.check, &entry.explore) {
                 (Some(check), _) => format!("`{file}` names the check `{check}`"),
-                (None, Some(explore)) => format!("`{file}` names the difference `{explore}`"),
+                (None, Some(explore)) => {
+                    let first = explore.first().map(|first| format!(" `{first}`")).unwrap_or_default();
+                    format!("`{file}` names the difference{first}")
+                }
                 (None, None) => bail!(
                     "`{file}` has a deviation that names neither a check nor a difference; give it `check`, \
                      `explore` or both"
@@ -80,12 +83,15 @@ fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Entry>> {
                     "{at}, which nobody expects to show each time; `sometimes` is for checks, leave it out"
                 );
             }
-            if let Some(explore) = &entry.explore {
+            if entry.explore.as_ref().is_some_and(Vec::is_empty) {
+                bail!("`{file}` has an empty list `explore`; leave it out if explorations do not see it");
+            }
+            for explore in entry.explore.iter().flatten() {
                 if let Some(why) = cannot_be(explore) {
                     bail!("`{file}` names the difference `{explore}`, which cannot be: {why}");
                 }
                 let covers =
-                    |earlier: &Entry| earlier.explore.as_ref().is_some_and(|one| one.covers(explore));
+                    |earlier: &Entry| earlier.explore.iter().flatten().any(|one| one.covers(explore));
                 if let Some(earlier) = all.iter().find(|earlier| covers(earlier)) {
                     let because = &earlier.reason;
                     bail!(
@@ -122,7 +128,7 @@ fn read_one(file: &Path) -> anyhow::Result<Vec<Entry>> {
         let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
         anyhow::anyhow!(
             "`{}`, line {line}: {}; a file of known deviations has `implementation = \"...\"` and, for each, \
-             `[[deviation]]` with `check`, `explore = {{ at, protocol, flow, promised, seen, by }}` or both, \
+             `[[deviation]]` with `check`, `explore = [{{ at, protocol, flow, promised, seen, by }}, ...]` or both, \
              `reason`, `source` and, if the check passes now and then, `sometimes = true`",
             file.display(),
             error.message()

@@ -110,8 +110,9 @@ fn cases_with_mistakes() -> Result<(), Impossible> {
 fn known_differences_with_mistakes() -> Result<(), Impossible> {
     let folder = folder();
     let silent = "at = \"node-port\", protocol = \"UDP\", promised = \"answered\", seen = \"silent\"";
-    let entry =
-        |explore: &str| format!("[[deviation]]\nexplore = {{ {explore} }}\nreason = \"r\"\nsource = \"s\"\n");
+    let entry = |explore: &str| {
+        format!("[[deviation]]\nexplore = [{{ {explore} }}]\nreason = \"r\"\nsource = \"s\"\n")
+    };
     let whole = entry(silent);
     for (entries, words) in [
         (
@@ -124,6 +125,8 @@ fn known_differences_with_mistakes() -> Result<(), Impossible> {
         ),
         (entry(&format!("{silent}, from = \"a node\"")), &["line 3", "unknown field `from`"]),
         (entry(""), &["line 3", "missing field `at`"]),
+        (entry("").replace("{  }", ""), &["an empty list `explore`"]),
+        (whole.replace("[{", "{").replace("}]", "}"), &["line 3", "expected a sequence"]),
         (entry(&format!("{silent}, by = \" \"")), &["cannot be", "`by` is empty"]),
         (
             entry(&format!("{}, flow = \"known\"", silent.replace("UDP", "TCP"))),

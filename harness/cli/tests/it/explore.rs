@@ -100,7 +100,7 @@ fn what_is_known_ends_nothing_and_hides_nothing() -> Result<(), Impossible> {
     let folder = tempdir().expect("a folder can be made");
     let refused = |more: &str| {
         format!(
-            "[[deviation]]\nexplore = {{ at = \"node-port\", promised = \"answered\", seen = \"refused\", {more} }}\n\
+            "[[deviation]]\nexplore = [{{ at = \"node-port\", promised = \"answered\", seen = \"refused\", {more} }}]\n\
              reason = \"only nodes with pods listen\"\nsource = \"https://example.org/1\"\n"
         )
     };

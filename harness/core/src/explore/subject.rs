@@ -590,8 +590,7 @@ impl Sorted {
     fn of(looked: Looked, all: &[KnownDifference]) -> Self {
         let mut sorted = Self { looks: looked.looks, known: Vec::new(), unknown: Vec::new() };
         for differing in looked.differing {
-            let covers =
-                |called: &Called| all.iter().position(|known| known.explore.covers(&called.difference));
+            let covers = |called: &Called| all.iter().position(|known| known.covers(&called.difference));
             let place = differing.called.as_ref().and_then(covers);
             match place {
                 Some(place) => sorted.known.push((place, differing)),
@@ -651,7 +650,7 @@ mod tests {
     #[test]
     fn what_is_known_hides_nothing_else() {
         let known = KnownDifference {
-            explore: Difference { by: None, ..silent(Place::NodePort) },
+            explore: vec![silent(Place::Pod), Difference { by: None, ..silent(Place::NodePort) }],
             reason: "it forgets".to_owned(),
             source: "https://example.org/1".to_owned(),
         };
@@ -662,7 +661,7 @@ mod tests {
             differing("d", Some(silent(Place::NodePort))),
         ];
         let looked = Looked { looks: 9, differing: all.to_vec() };
-        let sorted = Sorted::of(looked.clone(), &[known.clone()]);
+        let sorted = Sorted::of(looked.clone(), std::slice::from_ref(&known));
         let first = sorted.unknown.first().expect("one is not known");
         assert_eq!(sorted.observed(first), "b got none; 2 of 9 looks differ; 2 differ as known");
         assert!(!sorted.is_old(&BTreeSet::from(["a".to_owned()])), "`d` is new");
@@ -675,7 +674,7 @@ mod tests {
             "nothing is known to who was not told"
         );
         // The place is that of the entry that covers it.
-        let other = KnownDifference { explore: silent(Place::Pod), ..known.clone() };
+        let other = KnownDifference { explore: vec![silent(Place::Pod)], ..known.clone() };
         let sorted = Sorted::of(looked, &[other, known]);
         assert_eq!(sorted.known.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [1, 1]);
     }
