@@ -143,10 +143,7 @@ pub fn summary(report: &Report, colour: bool, timings: bool) -> String {
     for check in report.checks.iter().filter(|check| check.is_broken()) {
         broken(&mut text, check, &paint);
     }
-    for check in report.checks.iter().filter(|check| check.verdict == Verdict::Inconclusive) {
-        let reason = check.reason.as_deref().unwrap_or("no reason was given");
-        let _ = writeln!(text, "{} {}\n    {reason}\n", paint.verdict(check.verdict), check.id);
-    }
+    untold(&mut text, report, &paint);
     for trouble in &report.troubles {
         let _ = writeln!(text, "{} {trouble}\n", paint.red("trouble"));
     }
@@ -196,6 +193,28 @@ fn broken(text: &mut String, check: &CheckReport, paint: &Paint) {
         }
     }
     let _ = writeln!(text, "  {:>9}  stickler run --filter {}\n", "again", check.id);
+}
+
+/// How many checks are named of those that have one reason.
+const NAMED: usize = 5;
+
+/// What could not be told. One reason is often that of many checks, and is told once for all of them.
+fn untold(text: &mut String, report: &Report, paint: &Paint) {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for check in report.checks.iter().filter(|check| check.verdict == Verdict::Inconclusive) {
+        let reason = check.reason.as_deref().unwrap_or("no reason was given");
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, checks)) => checks.push(&check.id),
+            None => reasons.push((reason, vec![&check.id])),
+        }
+    }
+    for (reason, checks) in reasons {
+        let mut named = checks.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+        if checks.len() > NAMED {
+            let _ = write!(named, " and {} more", checks.len() - NAMED);
+        }
+        let _ = writeln!(text, "{} {named}\n    {reason}\n", paint.verdict(Verdict::Inconclusive));
+    }
 }
 
 /// What a chaos run found: violations first, then how stale answers were.
@@ -432,6 +451,36 @@ mod tests {
     use super::*;
     use crate::{CheckCard, ClusterCard, Finding};
     use jiff::Timestamp;
+
+    #[test]
+    fn one_reason_of_many_checks_is_told_once() {
+        let at = Timestamp::UNIX_EPOCH;
+        let ids: Vec<String> = (1..=8).map(|n| format!("vip/{n}")).collect();
+        let card = |id: &String| CheckCard { id: id.clone(), title: "t".to_owned(), class: Class::Promise };
+        let started = Event::RunStarted {
+            tool: "t".to_owned(),
+            suite: "conformance".to_owned(),
+            seed: 42,
+            jobs: 1,
+            unclaimed: Vec::new(),
+            checks: ids.iter().map(card).collect(),
+        };
+        let finished = ids.iter().map(|id| Event::CheckFinished {
+            check: id.clone(),
+            verdict: Verdict::Inconclusive,
+            reason: Some(if id == "vip/2" { "its own" } else { "a part was lost" }.to_owned()),
+            finding: None,
+            duration_ms: 0,
+            evidence: Vec::new(),
+            expected: None,
+        });
+        let records: Vec<Record> =
+            [started].into_iter().chain(finished).map(|event| Record { at, event }).collect();
+        let text = summary(&Report::of(&records), false, false);
+        let told = "could not tell vip/1, vip/3, vip/4, vip/5, vip/6 and 2 more\n    a part was lost\n\n\
+                    could not tell vip/2\n    its own\n\n";
+        assert!(text.starts_with(told), "{text}");
+    }
 
     #[test]
     fn a_broken_promise_is_told_in_full() {

@@ -1,10 +1,11 @@
 //! Ports: one service, several of them, by number or by name.
 
+use k8s_openapi::api::core::v1::ContainerStatus;
 use serde_json::{Value, json};
 use stickler::action::{Resource, edit};
 use stickler::{
-    Capability, Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, endpoints_mirror_pods, fixture,
-    kep, node_port, that,
+    Broken, Capability, Check, Class, Held, Scene, To, as_promised, cluster_ip, docs, endpoints_mirror_pods,
+    fixture, kep, node_port, that,
 };
 use stickler_model::{Destination, Protocol};
 
@@ -192,10 +193,28 @@ async fn one_protocol_removed(scene: &mut Scene) -> Held {
 
 /// "sidecar containers remain running" beside the pod's own, and so do their ports.
 async fn sidecar(scene: &mut Scene) -> Held {
-    scene.given(fixture!("ports/sidecar.yaml")).await?;
+    if let Err(late) = scene.given(fixture!("ports/sidecar.yaml")).await {
+        // Where the sidecar runs, nothing is to keep the other container back.
+        return Err(keeps_back(scene).await?.unwrap_or(late));
+    }
     scene.eventually(endpoints_mirror_pods("sidecar")).await?;
     scene.eventually(as_promised(scene.inside(), vec![cluster_ip("sidecar")])).await?;
     reaches_target(scene, "sidecar", &[(80, 9000), (81, 9000), (82, 8000)]).await
+}
+
+/// That a pod's only init container runs, and its own container waits for its end, if it is so.
+async fn keeps_back(scene: &Scene) -> anyhow::Result<Option<Broken>> {
+    let pods = scene.pods("app=sidecar").await?;
+    let status = pods.first().and_then(|pod| pod.status.as_ref());
+    let state = |statuses: Option<&Vec<ContainerStatus>>| statuses?.first()?.state.clone();
+    let side = status.and_then(|status| state(status.init_container_statuses.as_ref()));
+    let web = status.and_then(|status| state(status.container_statuses.as_ref()));
+    let runs = side.is_some_and(|side| side.running.is_some());
+    let waits = web.is_none_or(|web| web.running.is_none() && web.terminated.is_none());
+    Ok((runs && waits).then(|| {
+        let promised = "`web` starts beside the sidecar `side`, and does not wait for its end";
+        Broken::promise(promised, "`side` runs, and `web` was not started")
+    }))
 }
 
 /// "you can reference these names in the `targetPort`": who has no port of the name has none for it.

@@ -30,11 +30,11 @@ mod disruption {
     use std::sync::{Arc, Mutex, PoisonError};
     use std::time::{Duration, Instant};
 
-    use anyhow::{Context as _, ensure};
+    use anyhow::{Context as _, bail, ensure};
     use futures::future::BoxFuture;
     use futures::{FutureExt as _, TryStreamExt as _};
     use k8s_openapi::api::apps::v1::Deployment;
-    use k8s_openapi::api::core::v1::{Namespace, Pod};
+    use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
     use k8s_openapi::api::discovery::v1::EndpointSlice;
     use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
     use kube::runtime::wait::await_condition;
@@ -61,6 +61,13 @@ mod disruption {
     /// No check may hang: what is lost for good is known to be lost well before this.
     const SOON: Duration = Duration::from_secs(20);
 
+    /// How long a node is cut off. What is sent is sent again after 0.2 s, 0.4 s and so on, each time twice as
+    /// long: nothing is tried between about 13 s and 25 s.
+    const CUT_OFF: Duration = Duration::from_secs(15);
+
+    /// The most a node that is connected again may take to make a pod ready.
+    const RECONNECTED: Duration = Duration::from_secs(8);
+
     /// The node whose parts are stopped; the API server is on another one.
     const NODE: &str = "kube1.vm";
 
@@ -71,6 +78,7 @@ mod disruption {
 
     const TESTS: &[(&str, Body)] = &[
         ("undisturbed", |bed| undisturbed(bed).boxed()),
+        ("objects/change-during-looks", |bed| objects_change_during_looks(bed).boxed()),
         ("agent/killed", |bed| agent_killed(bed).boxed()),
         ("dns/gone", |bed| dns_gone(bed).boxed()),
         ("dns/replaced", |bed| dns_replaced(bed).boxed()),
@@ -80,6 +88,7 @@ mod disruption {
         ("apiserver/stopped-in-a-run", |bed| apiserver_stopped_in_a_run(bed).boxed()),
         ("apiserver/comes-back", |bed| apiserver_comes_back(bed).boxed()),
         ("kubelet/stopped-under-a-vantage", |bed| kubelet_stopped_under_a_vantage(bed).boxed()),
+        ("node/cut-off-and-connected-again", |bed| cut_off_and_connected_again(bed).boxed()),
         ("component/replaced", |bed| component_replaced(bed).boxed()),
         ("component/ends-in-a-run", |bed| component_ends_in_a_run(bed).boxed()),
         ("kubelet/its-pods-leave-and-return", |bed| pods_leave_and_return(bed).boxed()),
@@ -285,6 +294,31 @@ mod disruption {
         })
     });
 
+    /// Looks at a service again and again, while another pod becomes ready: it may answer, though nobody
+    /// knew of it when the look began.
+    static OVERTAKEN: Check = check("disrupted/overtaken", |scene| {
+        Box::pin(async move {
+            scene.given_running(fixture!("service/readiness-gates.yaml")).await?;
+            scene.set_gate("gated-0", true).await?;
+            let from = scene.inside();
+            // So many that most of a look is calls.
+            let looks = || as_promised(from.clone(), vec![cluster_ip("gated")]).calls(60);
+            for _ in 0..8 {
+                scene.eventually(looks()).await?;
+                let changes = async {
+                    scene.set_gate("gated-1", true).await?;
+                    scene.becomes("gated-1", true).await
+                };
+                let (held, changed) = tokio::join!(scene.always(looks()), changes);
+                changed?;
+                held?;
+                scene.set_gate("gated-1", false).await?;
+                scene.becomes("gated-1", false).await?;
+            }
+            Ok(())
+        })
+    });
+
     fn looks(event: &Event) -> bool {
         matches!(event, Event::Called { call, .. } if call.destination.contains("web"))
     }
@@ -295,6 +329,10 @@ mod disruption {
             says(&session.perform(check).await, Verdict::Passed, &[])?;
         }
         Ok(())
+    }
+
+    async fn objects_change_during_looks(bed: Bed) -> anyhow::Result<()> {
+        says(&bed.open().await?.perform(&OVERTAKEN).await, Verdict::Passed, &[])
     }
 
     async fn agent_killed(mut bed: Bed) -> anyhow::Result<()> {
@@ -518,10 +556,13 @@ mod disruption {
         for check in &report.checks {
             let reason = check.reason.as_deref().unwrap_or_default();
             ensure!(check.verdict == Verdict::Inconclusive, "{}: {:?} {reason}", check.id, check.verdict);
-            ensure!(reason.contains(&why), "{}: {reason}", check.id);
+            ensure!(reason.ends_with(&why), "{}: {reason}", check.id);
         }
         let [trouble] = report.troubles.as_slice() else { anyhow::bail!("{:?}", report.troubles) };
         ensure!(trouble.contains(&why) && trouble.contains("goodbye"), "{trouble}");
+        let log =
+            format!("all it said is in `{}`", bed.folder.path().join("logs/proxy-kube1.vm.log").display());
+        ensure!(trouble.contains(&log), "`{log}` is not in: {trouble}");
         ensure!(report.verdict() == Verdict::Inconclusive && !report.interrupted, "{:?}", report.verdict());
         Ok(())
     }
@@ -552,6 +593,53 @@ mod disruption {
             );
         }
         Ok(())
+    }
+
+    /// A node that was cut off until nobody tries any more but now and then, is connected again: what is
+    /// created then runs there, is served from there and everywhere, and its names are known there.
+    async fn cut_off_and_connected_again(bed: Bed) -> anyhow::Result<()> {
+        bed.disruption()?.cut_off(NODE).await?;
+        ensure!(timeout(CUT_OFF, std::future::pending::<()>()).await.is_err());
+        bed.disruption()?.reconnect(NODE).await?;
+        let begun = Instant::now();
+        let pods: Api<Pod> = Api::default_namespaced(bed.cluster.client());
+        let pod = serde_json::from_value(json!({
+            "metadata": {"name": "new"},
+            "spec": {"nodeName": NODE, "containers": [{"name": "goweb", "image": "goweb"}]},
+        }))?;
+        pods.create(&PostParams::default(), &pod).await?;
+        // The node first: of a pod of a node that is taken for dead nothing is believed for long.
+        let nodes: Api<Node> = Api::all(bed.cluster.client());
+        let is_back = await_condition(nodes, NODE, |node: Option<&Node>| {
+            let mut conditions =
+                node.iter().flat_map(|node| node.status.iter()).flat_map(|is| &is.conditions);
+            conditions.any(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+        });
+        let runs = await_condition(pods.clone(), "new", |pod: Option<&Pod>| {
+            let mut conditions = pod.iter().flat_map(|pod| pod.status.iter()).flat_map(|is| &is.conditions);
+            conditions.any(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+        });
+        timeout(CUT_OFF * 4, is_back).await.context("the node stays unknown")??;
+        let known = begun.elapsed();
+        if timeout(CUT_OFF * 4, runs).await.is_err() {
+            bail!("the new pod is not ready: {:?}", pods.get("new").await?.status);
+        }
+        let ready = begun.elapsed();
+        let session = bed.open().await?;
+        says(&session.perform(&LOOKS).await, Verdict::Passed, &[])?;
+        says(&session.perform(&NAMES_AT_LAST).await, Verdict::Passed, &[])?;
+        let whole = begun.elapsed();
+        eprintln_whole(known, ready, whole);
+        ensure!(ready < RECONNECTED, "a pod was ready there only after {ready:?}");
+        ensure!(whole < SOON, "it was whole again only after {whole:?}");
+        Ok(())
+    }
+
+    #[expect(clippy::print_stderr, reason = "what was measured is of interest beside the verdict")]
+    fn eprintln_whole(known: Duration, ready: Duration, whole: Duration) {
+        eprintln!(
+            "a node that was cut off was Ready after {known:?}, ran a pod after {ready:?}, was whole after {whole:?}"
+        );
     }
 
     /// The measure of patience: a dead node's pods leave the endpoints within the bound for

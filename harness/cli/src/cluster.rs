@@ -148,6 +148,13 @@ impl ReachArgs {
 }
 
 impl ClusterArgs {
+    /// Whether no part of the cluster is anybody else's.
+    pub(crate) fn is_all_ours(&self) -> bool {
+        matches!(self.provider, ProviderName::Testbed | ProviderName::Container)
+            && self.with.is_empty()
+            && self.components.is_empty()
+    }
+
     /// The provider of these arguments, checked before anything is started. For the testbed the
     /// process moves into namespaces of its own, so no thread may exist yet.
     ///

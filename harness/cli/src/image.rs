@@ -2,6 +2,7 @@
 
 mod archive;
 mod elf;
+mod version;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,8 +63,12 @@ fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Binary>> {
     let mut binaries: Vec<Binary> = Vec::new();
     for file in files {
         let content = std::fs::read(file).with_context(|| format!("`{}` cannot be read", file.display()))?;
+        let fits = |executable: elf::Executable| {
+            let architecture = executable.insist_on_static()?;
+            version::insist_on_ours(&content, architecture).map(|()| architecture)
+        };
         let architecture = elf::examine(&content)
-            .and_then(elf::Executable::insist_on_static)
+            .and_then(fits)
             .with_context(|| format!("`{}` cannot be the image's program", file.display()))?;
         if binaries.iter().any(|known| known.architecture == architecture) {
             bail!("`{}` is a second executable for {}", file.display(), architecture.oci());
@@ -91,7 +96,10 @@ pub(crate) fn of_cluster(file: Option<&Path>) -> anyhow::Result<stickler::provid
         None if is_static().is_some() => vec![own],
         None => build(false)?,
     };
-    let binaries = read(&files)?;
+    let binaries = match file {
+        Some(_) => read(&files).context("`--pods-program` names a program that pods cannot run")?,
+        None => read(&files)?,
+    };
     let name = archive::full_name(NAME)?;
     let images = [
         Named { name: &name, command: &["stickler-pods", "--help"] },
@@ -159,6 +167,8 @@ pub(crate) fn program(file: Option<&Path>) -> anyhow::Result<Vec<u8>> {
     let content = read()?;
     let executable =
         elf::examine(&content).with_context(|| format!("`{}` cannot be copied", chosen.display()))?;
+    version::insist_on_ours(&content, executable.architecture)
+        .with_context(|| format!("`{}` cannot be copied", chosen.display()))?;
     if file.is_none() && executable.interpreter.is_some() {
         bail!(
             "this program is not static, so it runs in hardly any image; name a static `stickler-pods` with \

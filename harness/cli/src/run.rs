@@ -49,9 +49,10 @@ pub(crate) struct Run {
     /// Decides what is left to chance, such as the order of the checks; drawn if it is not given.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// How many checks may run at once.
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..))]
-    jobs: u8,
+    /// How many checks may run at once: 12 if it is not said and every component is ours, otherwise 6, for
+    /// real ones have more to do.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: Option<u8>,
     /// Where `report.json` and `journal.jsonl` go; the folder is made if need be.
     #[arg(long, value_name = "DIR", default_value = "report")]
     report: PathBuf,
@@ -143,7 +144,8 @@ impl Run {
     ) -> anyhow::Result<Option<KeptCluster>> {
         let cancel = stickler::interrupt::watch()?;
         let seed = self.seed.unwrap_or_else(rand::random);
-        let jobs = usize::from(self.jobs);
+        let at_once = if self.cluster.is_all_ours() { 12 } else { 6 };
+        let jobs = usize::from(self.jobs.unwrap_or(at_once));
         let beginning =
             Beginning { suite: "conformance", seed, jobs, checks: &checks, unclaimed: &self.unclaimed };
         let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(None) };

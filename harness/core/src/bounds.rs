@@ -66,7 +66,11 @@ impl Bounds {
     /// is given, and never more than the ceiling, which also holds where nothing could be measured.
     pub(crate) fn measured(seen: &Measured, ceiling: Self) -> Self {
         let bound = |seen: Option<Duration>, floor: Duration, ceiling: Duration| {
-            seen.map_or(ceiling, |seen| (seen * FACTOR).max(floor).min(ceiling))
+            // Whole milliseconds, as people read them.
+            let many = |seen: Duration| {
+                Duration::from_millis(u64::try_from((seen * FACTOR).as_millis()).unwrap_or(u64::MAX))
+            };
+            seen.map_or(ceiling, |seen| many(seen).max(floor).min(ceiling))
         };
         let floor = Self::TESTBED;
         // The slower one of two, if both are known.
@@ -95,6 +99,8 @@ mod tests {
         let bounds = Bounds::measured(&seen, Bounds::REAL);
         assert_eq!(bounds.convergence, Duration::from_secs(12));
         assert_eq!(bounds.staleness, Duration::from_secs(7));
+        let odd = Measured { served: Some(Duration::from_nanos(1_108_612_211)), ..seen.clone() };
+        assert_eq!(format!("{:?}", Bounds::measured(&odd, Bounds::REAL).convergence), "11.086s");
         let nothing = Bounds::measured(&Measured::default(), Bounds::REAL);
         assert_eq!(nothing.convergence, Bounds::REAL.convergence);
         assert_eq!(nothing.name_staleness, Bounds::REAL.name_staleness);

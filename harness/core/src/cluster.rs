@@ -58,9 +58,9 @@ pub trait Cluster: Send + Sync {
     /// What only whoever owns the cluster's machines can do to it; nothing if they are somebody's.
     fn disruption(&self) -> Option<&dyn Disruption>;
 
-    /// Waits until a part of the cluster has ended though nobody stopped it, and says which, how, and
-    /// what it said last. Where nobody can tell, it waits for ever.
-    fn lost(&self) -> BoxFuture<'_, String> {
+    /// Waits until a part of the cluster has ended though nobody stopped it. Where nobody can tell, it
+    /// waits for ever.
+    fn lost(&self) -> BoxFuture<'_, Loss> {
         Box::pin(std::future::pending())
     }
 
@@ -85,6 +85,21 @@ pub trait Cluster: Send + Sync {
 
     /// A kubeconfig for programs on this machine, if it was made by us.
     fn kubeconfig(&self) -> Option<&str>;
+}
+
+/// The end of a part of a cluster that nobody stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Which part, and how it ended.
+    pub ending: String,
+    /// How the sentence goes on: what it said last, and where more of that is.
+    pub last_words: String,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.ending, self.last_words)
+    }
 }
 
 /// A place traffic can start from that is no part of the cluster.
@@ -143,6 +158,13 @@ pub trait Disruption: Send + Sync {
 
     /// Starts it again; it takes up the pods it left.
     fn start_kubelet<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// Cuts a node off from all others: packets to and from it are lost without a word, and what is on it
+    /// goes on.
+    fn cut_off<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// Connects it again.
+    fn reconnect<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
 
     /// Stops the API server: it refuses connections, and those there are, are cut.
     fn stop_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>>;

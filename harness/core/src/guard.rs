@@ -8,7 +8,7 @@ use stickler_reports::Event;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Loss};
 use crate::journal::Sink;
 
 /// Watches a cluster while something runs on it.
@@ -65,10 +65,10 @@ impl Guard {
 }
 
 impl Losing {
-    fn note(&self, loss: String) {
-        let lost = format!("the cluster lost a part: {loss}");
-        if self.lost.set(lost.clone()).is_ok() {
-            self.sink.tell(Event::Trouble { message: lost });
+    /// What it said last is told once. Every check that ends with it only says why.
+    fn note(&self, loss: Loss) {
+        if self.lost.set(format!("the cluster lost a part: {}", loss.ending)).is_ok() {
+            self.sink.tell(Event::Trouble { message: format!("the cluster lost a part: {loss}") });
             self.over.cancel();
         }
     }

@@ -144,14 +144,32 @@ impl Invariant for RoutedAsPromised {
                 for promised in &promised {
                     let door = door(controller, promised.request);
                     for (address, place) in self.addresses(&world, door)? {
-                        looks.push(self.look_at(scene, from, promised, address, place));
+                        looks.push(async move {
+                            let found = self.look_at(scene, from, promised, address, place).await?;
+                            anyhow::Ok(found.map(|finding| (promised, finding)))
+                        });
                     }
                 }
             }
             let cells = looks.len();
-            let differing: Vec<Finding> = try_join_all(looks).await?.into_iter().flatten().collect();
-            let count = differing.len();
-            let Some(mut first) = differing.into_iter().next() else { return Ok(Judgement::Holds) };
+            let differing = try_join_all(looks).await?.into_iter().flatten().collect::<Vec<_>>();
+            if differing.is_empty() {
+                return Ok(Judgement::Holds);
+            }
+            // Pods get ready when they like: whoever did between the list and the requests may have answered.
+            let now = scene.world().await?;
+            let mut stands = Vec::new();
+            let mut overtaken = None;
+            for (promised, finding) in differing {
+                match Promised::of(scene, &now, promised.request, &secrets)?.route == promised.route {
+                    true => stands.push(finding),
+                    false => overtaken = overtaken.or(Some(finding)),
+                }
+            }
+            let count = stands.len();
+            let Some(mut first) = stands.into_iter().next() else {
+                return Ok(overtaken.map_or(Judgement::Holds, Judgement::Overtaken));
+            };
             if count > 1 {
                 first.observed = format!("{}; {count} of {cells} such pairs differ", first.observed);
             }

@@ -43,6 +43,9 @@ impl<T: Invariant + ?Sized> Invariant for &T {
 pub enum Judgement {
     Holds,
     Broken(Finding),
+    /// What is promised changed while it was looked, so what was seen may be of the time before or of the
+    /// time after: the look tells nothing.
+    Overtaken(Finding),
 }
 
 /// Calls from these vantages to these destinations are answered as the model promises for the
@@ -103,10 +106,15 @@ impl Invariant for AsPromised {
                     return Ok(None);
                 }
                 let mut workload = scene.workload(probe(target), self.calls);
+                workload.timeout_ms = patience(&route, workload.timeout_ms);
                 if let (Probe::Udp { source_port, .. }, Some(port)) = (&mut workload.probe, self.source_port)
                 {
                     *source_port = port.checked_add(number);
                     workload.concurrency = 1;
+                    // All go the same way, and where nobody answers each would be waited for.
+                    if may_be_silent(&route) {
+                        workload.count = Some(1);
+                    }
                 }
                 let again = Workload { count: Some(1), ..workload.clone() };
                 let mut outcomes = scene.call(from, &target.label, workload).await?;
@@ -121,13 +129,26 @@ impl Invariant for AsPromised {
                 bail!("nothing is promised from any of these places, so there is nothing to look at");
             }
             let mut differing = Vec::new();
-            for (from, target, route, outcomes) in &cells {
-                if let Some(finding) = judge(scene, from, target, route, outcomes)? {
-                    differing.push(finding);
+            for (from, target, promised, outcomes) in &cells {
+                if let Some(finding) = judge(scene, from, target, promised, outcomes)? {
+                    differing.push((*from, *target, promised, finding));
                 }
             }
-            let count = differing.len();
-            let Some(mut first) = differing.into_iter().next() else { return Ok(Judgement::Holds) };
+            if differing.is_empty() {
+                return Ok(Judgement::Holds);
+            }
+            // Pods get ready when they like: whoever did between the list and the calls may have answered.
+            let now = scene.world().await?;
+            let (stands, overtaken): (Vec<_>, Vec<_>) =
+                differing.into_iter().partition(|(from, target, promised, _)| {
+                    let client = scene.vantages().to_model(from);
+                    route(&now, scene.cluster.promises(), &client, &target.destination) == **promised
+                });
+            let count = stands.len();
+            let Some((.., mut first)) = stands.into_iter().next() else {
+                let first = overtaken.into_iter().next().map(|(.., finding)| finding);
+                return Ok(first.map_or(Judgement::Holds, Judgement::Overtaken));
+            };
             if count > 1 {
                 first.observed = format!("{}; {count} of {} such pairs differ", first.observed, cells.len());
             }
@@ -169,10 +190,10 @@ pub(crate) fn unlike(
     outcomes: &[Outcome],
 ) -> anyhow::Result<Option<Unlike>> {
     let client = scene.vantages().to_model(from);
-    let may_be_silent = refused_as_often_as_may_be(route, outcomes);
+    let was_refused = refused_as_often_as_may_be(route, outcomes);
     for outcome in outcomes {
         let observed = observed(&outcome.seen)?;
-        if may_be_silent && is_silent(outcome) {
+        if was_refused && is_silent(outcome) {
             continue;
         }
         if let Err(why) = route.allows(&observed) {
@@ -200,6 +221,18 @@ fn kind(observed: &Observed) -> Saw {
 fn refused_as_often_as_may_be(route: &Route, outcomes: &[Outcome]) -> bool {
     matches!(route, Route::Refused { .. })
         && outcomes.iter().any(|outcome| matches!(outcome.seen, Seen::Refused))
+}
+
+/// Whether nothing at all may come of a call.
+fn may_be_silent(route: &Route) -> bool {
+    route.allows(&Observed::Silent).is_ok()
+}
+
+/// How long a call is waited for, in milliseconds, of what calls are given. Where nobody may answer, or nobody
+/// need, every call takes as long as it is listened: what comes is proof, and comes about as soon as answers
+/// do, which calls are given several times as long as they take.
+pub(crate) fn patience(route: &Route, timeout_ms: u64) -> u64 {
+    if may_be_silent(route) { timeout_ms / 4 } else { timeout_ms }
 }
 
 pub(crate) fn is_silent(outcome: &Outcome) -> bool {

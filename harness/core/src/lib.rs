@@ -45,7 +45,7 @@ pub use bounds::Bounds;
 pub use calls::{http, http_with_host, in_words, udp};
 pub use check::{Broken, Check, Class, Held, Source, Verdict, dns_specification, docs, kep, notes, rfc};
 pub use claim::{Healed, heal};
-pub use cluster::{AgentStream, Capability, Cluster, Disruption, Machine, Outside, Provider, Terminal};
+pub use cluster::{AgentStream, Capability, Cluster, Disruption, Loss, Machine, Outside, Provider, Terminal};
 pub use controller::{Controller, ExistingController};
 pub use destination::{To, cluster_ip, load_balancer, node_port};
 pub use ingress::{RoutedAsPromised, routed_as_promised};
@@ -57,7 +57,7 @@ pub use names::{ResolveAsPromised, resolve_as_promised};
 pub use runner::{Ending, Kept, Run, Session};
 pub use scene::{ExecOutput, Scene};
 pub use stickler_pods::versions::served;
-pub use stickler_pods::{APPLETS, protocol};
+pub use stickler_pods::{APPLETS, VERSION as PODS_VERSION, protocol};
 pub use vantage::{Vantage, Vantages};
 
 /// Runs the part of the program that was asked for under another name: what runs in pods of the

@@ -237,7 +237,7 @@ impl Session {
 
     /// Gives back what stands on the cluster, in any case, and waits until it is gone: others may
     /// need the ports that agents on nodes have.
-    pub(crate) async fn give_back(&self) {
+    pub async fn give_back(&self) {
         if let Err(error) = self.stay.give_back().await {
             tracing::warn!("the agents are still there: {error:#}");
         }

@@ -196,13 +196,15 @@ impl Scene {
             let began = Instant::now();
             match self.look(&invariant).await? {
                 Judgement::Holds => return Ok(()),
-                Judgement::Broken(finding) => {
-                    // A look that began earlier may have taken long, and tells of the time before.
-                    if began >= deadline {
-                        let observed = format!("{} (still so after {bound:?})", finding.observed);
-                        return Err(Broken::promise(finding.promised, observed));
-                    }
+                // A look that began earlier may have taken long, and tells of the time before.
+                Judgement::Broken(finding) if began >= deadline => {
+                    let observed = format!("{} (still so after {bound:?})", finding.observed);
+                    return Err(Broken::promise(finding.promised, observed));
                 }
+                Judgement::Overtaken(finding) if began >= deadline => {
+                    return Err(never_still(bound, finding));
+                }
+                Judgement::Broken(_) | Judgement::Overtaken(_) => {}
             }
             look_again().await;
         }
@@ -222,9 +224,18 @@ impl Scene {
 
     /// Holds now.
     pub async fn exactly(&self, invariant: impl Invariant) -> Held {
-        match self.look(&invariant).await? {
-            Judgement::Holds => Ok(()),
-            Judgement::Broken(finding) => Err(Broken::Promise(Box::new(finding))),
+        let bound = self.bounds().convergence;
+        let deadline = Instant::now() + bound;
+        loop {
+            match self.look(&invariant).await? {
+                Judgement::Holds => return Ok(()),
+                Judgement::Broken(finding) => return Err(Broken::Promise(Box::new(finding))),
+                Judgement::Overtaken(finding) if Instant::now() >= deadline => {
+                    return Err(never_still(bound, finding));
+                }
+                Judgement::Overtaken(_) => {}
+            }
+            look_again().await;
         }
     }
 
@@ -233,7 +244,7 @@ impl Scene {
         self.is_waiting_for(&promise);
         let judgement =
             invariant.look(self).await.with_context(|| format!("could not look whether {promise}"))?;
-        if let Judgement::Broken(finding) = &judgement {
+        if let Judgement::Broken(finding) | Judgement::Overtaken(finding) = &judgement {
             self.is_waiting_for(&format!("{promise}; last seen: {}", finding.observed));
         }
         Ok(judgement)
@@ -654,6 +665,14 @@ impl Scene {
         }
         calls.push_back(line.to_owned());
     }
+}
+
+/// Every look was overtaken.
+fn never_still(bound: Duration, finding: Finding) -> Broken {
+    let Finding { promised, observed } = finding;
+    Broken::CouldNotTell(format!(
+        "what is promised did not stay the same during any look for {bound:?}; last: {promised}; {observed}"
+    ))
 }
 
 /// What the API server said when it refused something.

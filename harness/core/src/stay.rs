@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Scene;
 use crate::bounds::Bounds;
 use crate::claim::{Claim, Kept};
-use crate::cluster::{Capability, Cluster, Disruption, Outside};
+use crate::cluster::{Capability, Cluster, Disruption, Loss, Outside};
 use crate::controller::{ExistingController, InUse, Standing};
 use crate::image::Copying;
 use crate::journal::Sink;
@@ -244,7 +244,7 @@ impl Cluster for Found {
         self.cluster.disruption()
     }
 
-    fn lost(&self) -> BoxFuture<'_, String> {
+    fn lost(&self) -> BoxFuture<'_, Loss> {
         self.cluster.lost()
     }
 

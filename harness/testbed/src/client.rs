@@ -11,6 +11,10 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube::client::{ClientBuilder, ConfigExt};
 use kube::config::AuthInfo;
+use socket2::{SockRef, TcpKeepalive};
+use stickler_pods::connection::{ASKED_EVERY, DIAL, SILENCE};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tower::Service;
 
 use crate::namespace::NetNamespace;
@@ -79,15 +83,27 @@ impl Service<Uri> for NamespaceConnector {
     fn call(&mut self, _: Uri) -> Self::Future {
         let Self { from, to } = self.clone();
         Box::pin(async move {
-            let stream = from.connect(to).await?;
+            let stream = timeout(DIAL, from.connect(to)).await??;
             stream.set_nodelay(true)?;
+            // No wire leads to one's own machine that could be cut.
+            if !to.ip().is_loopback() {
+                give_up_in_silence(&stream)?;
+            }
             Ok(NamespaceStream(TokioIo::new(stream)))
         })
     }
 }
 
+/// Lets the kernel end the connection when nothing comes from the other machine any more, neither what it
+/// sends nor word that it received what was sent.
+fn give_up_in_silence(stream: &TcpStream) -> std::io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ASKED_EVERY).with_interval(ASKED_EVERY))?;
+    socket.set_tcp_user_timeout(Some(SILENCE))
+}
+
 /// A connection made inside a namespace.
-struct NamespaceStream(TokioIo<tokio::net::TcpStream>);
+struct NamespaceStream(TokioIo<TcpStream>);
 
 impl Connection for NamespaceStream {
     fn connected(&self) -> Connected {

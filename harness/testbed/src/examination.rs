@@ -108,8 +108,10 @@ async fn nftables() -> anyhow::Result<()> {
 }
 
 async fn conntrack() -> anyhow::Result<()> {
-    let nothing = Flows { to: Some(Ipv4Addr::new(10, 96, 0, 10)), port: 53, answered_by: None };
-    Conntrack::open(&NetNamespace::new()?)?.forget(&nothing).await
+    let nothing = |port| Flows { to: Some(Ipv4Addr::new(10, 96, 0, 10)), port, answered_by: None };
+    let conntrack = Conntrack::open(&NetNamespace::new()?)?;
+    conntrack.forget(&[nothing(53)]).await?;
+    conntrack.forget(&[nothing(53), nothing(54)]).await
 }
 
 async fn container() -> anyhow::Result<()> {

@@ -262,19 +262,33 @@ pub struct Loss {
     pub exit: Exit,
     /// What it said last.
     pub last_lines: Vec<String>,
+    /// Where all that it said is kept.
+    pub log: Option<PathBuf>,
+}
+
+impl Loss {
+    /// How it ended, as in `proxy on kube1.vm was ended by signal 9`.
+    pub fn ending(&self) -> String {
+        let Self { title, exit, .. } = self;
+        match exit {
+            Exit::Code(code) => format!("{title} ended by itself with exit status {code}"),
+            Exit::Signal(signal) => format!("{title} was ended by signal {signal}"),
+        }
+    }
+
+    /// What it said last, and where the rest of that is: how the sentence goes on.
+    pub fn last_words(&self) -> String {
+        if self.last_lines.is_empty() {
+            return " and had said nothing".to_owned();
+        }
+        let log = self.log.as_ref().map(|log| format!("; all it said is in `{}`", log.display()));
+        format!("; it said last: {}{}", self.last_lines.join(" | "), log.unwrap_or_default())
+    }
 }
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { title, exit, last_lines } = self;
-        match exit {
-            Exit::Code(code) => write!(f, "{title} ended by itself with exit status {code}")?,
-            Exit::Signal(signal) => write!(f, "{title} was ended by signal {signal}")?,
-        }
-        match last_lines.as_slice() {
-            [] => write!(f, " and had said nothing"),
-            lines => write!(f, "; it said last: {}", lines.join(" | ")),
-        }
+        write!(f, "{}{}", self.ending(), self.last_words())
     }
 }
 
@@ -364,11 +378,12 @@ impl External {
         let supervisor = {
             let (child, log) = (child.clone(), Arc::clone(&log));
             let (title, losses) = (self.title.clone(), self.losses.clone());
+            let path = self.output.path().map(Path::to_owned);
             tokio::spawn(async move {
                 let exit = child.wait().await;
                 // A process it left behind may hold the pipes.
                 let _ = timeout(Duration::from_secs(1), log.closed()).await;
-                losses.add(Loss { title, exit, last_lines: last_lines(&log) });
+                losses.add(Loss { title, exit, last_lines: last_lines(&log), log: path });
             })
         };
         *running = Some(Running { child, log, supervisor });

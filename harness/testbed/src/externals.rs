@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::cgroup::{Cgroups, NodeCgroups};
 use crate::components::{Component, Replacement};
-use crate::external::{DIRECTORY, Enclosure, EnclosureSpec, External, Losses, Output, Values};
+use crate::external::{DIRECTORY, Enclosure, EnclosureSpec, External, Loss, Losses, Output, Values};
 use crate::kubelet::Exit;
 use crate::pki::{Credentials, Pki};
 use crate::testbed::{CLUSTER_DNS, kubeconfig};
@@ -239,7 +239,9 @@ impl Externals {
     ) -> anyhow::Result<T> {
         tokio::select! {
             done = waiting => done,
-            lost = self.lost() => bail!(lost),
+            lost = self.lost() => {
+                bail!(lost.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
         }
     }
 
@@ -274,10 +276,9 @@ impl Externals {
         }
     }
 
-    /// Waits until a program has ended by itself, and says so.
-    pub(crate) async fn lost(&self) -> String {
-        let losses = self.losses.more_than(0).await;
-        losses.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    /// Waits until a program has ended by itself, and says which have.
+    pub(crate) async fn lost(&self) -> Vec<Loss> {
+        self.losses.more_than(0).await
     }
 }
 

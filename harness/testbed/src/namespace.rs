@@ -6,6 +6,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
 
 /// An anonymous network namespace. Cloning shares it; it is gone when the last clone, the last
 /// socket and the last process in it are.
@@ -98,6 +101,12 @@ fn unshare(flags: libc::c_int) -> io::Result<()> {
     }
 }
 
+/// How long a connection may be idle before the other machine is asked for a sign of life, how often then,
+/// and how many times in vain.
+const IDLE: Duration = Duration::from_secs(15);
+const ASKED_AGAIN: Duration = Duration::from_secs(5);
+const ASKED: u32 = 3;
+
 /// A listener whose port is free again when it is dropped. Closing it is not enough: a child between
 /// fork and exec has a copy of it.
 pub(crate) struct Listening(tokio::net::TcpListener);
@@ -107,8 +116,14 @@ impl Listening {
         Self(listener)
     }
 
+    /// The next connection. It ends by itself when the other machine is not there any more, or does not
+    /// know of it: one that is only listened to would stay for ever. Nobody who merely reads slowly is cut.
     pub(crate) async fn accept(&self) -> io::Result<(tokio::net::TcpStream, SocketAddr)> {
-        self.0.accept().await
+        let (stream, from) = self.0.accept().await?;
+        let asked = TcpKeepalive::new().with_time(IDLE).with_interval(ASKED_AGAIN).with_retries(ASKED);
+        // A connection that is over already says so when it is read.
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&asked);
+        Ok((stream, from))
     }
 }
 

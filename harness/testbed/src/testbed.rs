@@ -33,7 +33,7 @@ use crate::client::{ApiEndpoint, client};
 use crate::components::{Component, Components, Replacement};
 use crate::controllers::{Controllers, ControllersConfig, NodePatience};
 use crate::enter::host_listener;
-use crate::external::External;
+use crate::external::{External, Loss};
 use crate::externals::{ExternalCard, Externals, Given, values};
 use crate::kernel::HostPort;
 use crate::kubelet::{ForeignImage, Kubelet, KubeletConfig, PodNetwork};
@@ -420,9 +420,9 @@ impl Testbed {
         self.externals.places().map(|(component, node)| (component, node.to_owned())).collect()
     }
 
-    /// Waits until an external command ended though nobody stopped it, and says which, how, and what it
-    /// said last. Without such commands it waits for ever.
-    pub async fn lost(&self) -> String {
+    /// Waits until an external command ended though nobody stopped it, and says which have, how, and what
+    /// they said last. Without such commands it waits for ever.
+    pub async fn lost(&self) -> Vec<Loss> {
         self.externals.lost().await
     }
 
@@ -531,6 +531,31 @@ impl Testbed {
     fn kubelet(&self, node: &str) -> anyhow::Result<&Mutex<Kubelet>> {
         let known = || self.nodes().join("`, `");
         self.kubelets.get(node).with_context(|| format!("there is no node `{node}`; there are `{}`", known()))
+    }
+
+    /// Cuts a node off from all others: packets to and from it are lost without a word, and what is on it
+    /// goes on. Doing it twice is the same as doing it once.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub async fn cut_off(&self, node: &str) -> anyhow::Result<()> {
+        self.topology.cut_off(self.node(node)?).await
+    }
+
+    /// Connects it again.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub async fn reconnect(&self, node: &str) -> anyhow::Result<()> {
+        self.topology.reconnect(self.node(node)?).await
+    }
+
+    fn node(&self, name: &str) -> anyhow::Result<&NodeNet> {
+        let known = || self.nodes().join("`, `");
+        let mut nodes = self.topology.nodes().iter();
+        nodes
+            .find(|node| node.name == name)
+            .with_context(|| format!("there is no node `{name}`; there are `{}`", known()))
     }
 
     /// Stops the API server: nobody answers at its addresses, and all its connections are cut. What

@@ -118,6 +118,21 @@ impl Topology {
     pub(crate) fn load_balancer(&self) -> Option<&NetNamespace> {
         self.load_balancer.as_ref()
     }
+
+    /// Cuts a node off from everybody else: whatever is sent on its wire is lost without a word. The wire
+    /// is down on the LAN's side, so that the node keeps its routes.
+    pub async fn cut_off(&self, node: &NodeNet) -> anyhow::Result<()> {
+        let links = Links::open(&self.lan)?;
+        let cut = async { links.down(links.index(&node.port).await?).await };
+        cut.await.with_context(|| format!("cut node `{}` off", node.name))
+    }
+
+    /// Mends the wire.
+    pub async fn reconnect(&self, node: &NodeNet) -> anyhow::Result<()> {
+        let links = Links::open(&self.lan)?;
+        let mended = async { links.up(links.index(&node.port).await?).await };
+        mended.await.with_context(|| format!("connect node `{}` again", node.name))
+    }
 }
 
 /// A node's place in the network. Clones are the same node.
@@ -129,6 +144,8 @@ pub struct NodeNet {
     /// Where the addresses of the node's pods come from; the first one is their gateway.
     pub pod_cidr: Ipv4Net,
     pub namespace: NetNamespace,
+    /// The name of its port on the LAN.
+    port: String,
     links: Arc<Links>,
     host_ports: Arc<HostPorts>,
 }
@@ -321,6 +338,7 @@ impl Lan {
         masquerade_egress(&namespace, plan.pod_cidr, &[CLUSTER_CIDR, SERVICE_CIDR, LAN]).await?;
         Ok(NodeNet {
             name: plan.name.clone(),
+            port: plan.port.clone(),
             ip: plan.ip,
             pod_cidr: plan.pod_cidr,
             host_ports: Arc::new(HostPorts::new(&namespace)),

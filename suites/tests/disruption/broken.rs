@@ -105,6 +105,9 @@ impl Deed {
             command.end()?;
         }
         let begun = Instant::now();
+        // An agent that was given up stays so.
+        session.give_back().await;
+        let session = bed.open().await?;
         let mut broken: Vec<&'static Check> = self.predictions.iter().map(|one| one.check).collect();
         loop {
             let endings = join_all(broken.iter().map(|check| session.perform(check))).await;

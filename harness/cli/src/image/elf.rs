@@ -13,6 +13,14 @@ pub(crate) enum Architecture {
 }
 
 impl Architecture {
+    /// What rustc's targets begin with.
+    pub(crate) fn rust(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64",
+            Self::Arm64 => "aarch64",
+        }
+    }
+
     /// What images call it.
     pub(crate) fn oci(self) -> &'static str {
         match self {

@@ -35,6 +35,20 @@ fn what_is_missing_is_told() -> Result<(), Impossible> {
         ended.stderr
     };
     assert!(told(&[]).contains("needs `--bin-dir DIR`"));
+    // Before anything is made, whatever else is missing.
+    let old = "stickler-pods 0.0.1 of sources 00000000000000aa";
+    fs::write(folder.path().join("old"), crate::image::versioned(62, old)).expect("it can be written");
+    let another = output(stickler(
+        folder.path(),
+        &["run", "--cluster", "binaries", "--bin-dir", "bin", "--pods-program", "old"],
+    ));
+    assert_eq!(another.code(), Some(2), "{another:#?}");
+    let words = format!(
+        "error: `--pods-program` names a program that pods cannot run: `old` cannot be the \
+                         image's program: it is `{old}`, and `{}` is needed; build it",
+        stickler::PODS_VERSION
+    );
+    assert!(another.stderr.starts_with(&words), "{another:#?}");
     let lacks = told(&["--bin-dir", "bin"]);
     assert!(lacks.contains("`--bin-dir bin` lacks `kube-apiserver`, `kube-controller-manager`"), "{lacks}");
     assert!(told(&["--bin-dir", "nosuch"]).contains("`--bin-dir nosuch` cannot be read"));

@@ -420,7 +420,12 @@ fn programs_are_copied() -> Result<(), Impossible> {
     // The smaller of the two programs that can be copied, if it was built.
     let built = Path::new(env!("CARGO_BIN_EXE_stickler"));
     let smaller = built.with_file_name("stickler-pods");
-    let program = if smaller.is_file() { smaller.as_path() } else { built };
+    // One that an earlier build left is of no use.
+    let is_current = |program: &Path| {
+        let said = std::process::Command::new(program).arg("--version").output();
+        said.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).trim() == stickler::PODS_VERSION)
+    };
+    let program = if is_current(&smaller) { smaller.as_path() } else { built };
     let program = program.to_str().expect("a path is UTF-8");
     let arguments = [
         "run",

@@ -15,8 +15,13 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("docker_loads_it", docker_loads_it),
 ];
 
-/// The head of a static executable; nobody runs it here.
+/// The head of a static executable, and the version that is wanted; nobody runs it here.
 pub(crate) fn executable(machine: u16) -> Vec<u8> {
+    versioned(machine, stickler::PODS_VERSION)
+}
+
+/// The same with another version.
+pub(crate) fn versioned(machine: u16, version: &str) -> Vec<u8> {
     let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     for half in [2, machine] {
         file.extend(half.to_le_bytes());
@@ -29,6 +34,7 @@ pub(crate) fn executable(machine: u16) -> Vec<u8> {
     for half in [64_u16, 56, 0, 64, 0, 0] {
         file.extend(half.to_le_bytes());
     }
+    file.extend(version.as_bytes());
     file
 }
 
@@ -62,6 +68,12 @@ fn a_program_that_is_not_static_is_refused() -> Result<(), Impossible> {
     let ended = output(stickler(folder.path(), &["image", "--output", "x.tar", "--binary", own]));
     assert_eq!(ended.code(), Some(2), "{ended:#?}");
     assert!(ended.stderr.contains("it is not static: it asks for `/lib"), "{}", ended.stderr);
+    let other = "stickler-pods 0.0.1 of sources 00000000000000aa";
+    std::fs::write(folder.path().join("old"), versioned(183, other)).expect("it can be written");
+    let ended = output(stickler(folder.path(), &["image", "--output", "x.tar", "--binary", "old"]));
+    assert_eq!(ended.code(), Some(2), "{ended:#?}");
+    let words = format!("error: `old` cannot be the image's program: it is `{other}`, and `");
+    assert!(ended.stderr.starts_with(&words), "{}", ended.stderr);
     assert!(!folder.path().join("x.tar").exists(), "it left a file");
     Ok(())
 }

@@ -19,7 +19,7 @@ use stickler_reports::{Difference, Finding, Flow, Place, Promised, Saw, Transpor
 use super::form::CONTAINER_PORT;
 use crate::Scene;
 use crate::destination::Target;
-use crate::invariant::{Unlike, probe, unlike};
+use crate::invariant::{Unlike, patience, probe, unlike};
 use crate::names::{ResolveAsPromised, resolve_as_promised};
 use crate::truth::address::{At, Known, addresses, cluster_dns, health_checks, protocol};
 use crate::truth::cell::{self, CALLS};
@@ -362,11 +362,10 @@ async fn flow(
     if let Probe::Udp { source_port, .. } = &mut workload.probe {
         *source_port = Some(port);
     }
-    match &route {
-        Route::NotPromised { .. } => return Ok(None),
-        Route::Answered { .. } => {}
-        _ => workload.timeout_ms = cell::listen(workload.timeout_ms),
+    if matches!(route, Route::NotPromised { .. }) {
+        return Ok(None);
     }
+    workload.timeout_ms = patience(&route, workload.timeout_ms);
     let outcomes = scene.call(from, &target.label, workload).await?;
     let unlike = unlike(scene, from, &route, &outcomes)?;
     Ok(unlike.map(|Unlike { why, saw }| {

@@ -11,7 +11,7 @@ use stickler_reports::ClusterCard;
 
 use super::KubeconfigProvider;
 use crate::bounds::Bounds;
-use crate::cluster::{Capability, Cluster, Disruption, Outside, Provider as _};
+use crate::cluster::{Capability, Cluster, Disruption, Loss, Outside, Provider as _};
 
 /// See the module.
 pub(super) struct Own {
@@ -80,7 +80,7 @@ impl Cluster for Own {
         self.cluster.is_measured()
     }
 
-    fn lost(&self) -> BoxFuture<'_, String> {
+    fn lost(&self) -> BoxFuture<'_, Loss> {
         self.cluster.lost()
     }
 

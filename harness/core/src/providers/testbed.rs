@@ -15,7 +15,9 @@ use stickler_testbed::components::{Component, Components};
 use stickler_testbed::{ExternalCard, Images, Testbed, TestbedSpec};
 
 use crate::bounds::Bounds;
-use crate::cluster::{AgentStream, Capability, Cluster, Disruption, Machine, Outside, Provider, Terminal};
+use crate::cluster::{
+    AgentStream, Capability, Cluster, Disruption, Loss, Machine, Outside, Provider, Terminal,
+};
 use crate::engine::Engine;
 
 /// How many nodes the notes' lab has; their names and addresses are the same here.
@@ -262,8 +264,17 @@ impl Cluster for TestbedCluster {
         self.capabilities.contains(&Capability::NotesLab).then_some(self)
     }
 
-    fn lost(&self) -> BoxFuture<'_, String> {
-        self.testbed.lost().boxed()
+    fn lost(&self) -> BoxFuture<'_, Loss> {
+        let all = |lost: Vec<stickler_testbed::external::Loss>| Loss {
+            ending: lost.iter().map(|lost| lost.ending()).collect::<Vec<_>>().join("; "),
+            last_words: match lost.as_slice() {
+                [one] => one.last_words(),
+                several => {
+                    format!(": {}", several.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+                }
+            },
+        };
+        self.testbed.lost().map(all).boxed()
     }
 
     fn is_ephemeral(&self) -> bool {
@@ -283,6 +294,14 @@ impl Disruption for TestbedCluster {
 
     fn start_kubelet<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
         self.testbed.start_kubelet(node).boxed()
+    }
+
+    fn cut_off<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.testbed.cut_off(node).boxed()
+    }
+
+    fn reconnect<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.testbed.reconnect(node).boxed()
     }
 
     fn stop_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>> {

@@ -61,7 +61,7 @@ enum Order {
     Say { stream: u64, line: String },
     /// The end of its standard input.
     Close { stream: u64 },
-    /// Stop or start something.
+    /// Stop or start something, or cut it off.
     Disrupt { number: u64, how: Disrupting },
 }
 
@@ -70,6 +70,8 @@ enum Order {
 enum Disrupting {
     StopKubelet(String),
     StartKubelet(String),
+    CutOff(String),
+    Reconnect(String),
     StopApiserver,
     StartApiserver,
 }
@@ -243,6 +245,14 @@ impl Disruption for Tether {
         self.disrupt(Disrupting::StartKubelet(node.to_owned())).boxed()
     }
 
+    fn cut_off<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.disrupt(Disrupting::CutOff(node.to_owned())).boxed()
+    }
+
+    fn reconnect<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        self.disrupt(Disrupting::Reconnect(node.to_owned())).boxed()
+    }
+
     fn stop_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>> {
         self.disrupt(Disrupting::StopApiserver).boxed()
     }
@@ -381,6 +391,8 @@ async fn disrupt(cluster: &dyn Cluster, how: Disrupting) -> anyhow::Result<()> {
     match how {
         Disrupting::StopKubelet(node) => disruption.stop_kubelet(&node).await,
         Disrupting::StartKubelet(node) => disruption.start_kubelet(&node).await,
+        Disrupting::CutOff(node) => disruption.cut_off(&node).await,
+        Disrupting::Reconnect(node) => disruption.reconnect(&node).await,
         Disrupting::StopApiserver => disruption.stop_apiserver().await,
         Disrupting::StartApiserver => disruption.start_apiserver().await,
     }
@@ -589,6 +601,14 @@ mod tests {
         fn start_kubelet<'a>(&'a self, _: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
             // It takes for ever, and nobody waits for it.
             std::future::pending().boxed()
+        }
+
+        fn cut_off<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+            self.stop_kubelet(node)
+        }
+
+        fn reconnect<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+            self.stop_kubelet(node)
         }
 
         fn stop_apiserver(&self) -> BoxFuture<'_, anyhow::Result<()>> {

@@ -14,16 +14,12 @@ use stickler_reports::{CellVerdict, Saw};
 use crate::Scene;
 use crate::calls::in_words;
 use crate::destination::Target;
-use crate::invariant::{Unlike, is_silent, probe, unlike};
+use crate::invariant::{Unlike, is_silent, patience, probe, unlike};
 use crate::vantage::Vantage;
 
 /// How many calls are made where several may answer: every one of them from each place is a new
 /// chance to meet somebody who must not.
 pub(crate) const CALLS: u64 = 3;
-
-/// How long to listen where nobody may answer, or nobody need: what comes later is missed, what comes
-/// is proof.
-const LISTEN: Duration = Duration::from_millis(250);
 
 /// What one place saw at one destination, beside what was promised there.
 #[derive(Clone, Debug)]
@@ -89,17 +85,13 @@ pub(crate) async fn call(
     workload.concurrency = 1;
     match route {
         Route::NotPromised { .. } => return Ok(Cell::not_promised(promised)),
-        Route::Nobody { .. }
-        | Route::AtMost { .. }
-        | Route::Dropped { .. }
-        | Route::Refused { protocol: Protocol::Udp, .. } => {
-            workload.count = Some(1);
-            workload.timeout_ms = listen(workload.timeout_ms);
+        Route::Nobody { .. } | Route::AtMost { .. } | Route::Dropped { .. } | Route::Refused { .. } => {
+            workload.count = Some(1)
         }
-        Route::Refused { .. } => workload.count = Some(1),
         Route::Answered { .. } => {}
     }
-    workload.timeout_ms = workload.timeout_ms.max(u64::try_from(at_least.as_millis()).unwrap_or(u64::MAX));
+    workload.timeout_ms =
+        patience(route, workload.timeout_ms).max(u64::try_from(at_least.as_millis()).unwrap_or(u64::MAX));
     let outcomes = scene.call(from, &target.label, workload).await?;
     if let Some(Unlike { why, saw }) = unlike(scene, from, route, &outcomes)? {
         let refusal_is_missing =
@@ -135,10 +127,6 @@ fn turns(from: &Vantage, target: &Target, outcomes: &[Outcome]) -> Vec<Turn> {
         })
     };
     outcomes.iter().filter_map(turn).collect()
-}
-
-pub(crate) fn listen(timeout_ms: u64) -> u64 {
-    timeout_ms.min(u64::try_from(LISTEN.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// What a node says of its endpoints.

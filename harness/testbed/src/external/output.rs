@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -11,7 +11,10 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 /// Where everything that a program writes is written too; by default nowhere.
 #[derive(Clone, Debug, Default)]
-pub struct Output(Option<Arc<Mutex<File>>>);
+pub struct Output {
+    path: Option<PathBuf>,
+    file: Option<Arc<Mutex<File>>>,
+}
 
 impl Output {
     /// To a file, which is made if need be, as is its folder; what it had is gone.
@@ -23,12 +26,17 @@ impl Output {
             std::fs::create_dir_all(folder)?;
         }
         let file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
-        Ok(Self(Some(Arc::new(Mutex::new(file)))))
+        Ok(Self { path: Some(path.to_owned()), file: Some(Arc::new(Mutex::new(file))) })
+    }
+
+    /// The file, if there is one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// The same stream; whatever is read from it is written to the file.
     pub(super) fn copying<R>(&self, stream: R) -> Copying<R> {
-        Copying { stream, file: self.0.clone() }
+        Copying { stream, file: self.file.clone() }
     }
 }
 

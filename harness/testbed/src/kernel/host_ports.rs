@@ -78,11 +78,10 @@ impl HostPorts {
     /// UDP flows that went elsewhere, or to a pod that is gone, are to be translated anew.
     async fn forget(&self, ports: &[HostPort], answered_by: Option<Ipv4Addr>) -> anyhow::Result<()> {
         const UDP: u8 = 17;
-        for port in ports.iter().filter(|port| port.protocol == UDP) {
-            let flows = Flows { to: port.at, port: port.port, answered_by };
-            Conntrack::open(&self.namespace)?.forget(&flows).await?;
-        }
-        Ok(())
+        let of_udp = ports.iter().filter(|port| port.protocol == UDP);
+        let flows: Vec<Flows> =
+            of_udp.map(|port| Flows { to: port.at, port: port.port, answered_by }).collect();
+        Conntrack::open(&self.namespace)?.forget(&flows).await
     }
 }
 

@@ -103,6 +103,11 @@ impl Links {
         self.0.set_link_up_by_index(link).await.with_context(|| format!("set link {link} up"))
     }
 
+    /// Takes a link out of use. Its addresses, its routes and those of the other end stay.
+    pub(crate) async fn down(&self, link: u32) -> anyhow::Result<()> {
+        self.0.set_link_down_by_index(link).await.with_context(|| format!("set link {link} down"))
+    }
+
     /// Gives a link one more address, of which nobody else need know.
     pub(crate) async fn add_address(&self, link: u32, address: Ipv4Net) -> anyhow::Result<()> {
         let address = Ipv4Address::with_index(link, address.addr(), address.prefix_len());

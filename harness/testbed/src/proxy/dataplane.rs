@@ -391,8 +391,8 @@ impl Dataplane {
         let keeps = self.wrong.keeps_flows_of_deleted;
         let known = touched.iter().filter(|frontend| !keeps || desired.frontends.contains_key(frontend));
         let outdated = outdated_flows(known, &applied.desired, desired);
-        for flows in outdated.into_iter().filter(|_| !self.wrong.keeps_flows) {
-            self.conntrack.forget(&flows).await?;
+        if !self.wrong.keeps_flows {
+            self.conntrack.forget(&Vec::from_iter(outdated)).await?;
         }
         applied.change(&touched, desired, changes);
         self.applied = Some(applied);

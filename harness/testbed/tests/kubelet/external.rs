@@ -129,6 +129,7 @@ pub(crate) async fn the_end_of_a_program_is_told_with_its_last_words() -> Outcom
     assert_eq!((loss.title.as_str(), loss.exit), ("noise on kube1.vm", Exit::Code(0)));
     let said: BTreeSet<&str> = loss.last_lines.iter().map(String::as_str).collect();
     assert_eq!(said, BTreeSet::from(["err", "out"]));
+    assert!(loss.to_string().ends_with(&format!("; all it said is in `{}`", file.display())), "{loss}");
     let kept = std::fs::read_to_string(&file)?;
     assert!(kept.contains("out\n") && kept.contains("err\n"), "{kept:?}");
     let _failing = bench.start("exit", &["3"]).await?;
