@@ -79,6 +79,9 @@ pub enum Event {
         reason: Option<String>,
         finding: Option<Finding>,
         duration_ms: u64,
+        /// The reasons of the known differences that it showed; if it passed, it showed no others.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        known: Vec<String>,
     },
     /// What an exploration found, all in all.
     Explored { explore: Box<crate::ExploreReport> },

@@ -1,10 +1,13 @@
 //! A report with something of everything, for the tests of those that render it.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use crate::{
-    BucketReport, ChaosReport, CheckReport, Class, ClusterCard, ComponentCard, Deviation, DistributionReport,
-    Evidence, FaultReport, Report, Timing, Verdict, ViolationReport,
+    BucketReport, ChaosReport, CheckReport, Class, ClusterCard, ComponentCard, Deviation, Difference,
+    DistributionReport, Evidence, ExploreReport, FaultReport, Flow, KnownDifference, Place, Promised, Report,
+    Saw, Timing, Transport, Verdict, ViolationReport,
 };
 
 fn check(id: &str, verdict: Verdict) -> CheckReport {
@@ -114,4 +117,23 @@ pub(crate) fn report() -> Report {
     };
     report.count();
     report
+}
+
+/// Two cases: one held, and one showed one of two known differences.
+pub(crate) fn explored() -> ExploreReport {
+    let known = |seen, reason: &str, source: &str| {
+        let (at, protocol, flow, promised) =
+            (Place::NodePort, Transport::Udp, Flow::Known, Promised::Answered);
+        let explore = vec![Difference { at, protocol, flow, promised, seen, by: None }];
+        KnownDifference { explore, reason: reason.to_owned(), source: source.to_owned() }
+    };
+    let mut explore = ExploreReport::knowing(&[
+        known(Saw::Refused, "it is rude", "https://example.org/9"),
+        known(Saw::Silent, "it forgets", "https://example.org/8"),
+    ]);
+    explore.planned = 2;
+    explore.count(Verdict::Passed, None, &BTreeMap::new(), 10);
+    let met = BTreeMap::from([(1, "a pod got <no> answer".to_owned())]);
+    explore.count(Verdict::Passed, None, &met, 10);
+    explore
 }

@@ -111,6 +111,18 @@ pub fn step_summary(report: &Report) -> String {
             summary.passed, summary.failed, summary.expected, summary.inconclusive, summary.skipped
         );
     }
+    if let Some(explore) = &report.explore {
+        let _ = writeln!(text, "{}\n", explore.in_words());
+        if explore.deviations.iter().any(|known| known.cases > 0) {
+            let _ = writeln!(text, "| known deviation | met | such as |\n| --- | --- | --- |");
+        }
+        for known in explore.deviations.iter().filter(|known| known.cases > 0) {
+            let observed = known.observed.as_deref().unwrap_or_default();
+            let why = format!("{} <{}>", known.reason, known.source);
+            let _ = writeln!(text, "| {} | {} | {} |", cell(&why), known.in_words(), cell(observed));
+        }
+        text.push('\n');
+    }
     let troubles = troubles(report);
     if !troubles.is_empty() {
         let _ = writeln!(text, "| what did not hold | why | again |\n| --- | --- | --- |");
@@ -189,6 +201,25 @@ mod tests {
         assert!(lines[2].starts_with("::error title=chaos::"), "{text}");
         assert!(lines[2].ends_with("observed: a pod calling `web`: answered by web-gone"), "{text}");
         assert_eq!(lines.len(), 3, "a known deviation is no trouble: {text}");
+    }
+
+    #[test]
+    fn a_summary_of_an_exploration_has_a_row_for_each_known_deviation_it_met() {
+        let mut report = Report { explore: Some(example::explored()), interrupted: false, ..Report::new() };
+        report.suite = "explore".to_owned();
+        let text = step_summary(&report);
+        assert!(
+            text.starts_with("## ✅ stickler explore: every promise held, known deviations aside\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("1 of 2 cases held, 1 differed as known\n\n| known deviation | met | such as |\n"),
+            "{text}"
+        );
+        let row = "| it forgets &lt;https://example.org/8&gt; | in 1 case | a pod got &lt;no&gt; answer |\n";
+        assert!(text.contains(row), "{text}");
+        assert!(!text.contains("rude"), "what was not met has no row: {text}");
+        assert_eq!(annotations(&report), "");
     }
 
     #[test]

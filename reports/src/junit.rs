@@ -35,6 +35,14 @@ pub(crate) fn xml(report: &Report) -> Result<String, quick_junit::SerializeError
             format!("promised: {}\nobserved: {}\n{}", finding.promised, finding.observed, failure.script)
         });
         whole.add_test_case(named("explore", explore.verdict(), &reason, detail, explore.duration_ms));
+        for known in explore.deviations.iter().filter(|known| known.cases > 0) {
+            let reason =
+                format!("known deviation, {}: {} <{}>", known.in_words(), known.reason, known.source);
+            let detail = known.observed.as_ref().map(|observed| format!("observed: {observed}"));
+            // Its reason is the only name it has.
+            let name = format!("explore: {}", known.reason);
+            whole.add_test_case(named(&name, Verdict::Skipped, &reason, detail, 0));
+        }
     }
     if let Some(table) = &report.table {
         let took = table.duration_us / 1000;
@@ -109,6 +117,19 @@ fn named(name: &str, verdict: Verdict, reason: &str, detail: Option<String>, dur
 mod tests {
     use super::*;
     use crate::example;
+
+    #[test]
+    fn an_exploration_is_a_test_case_and_so_is_what_it_knew_and_met() {
+        let report = Report { explore: Some(example::explored()), interrupted: false, ..Report::new() };
+        let read = Junit::deserialize_from_str(&xml(&report).unwrap()).unwrap();
+        let cases: Vec<_> = read.test_suites.iter().flat_map(|suite| &suite.test_cases).collect();
+        let [explore, known] = &cases[..] else { panic!("{cases:?}") };
+        assert!(matches!(explore.status, TestCaseStatus::Success { .. }), "{explore:?}");
+        assert_eq!(known.name.as_str(), "explore: it forgets");
+        let TestCaseStatus::Skipped { message, .. } = &known.status else { panic!("{known:?}") };
+        let words = "known deviation, in 1 case: it forgets <https://example.org/8>";
+        assert_eq!(message.as_ref().map(|text| text.as_str()), Some(words));
+    }
 
     #[test]
     fn every_check_is_a_test_case_of_its_chapter() {

@@ -4,6 +4,7 @@
 
 mod chaos;
 mod deviation;
+mod difference;
 mod event;
 #[cfg(test)]
 mod example;
@@ -21,11 +22,12 @@ mod terminal;
 
 pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
 pub use deviation::Deviation;
+pub use difference::{Difference, Flow, KnownDifference, Place, Promised, Saw, Transport};
 pub use event::{
     BoundCard, Call, CheckCard, Class, ClusterCard, ComponentCard, Event, Evidence, Finding, Record, Timing,
     Verdict,
 };
-pub use explore::{ExploreFailure, ExploreReport};
+pub use explore::{DeviationReport, ExploreFailure, ExploreReport};
 pub use files::{ReadError, ReportError, read_report, write_report};
 pub use github::{annotations, step_summary};
 pub use journal::{Journal, JournalError, read_journal};

@@ -286,7 +286,7 @@ fn explored(explore: &ExploreReport) -> Markup {
         section #explore {
             h2 class=(class(explore.verdict())) { "Exploration" }
             p {
-                (explore.held) " of " (explore.planned) " cases held, " (explore.steps) " operations, "
+                (explore.in_words()) ", " (explore.steps) " operations, "
                 (explore.looks) " looks, " (explore.case_ms_mean) " ms a case (at most " (explore.case_ms_max) ")"
             }
             @if let Some(failure) = &explore.failure {
@@ -296,6 +296,9 @@ fn explored(explore: &ExploreReport) -> Markup {
                         dt { "promised" } dd { (prose(&failure.finding.promised)) }
                         dt { "observed" } dd { (prose(&failure.finding.observed)) }
                         dt { "by" } dd { pre tabindex="0" { (failure.script) } }
+                        @if let Some(difference) = &failure.difference {
+                            dt { "to know" } dd { code { "explore = [" (difference) "]" } }
+                        }
                         @if let Some(file) = &failure.file {
                             dt { "again" } dd { code.again { "stickler replay " (file) } }
                         }
@@ -308,6 +311,16 @@ fn explored(explore: &ExploreReport) -> Markup {
                 }
             }
             @for reason in &explore.reasons { p { "could not tell: " (prose(reason)) } }
+            @for known in &explore.deviations {
+                article.card.known {
+                    h3 { "Known deviation, " (known.in_words()) }
+                    dl.finding {
+                        dt { "known" } dd { (prose(&known.reason)) " " (source(&known.source)) }
+                        @if let Some(observed) = &known.observed { dt { "observed" } dd { (prose(observed)) } }
+                        @for explore in &known.explore { dt { "shows in" } dd { code { (explore) } } }
+                    }
+                }
+            }
             @if !explore.operations.is_empty() {
                 figure {
                     figcaption { "Operations" }
@@ -546,6 +559,21 @@ mod tests {
         }
         for asks in ["<script", "src=", "@import", "url("] {
             assert!(!page.contains(asks), "the page has `{asks}`");
+        }
+    }
+
+    #[test]
+    fn what_an_exploration_knew_is_told_with_how_often_it_was_met() {
+        let report = Report { explore: Some(example::explored()), ..Report::new() };
+        let page = html(&report);
+        for words in [
+            "1 of 2 cases held, 1 differed as known, ",
+            "Known deviation, in 1 case</h3>",
+            "seen = &quot;silent&quot; }</code>",
+            "it forgets <a href=\"https://example.org/8\"",
+            "a pod got &lt;no&gt; answer",
+        ] {
+            assert!(page.contains(words), "`{words}` is missing in {page}");
         }
     }
 

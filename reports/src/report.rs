@@ -219,7 +219,10 @@ impl Report {
 /// How the run ended, in words.
 pub(crate) fn headline(report: &Report) -> &'static str {
     match report.verdict() {
-        Verdict::Passed | Verdict::Skipped if report.summary.expected > 0 => {
+        Verdict::Passed | Verdict::Skipped
+            if report.summary.expected > 0
+                || report.explore.as_ref().is_some_and(|explore| explore.expected > 0) =>
+        {
             "every promise held, known deviations aside"
         }
         Verdict::Passed | Verdict::Skipped => "every promise held",
@@ -361,18 +364,30 @@ mod tests {
             rule: "a rule".to_owned(),
         });
         report.timings.push(Timing { step: "a step".to_owned(), us: 1 });
+        let difference = crate::Difference {
+            at: crate::Place::Pod,
+            protocol: crate::Transport::Tcp,
+            flow: crate::Flow::New,
+            promised: crate::Promised::Answered,
+            seen: crate::Saw::Silent,
+            by: Some("somebody".to_owned()),
+        };
         let failure = crate::ExploreFailure {
             case: 1,
             drawn: 2,
             operations: 1,
             script: String::new(),
             finding: Finding { promised: String::new(), observed: String::new() },
+            difference: Some(difference.clone()),
             file: None,
             shrink_runs: 1,
             shrink_ms: 1,
             evidence: Vec::new(),
         };
-        report.explore = Some(crate::ExploreReport { failure: Some(failure), ..Default::default() });
+        let (reason, source) = ("it forgets".to_owned(), "https://example.org/1".to_owned());
+        let known = crate::KnownDifference { explore: vec![difference], reason, source };
+        report.explore =
+            Some(crate::ExploreReport { failure: Some(failure), ..crate::ExploreReport::knowing(&[known]) });
         collect(&serde_json::to_value(&report).expect("JSON"), &mut fields);
         assert!(fields.len() > 80, "{fields:?}");
         let text = include_str!("../report.md");

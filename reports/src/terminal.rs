@@ -104,18 +104,24 @@ pub fn progress(record: &Record, colour: bool) -> Option<String> {
             reason,
             finding,
             duration_ms,
+            known,
         } => {
             let of = shrinking.map_or_else(
                 || format!("case {case} of {of}"),
                 |run| format!("case {case}, smaller ({run})"),
             );
-            let word = paint.verdict(*verdict);
+            let word = match verdict {
+                Verdict::Passed if !known.is_empty() => paint.yellow("differed as known"),
+                _ => paint.verdict(*verdict),
+            };
             let mut line =
                 format!("{word} {of}: {steps} of {} operations ({duration_ms} ms)", operations.len());
             if let Some(finding) = finding.as_ref().filter(|_| shrinking.is_none()) {
                 let _ = write!(line, "\n      {}", finding.observed);
             } else if let Some(reason) = reason {
                 let _ = write!(line, ": {reason}");
+            } else if shrinking.is_none() && !known.is_empty() {
+                let _ = write!(line, ": {}", known.join("; "));
             }
             Some(line)
         }

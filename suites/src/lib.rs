@@ -37,7 +37,7 @@ use stickler::Check;
 
 pub use confirmation::confirmed_by;
 pub use conformance::Conformance;
-pub use deviations::known_deviations;
+pub use deviations::{known_deviations, known_differences};
 pub use profile::Profile;
 pub use table::table_world;
 

@@ -6,10 +6,11 @@ use anyhow::Context as _;
 use clap::Args;
 use stickler::explore::{Case, replay};
 use stickler::{Provider, Sink};
+use stickler_reports::KnownDifference;
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
-use crate::run::{Beginning, Format, record};
+use crate::record::{Beginning, RecordArgs};
 
 /// Arguments of `stickler replay`.
 #[derive(Args)]
@@ -21,15 +22,13 @@ pub(crate) struct Replay {
     cluster: ClusterArgs,
     #[command(flatten)]
     reach: ReachArgs,
-    /// Where `report.json` and `journal.jsonl` go; the folder is made if need be.
-    #[arg(long, value_name = "DIR", default_value = "report")]
-    report: PathBuf,
-    /// How to print the result on standard output. Progress goes to standard error.
-    #[arg(long, value_enum, default_value = "pretty")]
-    format: Format,
-    /// No progress on standard error.
-    #[arg(short, long)]
-    quiet: bool,
+    /// Known deviations of the implementation, a TOML file: a case that differs in nothing but what its
+    /// entries with `explore` say is no failure, and is counted apart. `expected/README.md` says how; what its
+    /// entries say of checks is left alone. May be given several times.
+    #[arg(long = "expect", value_name = "FILE")]
+    expect: Vec<PathBuf>,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 impl Replay {
@@ -37,17 +36,22 @@ impl Replay {
         let file = self.file.display();
         let text = std::fs::read_to_string(&self.file).with_context(|| format!("`{file}` cannot be read"))?;
         let case = Case::parse(&text).with_context(|| format!("`{file}` cannot be replayed"))?;
-        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
-        record(&self.report, self.quiet, self.format, false, async |sink| {
-            self.perform(&case, provider.as_ref(), sink).await
-        })
+        let known = stickler_suites::known_differences(&self.expect)?;
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(self.record.folder()))?;
+        self.record.record(async |sink| self.perform(&case, &known, provider.as_ref(), sink).await)
     }
 
-    async fn perform(&self, case: &Case, provider: &dyn Provider, sink: &Sink) -> anyhow::Result<()> {
+    async fn perform(
+        &self,
+        case: &Case,
+        known: &[KnownDifference],
+        provider: &dyn Provider,
+        sink: &Sink,
+    ) -> anyhow::Result<()> {
         let cancel = stickler::interrupt::watch()?;
         let beginning = Beginning::of("replay", case.seed);
         let Some(cluster) = beginning.start(provider, &cancel, sink).await? else { return Ok(()) };
-        replay(case, &cluster, sink, &cancel).await;
+        replay(case, known, &cluster, sink, &cancel).await;
         Ok(())
     }
 }

@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use proptest::strategy::{Strategy as _, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use stickler_reports::{Event, Evidence, ExploreFailure, ExploreReport, Finding, Timing, Verdict};
+use stickler_reports::{
+    Difference, Event, Evidence, ExploreFailure, ExploreReport, Finding, KnownDifference, Timing, Verdict,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use case::{CASE_SCHEMA, Case, CaseError};
@@ -54,6 +56,8 @@ pub struct Exploration {
     /// How many sequences, and how long, may be tried to shrink one that fails.
     pub shrink_runs: usize,
     pub shrink_for: Duration,
+    /// What the implementation is known to do otherwise: a case that differs in nothing else is no failure.
+    pub known: Vec<KnownDifference>,
     /// Cancelled when it is to end early.
     pub cancel: CancellationToken,
 }
@@ -70,7 +74,7 @@ impl Exploration {
     /// # Errors
     /// If no operations can be drawn, or a failing case cannot be saved.
     pub async fn on(&self, cluster: &Arc<dyn Cluster>, sink: &Sink) -> anyhow::Result<()> {
-        let mut expedition = Expedition::new(cluster, sink, &self.cancel, self.seed, self.cases);
+        let mut expedition = Expedition::new(cluster, sink, &self.cancel, self.seed, self.cases, &self.known);
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.seed.to_le_bytes());
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
@@ -186,6 +190,7 @@ impl Exploration {
             operations: case.operations.len(),
             script: case.script(),
             finding,
+            difference: ended.difference,
             file: Some(file.display().to_string()),
             shrink_runs: runs,
             shrink_ms: millis(took),
@@ -195,9 +200,16 @@ impl Exploration {
     }
 }
 
-/// Performs exactly the operations of a case, and tells what happened.
-pub async fn replay(case: &Case, cluster: &Arc<dyn Cluster>, sink: &Sink, cancel: &CancellationToken) {
-    let mut expedition = Expedition::new(cluster, sink, cancel, case.seed, 1);
+/// Performs exactly the operations of a case, and tells what happened. What differs as is `known` is no
+/// failure.
+pub async fn replay(
+    case: &Case,
+    known: &[KnownDifference],
+    cluster: &Arc<dyn Cluster>,
+    sink: &Sink,
+    cancel: &CancellationToken,
+) {
+    let mut expedition = Expedition::new(cluster, sink, cancel, case.seed, 1, known);
     let ended = expedition.perform(1, &case.operations, Try::First).await;
     if let Some(finding) = ended.finding {
         let performed = Case { operations: case.operations[..ended.steps].to_vec(), ..case.clone() };
@@ -207,6 +219,7 @@ pub async fn replay(case: &Case, cluster: &Arc<dyn Cluster>, sink: &Sink, cancel
             operations: ended.steps,
             script: performed.script(),
             finding,
+            difference: ended.difference,
             file: None,
             shrink_runs: 0,
             shrink_ms: 0,
@@ -232,7 +245,19 @@ struct Ended {
     /// How many operations were performed, the one included that showed a failure.
     steps: usize,
     finding: Option<Finding>,
+    difference: Option<Difference>,
     evidence: Vec<Evidence>,
+}
+
+/// What is to be said of a case beside how it ended.
+#[derive(Default)]
+struct Noted {
+    /// How many operations were performed, the one included that showed a failure.
+    steps: usize,
+    /// Of the known differences that showed: the place in the list, and what was seen first.
+    showed: BTreeMap<usize, String>,
+    /// What kind of difference it failed by, if it can be said.
+    difference: Option<Difference>,
 }
 
 /// The search for the fewest operations that fail.
@@ -335,6 +360,7 @@ struct Expedition<'a> {
     session: Option<Session>,
     cases: usize,
     nodes: usize,
+    known: Arc<[KnownDifference]>,
     started: Instant,
     unjudged: usize,
     report: ExploreReport,
@@ -347,11 +373,13 @@ impl<'a> Expedition<'a> {
         cancel: &CancellationToken,
         seed: u64,
         cases: usize,
+        known: &[KnownDifference],
     ) -> Self {
-        let report = ExploreReport { seed, planned: cases, ..ExploreReport::default() };
+        let report = ExploreReport { seed, planned: cases, ..ExploreReport::knowing(known) };
         let (nodes, started) = (cluster.card().nodes.len(), Instant::now());
         let guard = Arc::new(Guard::over(cluster, sink, cancel));
-        Self { cluster, sink, guard, session: None, cases, nodes, started, unjudged: 0, report }
+        let known = known.into();
+        Self { cluster, sink, guard, session: None, cases, nodes, known, started, unjudged: 0, report }
     }
 
     /// What of the cluster decides which operations make sense.
@@ -368,8 +396,9 @@ impl<'a> Expedition<'a> {
     /// Performs one case from the beginning, and tells how it ended. `which` says what for.
     async fn perform(&mut self, number: usize, operations: &[Operation], which: Try) -> Ended {
         let started = Instant::now();
-        let mut steps = 0;
-        let performed = self.attempt(operations, which, &mut steps).await;
+        let mut noted = Noted::default();
+        let performed = self.attempt(operations, which, &mut noted).await;
+        let Noted { steps, showed, difference } = noted;
         let (verdict, reason, finding, evidence) = match performed {
             Ok(()) => (Verdict::Passed, None, None, Vec::new()),
             Err((Broken::Promise(finding), evidence)) => (Verdict::Failed, None, Some(*finding), evidence),
@@ -391,7 +420,7 @@ impl<'a> Expedition<'a> {
             Try::Smaller(run) | Try::Confirming(run) => Some(run),
         };
         if shrinking.is_none() {
-            self.report.count(verdict, reason.as_deref(), millis(duration));
+            self.report.count(verdict, reason.as_deref(), &showed, millis(duration));
             self.report.steps += steps;
             for operation in &operations[..steps] {
                 *self.report.operations.entry(operation.kind().to_owned()).or_default() += 1;
@@ -407,15 +436,16 @@ impl<'a> Expedition<'a> {
             reason,
             finding: finding.clone(),
             duration_ms: millis(duration),
+            known: reasons(&self.known, showed.keys()),
         });
-        Ended { verdict, steps, finding, evidence }
+        Ended { verdict, steps, finding, difference, evidence }
     }
 
     async fn attempt(
         &mut self,
         operations: &[Operation],
         which: Try,
-        steps: &mut usize,
+        noted: &mut Noted,
     ) -> Result<(), (Broken, Vec<Evidence>)> {
         let lost = |error: anyhow::Error| (Broken::from(error), Vec::new());
         let ground = self.ground();
@@ -432,14 +462,17 @@ impl<'a> Expedition<'a> {
         let shrinking = matches!(which, Try::Smaller(_));
         let patience = if shrinking { Patience::short(&bounds) } else { Patience::full(&bounds) };
         let plan = Plan::initial(ground);
-        let mut subject = Subject::open(session, plan.clone(), patience).await.map_err(lost)?;
+        let known = Arc::clone(&self.known);
+        let mut subject = Subject::open(session, plan.clone(), patience, known).await.map_err(lost)?;
         let mut begun = Vec::new();
         let mut held = tokio::select! {
             held = walk(&mut subject, plan, operations, &mut begun) => held,
             // What was stopped must be started again, also then.
             () = guard.token().cancelled() => Err(given_up()),
         };
-        *steps = begun.len();
+        noted.steps = begun.len();
+        noted.difference = subject.difference.take();
+        noted.showed = std::mem::take(&mut subject.showed);
         // Agents on a node without a kubelet cannot tell what they saw.
         let healed = subject.heal().await;
         if let (Ok(()), Ok(())) = (&held, &healed) {
@@ -447,7 +480,7 @@ impl<'a> Expedition<'a> {
                 seen = subject.testify() => match seen {
                     Ok(None) => Ok(()),
                     Ok(Some(seen)) => {
-                        *steps = begun.partition_point(|begun| *begun <= seen.at_us).max(1);
+                        noted.steps = begun.partition_point(|begun| *begun <= seen.at_us).max(1);
                         Err(Broken::Promise(Box::new(seen.finding)))
                     }
                     Err(error) => Err(error.into()),
@@ -487,6 +520,17 @@ impl<'a> Expedition<'a> {
             timings: vec![timing],
         });
     }
+}
+
+/// Why these differences are known; what several have in common is said once.
+fn reasons<'a>(known: &[KnownDifference], places: impl Iterator<Item = &'a usize>) -> Vec<String> {
+    let mut reasons: Vec<String> = Vec::new();
+    for known in places.filter_map(|place| known.get(*place)) {
+        if !reasons.contains(&known.reason) {
+            reasons.push(known.reason.clone());
+        }
+    }
+    reasons
 }
 
 /// Performs operations, and notes when each was begun.

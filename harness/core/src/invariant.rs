@@ -11,7 +11,7 @@ use stickler_model::{
     endpoints_object_matches, route,
 };
 use stickler_pods::protocol::{Answer, Outcome, Probe, Seen, Workload};
-use stickler_reports::Finding;
+use stickler_reports::{Finding, Saw};
 
 use crate::Scene;
 use crate::calls::{http, in_words, udp};
@@ -167,20 +167,28 @@ pub(crate) fn judge(
     outcomes: &[Outcome],
 ) -> anyhow::Result<Option<Finding>> {
     let unlike = unlike(scene, from, route, outcomes)?;
-    Ok(unlike.map(|why| Finding {
+    Ok(unlike.map(|Unlike { why, .. }| Finding {
         promised: format!("from {from}, {} is {route}, promised by {}", target.label, route.rule()),
         observed: format!("{from} calling {} {why}", target.label),
     }))
 }
 
-/// How outcomes differ from what is promised, if they do: the end of a sentence that begins with the
-/// client.
+/// How outcomes differ from what is promised.
+#[derive(Clone, Debug)]
+pub(crate) struct Unlike {
+    /// The end of a sentence that begins with the client.
+    pub(crate) why: String,
+    /// What kind of thing was seen instead.
+    pub(crate) saw: Saw,
+}
+
+/// How outcomes differ from what is promised, if they do.
 pub(crate) fn unlike(
     scene: &Scene,
     from: &Vantage,
     route: &Route,
     outcomes: &[Outcome],
-) -> anyhow::Result<Option<String>> {
+) -> anyhow::Result<Option<Unlike>> {
     let client = scene.vantages().to_model(from);
     let was_refused = refused_as_often_as_may_be(route, outcomes);
     for outcome in outcomes {
@@ -189,13 +197,23 @@ pub(crate) fn unlike(
             continue;
         }
         if let Err(why) = route.allows(&observed) {
-            return Ok(Some(why));
+            return Ok(Some(Unlike { why, saw: kind(&observed) }));
         }
         if let Some(why) = wrong_source(route, &client, outcome) {
-            return Ok(Some(why));
+            return Ok(Some(Unlike { why, saw: Saw::OtherSource }));
         }
     }
     Ok(None)
+}
+
+fn kind(observed: &Observed) -> Saw {
+    match observed {
+        Observed::Answered { .. } => Saw::Answered,
+        Observed::Refused => Saw::Refused,
+        Observed::Silent => Saw::Silent,
+        Observed::Unreachable => Saw::Unreachable,
+        Observed::Reset => Saw::Reset,
+    }
 }
 
 /// Were calls that are to be refused refused at least once? Kernels send one host a few refusals at once,

@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_port_that_is_taken", a_port_that_is_taken),
     ("a_kubeconfig_that_is_in_the_way", a_kubeconfig_that_is_in_the_way),
     ("cases_with_mistakes", cases_with_mistakes),
+    ("known_differences_with_mistakes", known_differences_with_mistakes),
     ("reports_to_start_from_with_mistakes", reports_to_start_from_with_mistakes),
     ("components_with_mistakes", components_with_mistakes),
     ("manifests_with_mistakes", manifests_with_mistakes),
@@ -103,6 +104,51 @@ fn cases_with_mistakes() -> Result<(), Impossible> {
         fs::write(folder.path().join("case.yaml"), &text).expect("it can be written");
         is_refused(folder.path(), stickler(folder.path(), &["replay", "case.yaml"]), words);
     }
+    Ok(())
+}
+
+fn known_differences_with_mistakes() -> Result<(), Impossible> {
+    let folder = folder();
+    let silent = "at = \"node-port\", protocol = \"UDP\", promised = \"answered\", seen = \"silent\"";
+    let entry = |explore: &str| {
+        format!("[[deviation]]\nexplore = [{{ {explore} }}]\nreason = \"r\"\nsource = \"s\"\n")
+    };
+    let whole = entry(silent);
+    for (entries, words) in [
+        (
+            entry(&silent.replace("node-port", "port")),
+            ["`known.toml`, line 3", "`port`", "`node-port`"].as_slice(),
+        ),
+        (
+            entry(&silent.replace(", seen = \"silent\"", "")),
+            &["line 3", "missing field `seen`", "`[[deviation]]`"],
+        ),
+        (entry(&format!("{silent}, from = \"a node\"")), &["line 3", "unknown field `from`"]),
+        (entry(""), &["line 3", "missing field `at`"]),
+        (entry("").replace("{  }", ""), &["an empty list `explore`"]),
+        (whole.replace("[{", "{").replace("}]", "}"), &["line 3", "expected a sequence"]),
+        (entry(&format!("{silent}, by = \" \"")), &["cannot be", "`by` is empty"]),
+        (
+            entry(&format!("{}, flow = \"known\"", silent.replace("UDP", "TCP"))),
+            &["cannot be", "only flows of UDP"],
+        ),
+        (whole.replace("\"r\"", "\"\""), &["at = \"node-port\"", "without saying why"]),
+        (whole.replace("source = \"s\"\n", ""), &["missing field `source`"]),
+        (format!("{whole}{whole}"), &["an earlier entry covers (\"r\")"]),
+        (format!("{whole}{}", entry(&format!("{silent}, by = \"x\""))), &["an earlier entry covers"]),
+        (format!("{whole}sometimes = true\n"), &["`sometimes` is for checks"]),
+        ("[[deviation]]\nreason = \"r\"\nsource = \"s\"\n".to_owned(), &["neither a check nor a difference"]),
+        (whole.replace("explore =", "check = \"no/such\"\nexplore ="), &["`no/such`", "does not exist"]),
+    ] {
+        let text = format!("implementation = \"x\"\n{entries}");
+        fs::write(folder.path().join("known.toml"), &text).expect("it can be written");
+        is_refused(folder.path(), stickler(folder.path(), &["explore", "--expect", "known.toml"]), words);
+    }
+    is_refused(
+        folder.path(),
+        stickler(folder.path(), &["explore", "--expect", "none.toml"]),
+        &["`none.toml` cannot be read"],
+    );
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use stickler_reports::{Report, Verdict};
+use stickler_reports::{Report, Saw, Verdict};
 use tempfile::tempdir;
 
 use crate::program::{Running, output, stickler};
@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("the_bugs_it_is_to_find_can_be_planted", the_bugs_it_is_to_find_can_be_planted),
     ("a_planted_bug_is_found_shrunk_and_replayed", a_planted_bug_is_found_shrunk_and_replayed),
     ("a_case_of_the_first_version_is_replayed", a_case_of_the_first_version_is_replayed),
+    ("what_is_known_ends_nothing_and_hides_nothing", what_is_known_ends_nothing_and_hides_nothing),
     ("an_interrupted_exploration_says_so", an_interrupted_exploration_says_so),
 ];
 
@@ -92,6 +93,45 @@ observed: it was refused
     assert_eq!(failed.code(), Some(1), "{failed:#?}");
     let held = output(stickler(folder.path(), &replay));
     assert_eq!(held.code(), Some(0), "{held:#?}");
+    Ok(())
+}
+
+fn what_is_known_ends_nothing_and_hides_nothing() -> Result<(), Impossible> {
+    let folder = tempdir().expect("a folder can be made");
+    let refused = |more: &str| {
+        format!(
+            "[[deviation]]\nexplore = [{{ at = \"node-port\", promised = \"answered\", seen = \"refused\", {more} }}]\n\
+             reason = \"only nodes with pods listen\"\nsource = \"https://example.org/1\"\n"
+        )
+    };
+    let (tcp, udp) = (refused("protocol = \"TCP\""), refused("protocol = \"UDP\""));
+    let flow = refused("protocol = \"UDP\", flow = \"known\"");
+    let other = refused("protocol = \"TCP\"").replace("node-port", "external-ip");
+    let known = format!("implementation = \"one of our own\"\n{tcp}{udp}{flow}{other}");
+    fs::write(folder.path().join("known.toml"), known).expect("it can be written");
+    let explored = |more: &[&str]| {
+        let explore = ["explore", "--cases", "2", "--steps", "2", "--seed", "3", "--shrink", "0"];
+        let known = ["--bug", "node-port-only-where-pod-runs", "--expect", "known.toml", "--format", "json"];
+        let ended = output(stickler(folder.path(), &[&explore[..], &known, more].concat()));
+        let report: Report = serde_json::from_str(&ended.stdout).expect("one JSON document");
+        (report.explore.expect("it explored"), ended.code(), ended.stderr)
+    };
+    let (found, code, told) = explored(&[]);
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!((found.held + found.expected, found.steps, found.failure), (2, 4, None));
+    assert!(
+        found.expected > 0 && told.contains("differed as known case 1 of 2: 2 of 2 operations"),
+        "{told}"
+    );
+    let met: Vec<bool> = found.deviations.iter().map(|known| known.cases > 0).collect();
+    assert_eq!((met[1], met[3]), (true, false), "{:?}", found.deviations);
+
+    let (found, code, told) = explored(&["--bug", "affinity-ignored"]);
+    assert_eq!(code, Some(1), "{told}");
+    let failure = found.failure.expect("a failure");
+    let difference = failure.difference.expect("it is a difference that could be known");
+    assert_eq!(difference.seen, Saw::Several, "{difference}");
+    assert!(failure.finding.observed.contains("differ as known"), "{:?}", failure.finding);
     Ok(())
 }
 

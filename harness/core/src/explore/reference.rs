@@ -65,6 +65,10 @@ const PREFER_SAME: u32 = 34;
 /// on by default).
 const MIXED_PROTOCOLS: u32 = 24;
 
+/// From this minor version on, a service of type `ClusterIP` that has external IPs may have an external
+/// traffic policy ([kubernetes/kubernetes#119150](https://github.com/kubernetes/kubernetes/pull/119150)).
+const EXTERNAL_IP_POLICY: u32 = 29;
+
 impl Plan {
     /// What every case begins with: two pods that are ready, and no service.
     pub(crate) fn initial(ground: Ground) -> Self {
@@ -224,6 +228,15 @@ impl Plan {
                 "Kubernetes 1.{minor} has no load balancers with ports of several protocols"
             ));
         }
+        if form.external == Policy::Local
+            && !matches!(form.reach, Reach::NodePort | Reach::LoadBalancer)
+            && self.ground.minor < EXTERNAL_IP_POLICY
+        {
+            let minor = self.ground.minor;
+            return Err(format!(
+                "Kubernetes 1.{minor} has no external traffic policy for external IPs alone"
+            ));
+        }
         match form.distribution {
             Some(Distribution::PreferSameZone | Distribution::PreferSameNode)
                 if self.ground.minor < PREFER_SAME =>
@@ -238,6 +251,10 @@ impl Plan {
     fn fitting(&self, mut form: Form) -> Form {
         form.sticky &= form.reach != Reach::Headless;
         form = form.settled();
+        let cluster = Form { external: Policy::Cluster, ..form };
+        if self.fits(&form).is_err() && self.fits(&cluster).is_ok() {
+            form = cluster;
+        }
         if self.fits(&form).is_err() {
             form = Form { ips: 0, ..form }.settled();
         }
@@ -722,6 +739,23 @@ mod tests {
         let told = plan(23).permits(&Operation::CreateService(mixed)).expect_err("two protocols");
         assert_eq!(told, "Kubernetes 1.23 has no load balancers with ports of several protocols");
         assert_eq!(plan(23).fitting(mixed).ports, Ports::Http);
+    }
+
+    #[test]
+    fn old_external_ips_have_no_policy_of_their_own() {
+        let plain = |reach| Form::plain(ServiceName::One, Selection::Web, reach);
+        let local = |reach| Form { external: Policy::Local, ips: 1, port: 8085, ..plain(reach) };
+        let plan = |minor| Plan::initial(Ground { nodes: 3, kubelets: 0, minor });
+        let create = |reach| Operation::CreateService(local(reach));
+        assert_eq!(plan(29).permits(&create(Reach::ClusterIp)), Ok(()));
+        assert_eq!(plan(28).permits(&create(Reach::NodePort)), Ok(()));
+        let told = plan(28).permits(&create(Reach::ClusterIp)).expect_err("the API refuses it");
+        assert_eq!(told, "Kubernetes 1.28 has no external traffic policy for external IPs alone");
+        // What fits best gives up the addresses first, and with them the policy.
+        assert_eq!(
+            plan(28).permits(&Operation::CreateService(plan(28).fitting(local(Reach::ClusterIp)))),
+            Ok(())
+        );
     }
 
     #[test]

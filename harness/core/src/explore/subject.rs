@@ -1,6 +1,8 @@
 //! The subject: a cluster that carries an exploration's operations out, and is looked at after each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -8,14 +10,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::Config;
 use serde_json::Value;
-use stickler_model::RecordType;
-use stickler_reports::{Event, Finding};
+use stickler_model::{Destination, RecordType};
+use stickler_reports::{Difference, Event, KnownDifference};
 use tokio::time::{Instant, timeout};
 
 use super::form;
 use super::operation::{self, Operation, TRAFFIC, UNREADY, WorkloadName};
 use super::reference::{Plan, PodPlan};
-use super::table::Table;
+use super::table::{Called, Differing, Looked, Table};
 use super::witness::{Testimony, Witnesses};
 use crate::Scene;
 use crate::action::{Action, Resource, delete, edit, scale};
@@ -64,6 +66,16 @@ pub(crate) struct Subject {
     witnesses: Option<Witnesses>,
     /// How many looks at how many cells.
     pub(crate) looks: usize,
+    known: Arc<[KnownDifference]>,
+    /// The cells that differed as known for as long as a change may take. If they go on to, that is no
+    /// news, and nobody waits for them again.
+    waited_for: BTreeSet<String>,
+    /// Where known differences showed: clients that called there meanwhile may have met them too.
+    excused: BTreeSet<Destination>,
+    /// Of the known differences that showed: the place in the list, and what was seen first.
+    pub(crate) showed: BTreeMap<usize, String>,
+    /// What kind of difference the case failed by, if it can be said.
+    pub(crate) difference: Option<Difference>,
 }
 
 /// What was done to a pod.
@@ -79,13 +91,32 @@ impl Subject {
     ///
     /// # Errors
     /// If that cannot be done; nothing of an empty world can be broken.
-    pub(crate) async fn open(session: &Session, plan: Plan, patience: Patience) -> anyhow::Result<Self> {
+    pub(crate) async fn open(
+        session: &Session,
+        plan: Plan,
+        patience: Patience,
+        known: Arc<[KnownDifference]>,
+    ) -> anyhow::Result<Self> {
         let scene = session.stage("explore").await?;
         let mut nodes = scene.vantages().nodes().to_vec();
         nodes.sort();
         let pods = BTreeMap::new();
         let witnesses = Some(Witnesses::open(&scene).await?);
-        Ok(Self { scene, patience, plan, pods, table: Table::default(), nodes, witnesses, looks: 0 })
+        Ok(Self {
+            scene,
+            patience,
+            plan,
+            pods,
+            table: Table::default(),
+            nodes,
+            witnesses,
+            looks: 0,
+            known,
+            waited_for: BTreeSet::new(),
+            excused: BTreeSet::new(),
+            showed: BTreeMap::new(),
+            difference: None,
+        })
     }
 
     /// Makes the plan's workloads, and waits until their pods are ready.
@@ -155,7 +186,10 @@ impl Subject {
     /// If what they saw is not known.
     pub(crate) async fn testify(&mut self) -> anyhow::Result<Option<Testimony>> {
         match self.witnesses.take() {
-            Some(witnesses) => witnesses.testify(&self.scene, self.scene.bounds().convergence).await,
+            Some(witnesses) => {
+                let bound = self.scene.bounds().convergence;
+                witnesses.testify(&self.scene, bound, &self.excused).await
+            }
             None => Ok(None),
         }
     }
@@ -485,7 +519,13 @@ impl Subject {
         all
     }
 
-    /// At some time within the bound, everything everybody sees is as promised.
+    /// At some time within the bound, everything everybody sees is as promised, or differs as is known.
+    ///
+    /// A case goes on after a known difference. What is promised is made of the objects as they are, which it
+    /// leaves as they should be, and of every other cell it says nothing, so all of those mean what they
+    /// always do. The one that differs may stay so, as a conntrack entry does; as long as it differs in the
+    /// same way, that is known too, and if it comes to differ in another, that is not. Only clients that call
+    /// there all the time are not judged, for what they saw may be what is known.
     async fn agrees(&mut self) -> Held {
         let deadline = Instant::now() + self.patience.convergence;
         loop {
@@ -497,27 +537,89 @@ impl Subject {
             from.extend(hairpins(&world, self.scene.namespace(), self.stopped()));
             self.looks += self.table.cells(from.len());
             let looked = match self.scene.unbalanced(&world) {
-                Some(finding) => Ok(Some(finding)),
+                Some(finding) => Ok(Looked { looks: 1, differing: vec![Differing::unknown(finding)] }),
                 None => self.table.look(&self.scene, &world, &from).await,
             };
-            match looked {
-                Ok(None) => {
-                    let standing = self.standing();
-                    if let Some(witnesses) = &mut self.witnesses {
-                        witnesses.attend(&self.scene, &self.table, &standing)?;
+            let is_over = began >= deadline;
+            match looked.map(|looked| Sorted::of(looked, &self.known)) {
+                Ok(sorted) => match sorted.unknown.first() {
+                    None if is_over || sorted.is_old(&self.waited_for) => {
+                        self.note(&sorted);
+                        self.waited_for = sorted.cells().map(str::to_owned).collect();
+                        let standing = self.standing();
+                        if let Some(witnesses) = &mut self.witnesses {
+                            witnesses.attend(&self.scene, &self.table, &standing)?;
+                        }
+                        return Ok(());
                     }
-                    return Ok(());
-                }
-                Ok(Some(finding)) if began >= deadline => {
-                    let bound = self.patience.convergence;
-                    let observed = format!("{} (still so after {bound:?})", finding.observed);
-                    return Err(Broken::Promise(Box::new(Finding { observed, ..finding })));
-                }
-                Err(error) if began >= deadline => return Err(error.into()),
+                    Some(first) if is_over => {
+                        self.note(&sorted);
+                        self.difference = first.called.as_ref().map(|called| called.difference.clone());
+                        let bound = self.patience.convergence;
+                        let observed = format!("{} (still so after {bound:?})", sorted.observed(first));
+                        let promised = first.finding.promised.clone();
+                        return Err(Broken::promise(promised, observed));
+                    }
+                    None | Some(_) => look_again().await,
+                },
+                Err(error) if is_over => return Err(error.into()),
                 // A pod that calls start from may have ended meanwhile.
-                Ok(Some(_)) | Err(_) => look_again().await,
+                Err(_) => look_again().await,
             }
         }
+    }
+
+    /// Keeps in mind which known differences showed.
+    fn note(&mut self, sorted: &Sorted) {
+        for (place, known) in &sorted.known {
+            self.showed.entry(*place).or_insert_with(|| known.finding.observed.clone());
+            self.excused.extend(known.called.as_ref().map(|called| called.to));
+        }
+    }
+}
+
+/// What came of a look, what is known apart from what is not.
+struct Sorted {
+    looks: usize,
+    /// With the place of what is known in the list.
+    known: Vec<(usize, Differing)>,
+    unknown: Vec<Differing>,
+}
+
+impl Sorted {
+    fn of(looked: Looked, all: &[KnownDifference]) -> Self {
+        let mut sorted = Self { looks: looked.looks, known: Vec::new(), unknown: Vec::new() };
+        for differing in looked.differing {
+            let covers = |called: &Called| all.iter().position(|known| known.covers(&called.difference));
+            let place = differing.called.as_ref().and_then(covers);
+            match place {
+                Some(place) => sorted.known.push((place, differing)),
+                None => sorted.unknown.push(differing),
+            }
+        }
+        sorted
+    }
+
+    /// What was seen of one that is not known, and how many others there are.
+    fn observed(&self, first: &Differing) -> String {
+        let mut observed = first.finding.observed.clone();
+        if self.unknown.len() > 1 {
+            let _ = write!(observed, "; {} of {} looks differ", self.unknown.len(), self.looks);
+        }
+        if !self.known.is_empty() {
+            let _ = write!(observed, "; {} differ as known", self.known.len());
+        }
+        observed
+    }
+
+    /// The cells that differ as known.
+    fn cells(&self) -> impl Iterator<Item = &str> {
+        self.known.iter().filter_map(|(_, known)| known.called.as_ref()).map(|called| called.cell.as_str())
+    }
+
+    /// Were all cells that differ as known waited for?
+    fn is_old(&self, waited_for: &BTreeSet<String>) -> bool {
+        self.cells().all(|cell| waited_for.contains(cell))
     }
 }
 
@@ -525,4 +627,55 @@ impl Subject {
 fn restarts(pod: &Pod) -> i32 {
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     statuses.map(|status| status.restart_count).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use stickler_reports::{Finding, Flow, Place, Promised, Saw, Transport};
+
+    use super::*;
+
+    fn silent(at: Place) -> Difference {
+        let (protocol, flow, promised) = (Transport::Udp, Flow::Known, Promised::Answered);
+        Difference { at, protocol, flow, promised, seen: Saw::Silent, by: Some("somebody".to_owned()) }
+    }
+
+    fn differing(cell: &str, difference: Option<Difference>) -> Differing {
+        let finding = Finding { promised: "an answer".to_owned(), observed: format!("{cell} got none") };
+        let to = Destination::new([10, 0, 0, 1].into(), 80, stickler_model::Protocol::Udp);
+        let called = difference.map(|difference| Called { cell: cell.to_owned(), to, difference });
+        Differing { finding, called }
+    }
+
+    #[test]
+    fn what_is_known_hides_nothing_else() {
+        let known = KnownDifference {
+            explore: vec![silent(Place::Pod), Difference { by: None, ..silent(Place::NodePort) }],
+            reason: "it forgets".to_owned(),
+            source: "https://example.org/1".to_owned(),
+        };
+        let all = [
+            differing("a", Some(silent(Place::NodePort))),
+            differing("b", Some(silent(Place::ClusterIp))),
+            differing("c", None),
+            differing("d", Some(silent(Place::NodePort))),
+        ];
+        let looked = Looked { looks: 9, differing: all.to_vec() };
+        let sorted = Sorted::of(looked.clone(), std::slice::from_ref(&known));
+        let first = sorted.unknown.first().expect("one is not known");
+        assert_eq!(sorted.observed(first), "b got none; 2 of 9 looks differ; 2 differ as known");
+        assert!(!sorted.is_old(&BTreeSet::from(["a".to_owned()])), "`d` is new");
+        assert!(sorted.is_old(&BTreeSet::from(["a".to_owned(), "d".to_owned()])));
+
+        let sorted = Sorted::of(looked.clone(), &[]);
+        assert_eq!(
+            (sorted.known.len(), sorted.unknown.len()),
+            (0, 4),
+            "nothing is known to who was not told"
+        );
+        // The place is that of the entry that covers it.
+        let other = KnownDifference { explore: vec![silent(Place::Pod)], ..known.clone() };
+        let sorted = Sorted::of(looked, &[other, known]);
+        assert_eq!(sorted.known.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [1, 1]);
+    }
 }

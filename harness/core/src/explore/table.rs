@@ -6,20 +6,20 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use futures::future::{BoxFuture, try_join_all};
+use futures::{FutureExt as _, TryFutureExt as _};
 use k8s_openapi::api::core::v1::Service;
 use stickler_model::{
-    Destination, ObjectKey, Protocol, RecordType, Route, World, endpoint_slices_match, endpoints,
-    endpoints_object_matches, route,
+    AFFINITY_RULE, Destination, ObjectKey, Protocol, RecordType, Route, World, endpoint_slices_match,
+    endpoints, endpoints_object_matches, route,
 };
 use stickler_pods::protocol::Probe;
-use stickler_reports::Finding;
+use stickler_reports::{Difference, Finding, Flow, Place, Promised, Saw, Transport};
 
 use super::form::CONTAINER_PORT;
 use crate::Scene;
 use crate::destination::Target;
-use crate::invariant::{judge, patience, probe};
+use crate::invariant::{Unlike, patience, probe, unlike};
 use crate::names::{ResolveAsPromised, resolve_as_promised};
 use crate::truth::address::{At, Known, addresses, cluster_dns, health_checks, protocol};
 use crate::truth::cell::{self, CALLS};
@@ -47,6 +47,38 @@ pub(crate) struct Table {
     flows: BTreeMap<Destination, (String, u16)>,
     /// How often it was looked at.
     turn: usize,
+}
+
+/// Something in a table that differs from the promises.
+#[derive(Clone, Debug)]
+pub(crate) struct Differing {
+    pub(crate) finding: Finding,
+    /// Where an address was called; nothing else can be known.
+    pub(crate) called: Option<Called>,
+}
+
+/// Calls of an address that differ from what is promised.
+#[derive(Clone, Debug)]
+pub(crate) struct Called {
+    /// Which cell it is; one that differs again has the same name.
+    pub(crate) cell: String,
+    pub(crate) to: Destination,
+    pub(crate) difference: Difference,
+}
+
+impl Differing {
+    /// One that nobody can know.
+    pub(crate) fn unknown(finding: Finding) -> Self {
+        Self { finding, called: None }
+    }
+}
+
+/// What came of a look at the whole table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Looked {
+    /// How many looks there were.
+    pub(crate) looks: usize,
+    pub(crate) differing: Vec<Differing>,
 }
 
 impl Table {
@@ -111,7 +143,8 @@ impl Table {
         (self.services.len() + self.pods.len()) * places + self.checks.len()
     }
 
-    /// Looks at the whole table, and returns what differs from the promises of this world first.
+    /// Looks at the whole table, and returns everything that differs from the promises of this world; if
+    /// what names endpoints does, nothing else is looked at.
     ///
     /// # Errors
     /// If it could not look everywhere.
@@ -120,21 +153,21 @@ impl Table {
         scene: &Scene,
         world: &World,
         from: &[Vantage],
-    ) -> anyhow::Result<Option<Finding>> {
+    ) -> anyhow::Result<Looked> {
         if let Some(finding) = mirrors(scene, world) {
-            return Ok(Some(finding));
+            return Ok(Looked { looks: 1, differing: vec![Differing::unknown(finding)] });
         }
         let asks = Asks::default();
-        let mut looks: Vec<BoxFuture<'_, anyhow::Result<Option<Finding>>>> = Vec::new();
+        let mut looks: Vec<BoxFuture<'_, anyhow::Result<Option<Differing>>>> = Vec::new();
         let services = self
             .services
             .iter()
-            .map(|(to, known)| (CALLS, to, &known.label, self.places(known, world, from)));
-        let pods = self.pods.iter().map(|(to, label)| (1, to, label, from.iter().collect()));
-        for (calls, destination, label, places) in services.chain(pods) {
+            .map(|(to, known)| (CALLS, to, &known.label, place(known.at), self.places(known, world, from)));
+        let pods = self.pods.iter().map(|(to, label)| (1, to, label, Place::Pod, from.iter().collect()));
+        for (calls, destination, label, at, places) in services.chain(pods) {
             for from in places {
                 let target = Target { label: format!("{label} ({destination})"), destination: *destination };
-                looks.push(cell(scene, world, from, target, calls).boxed());
+                looks.push(cell(scene, world, from, target, at, calls).boxed());
             }
         }
         self.look_at_flows(scene, world, from, &mut looks);
@@ -143,14 +176,7 @@ impl Table {
         }
         self.look_at_checks(scene, world, from, &mut looks);
         let seen = try_join_all(looks).await?;
-        let cells = seen.len();
-        let mut differing = seen.into_iter().flatten();
-        let Some(mut first) = differing.next() else { return Ok(None) };
-        let more = differing.count();
-        if more > 0 {
-            first.observed = format!("{}; {} of {cells} looks differ", first.observed, more + 1);
-        }
-        Ok(Some(first))
+        Ok(Looked { looks: seen.len(), differing: seen.into_iter().flatten().collect() })
     }
 
     /// Where an address is called from this time: a cluster IP from everywhere, others from every pod of
@@ -185,7 +211,7 @@ impl Table {
         scene: &'a Scene,
         world: &'a World,
         from: &'a [Vantage],
-        looks: &mut Vec<BoxFuture<'a, anyhow::Result<Option<Finding>>>>,
+        looks: &mut Vec<BoxFuture<'a, anyhow::Result<Option<Differing>>>>,
     ) {
         let terminating = world.pods.iter().any(|(key, pod)| {
             key.namespace == scene.namespace() && pod.metadata.deletion_timestamp.is_some()
@@ -201,7 +227,7 @@ impl Table {
             for from in from {
                 let label = format!("{} ({destination}) with a flow known before", known.label);
                 let target = Target { label, destination: *destination };
-                looks.push(flow(scene, world, from, target, *port).boxed());
+                looks.push(flow(scene, world, from, target, place(known.at), *port).boxed());
             }
         }
     }
@@ -213,11 +239,12 @@ impl Table {
         world: &'a World,
         from: &'a [Vantage],
         asks: &'a Asks,
-        looks: &mut Vec<BoxFuture<'a, anyhow::Result<Option<Finding>>>>,
+        looks: &mut Vec<BoxFuture<'a, anyhow::Result<Option<Differing>>>>,
     ) {
         let pods: Vec<&Vantage> = from.iter().filter(|from| matches!(from, Vantage::PodOn(_))).collect();
         let mut ask = |asking: &'a ResolveAsPromised, from: &'a Vantage, name: String| {
-            looks.push(async move { asking.ask(scene, world, from, &name).await }.boxed());
+            let asked = async move { asking.ask(scene, world, from, &name).await };
+            looks.push(asked.map_ok(|finding| finding.map(Differing::unknown)).boxed());
         };
         for name in &self.names {
             for from in &pods {
@@ -247,7 +274,7 @@ impl Table {
         scene: &'a Scene,
         world: &'a World,
         from: &'a [Vantage],
-        looks: &mut Vec<BoxFuture<'a, anyhow::Result<Option<Finding>>>>,
+        looks: &mut Vec<BoxFuture<'a, anyhow::Result<Option<Differing>>>>,
     ) {
         let outside = from.iter().find(|from| matches!(from, Vantage::Outside));
         let Some(from) = outside.or_else(|| from.iter().find(|from| matches!(from, Vantage::Node(_)))) else {
@@ -326,8 +353,9 @@ async fn flow(
     world: &World,
     from: &Vantage,
     target: Target,
+    at: Place,
     port: u16,
-) -> anyhow::Result<Option<Finding>> {
+) -> anyhow::Result<Option<Differing>> {
     let client = scene.vantages().to_model(from);
     let route = route(world, scene.cluster.promises(), &client, &target.destination);
     let mut workload = scene.workload(probe(&target), 1);
@@ -339,7 +367,16 @@ async fn flow(
     }
     workload.timeout_ms = patience(&route, workload.timeout_ms);
     let outcomes = scene.call(from, &target.label, workload).await?;
-    judge(scene, from, &target, &route, &outcomes)
+    let unlike = unlike(scene, from, &route, &outcomes)?;
+    Ok(unlike.map(|Unlike { why, saw }| {
+        let promised = format!("{route}, promised by {}", route.rule());
+        let difference = difference(at, &target.destination, Flow::Known, &route, saw);
+        let called = difference.map(|difference| {
+            let cell = format!("{from} {} from port {port}", target.label);
+            Called { cell, to: target.destination, difference }
+        });
+        Differing { finding: finding(from, &target, &promised, &why), called }
+    }))
 }
 
 /// What a node says of its endpoints.
@@ -350,11 +387,13 @@ async fn check(
     address: SocketAddr,
     service: &ObjectKey,
     label: &str,
-) -> anyhow::Result<Option<Finding>> {
+) -> anyhow::Result<Option<Differing>> {
     let cell = cell::check(scene, world, from, address, service, label).await?;
-    Ok(cell.why.map(|why| Finding {
-        promised: format!("{label} ({address}) answers {}", cell.promised),
-        observed: format!("{from} asking it {why}"),
+    Ok(cell.why.map(|why| {
+        Differing::unknown(Finding {
+            promised: format!("{label} ({address}) answers {}", cell.promised),
+            observed: format!("{from} asking it {why}"),
+        })
     }))
 }
 
@@ -363,13 +402,78 @@ async fn cell(
     world: &World,
     from: &Vantage,
     target: Target,
+    at: Place,
     calls: u64,
-) -> anyhow::Result<Option<Finding>> {
+) -> anyhow::Result<Option<Differing>> {
     let client = scene.vantages().to_model(from);
     let route = route(world, scene.cluster.promises(), &client, &target.destination);
     let cell = cell::call(scene, from, &target, &route, calls, Duration::ZERO).await?;
-    Ok(cell.why.map(|why| Finding {
-        promised: format!("from {from}, {} is {}", target.label, cell.promised),
+    let difference = cell.saw.and_then(|saw| difference(at, &target.destination, Flow::New, &route, saw));
+    let called = difference.map(|difference| {
+        let cell = format!("{from} {}", target.label);
+        Called { cell, to: target.destination, difference }
+    });
+    Ok(cell.why.map(|why| Differing { finding: finding(from, &target, &cell.promised, &why), called }))
+}
+
+fn finding(from: &Vantage, target: &Target, promised: &str, why: &str) -> Finding {
+    Finding {
+        promised: format!("from {from}, {} is {promised}", target.label),
         observed: format!("{from} calling {} {why}", target.label),
-    }))
+    }
+}
+
+fn place(at: At) -> Place {
+    match at {
+        At::ClusterIp => Place::ClusterIp,
+        At::ExternalIp => Place::ExternalIp,
+        At::LoadBalancer => Place::LoadBalancer,
+        At::Node(_) => Place::NodePort,
+    }
+}
+
+/// What kind of difference it is; none where nothing is promised.
+fn difference(at: Place, to: &Destination, flow: Flow, route: &Route, seen: Saw) -> Option<Difference> {
+    let promised = match route {
+        Route::Answered { .. } => Promised::Answered,
+        Route::AtMost { .. } => Promised::AtMost,
+        Route::Refused { .. } => Promised::Refused,
+        Route::Dropped { .. } => Promised::Dropped,
+        Route::Nobody { .. } => Promised::Nobody,
+        Route::NotPromised { .. } => return None,
+    };
+    let protocol = match to.protocol {
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Udp => Transport::Udp,
+        Protocol::Sctp => Transport::Sctp,
+    };
+    let by = if seen == Saw::Several { AFFINITY_RULE } else { route.rule() };
+    Some(Difference { at, protocol, flow, promised, seen, by: Some(by.title.to_owned()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use stickler_model::{Citation, Source};
+
+    use super::*;
+
+    #[test]
+    fn a_difference_names_what_was_called_what_was_promised_and_by_whom() {
+        let rule = Citation { title: "a test", url: "https://example.org" };
+        let why = "a reason".to_owned();
+        let to = Destination::new([10, 0, 0, 1].into(), 80, Protocol::Udp);
+        let dropped = Route::Dropped { why: why.clone(), rule };
+        let told = difference(place(At::Node(2)), &to, Flow::Known, &dropped, Saw::Answered);
+        let words = "{ at = \"node-port\", protocol = \"UDP\", flow = \"known\", promised = \"dropped\", seen = \
+                     \"answered\", by = \"a test\" }";
+        assert_eq!(told.map(|told| told.to_string()).as_deref(), Some(words));
+
+        // Who promises that a client stays with its back end is another one than who promises an answer.
+        let (by, source, affinity) = (BTreeSet::new(), Source::NotPromised, None);
+        let answered = Route::Answered { by, source, affinity, why: why.clone(), rule };
+        let told = difference(place(At::ClusterIp), &to, Flow::New, &answered, Saw::Several);
+        assert_eq!(told.and_then(|told| told.by).as_deref(), Some(AFFINITY_RULE.title));
+        let nothing = Route::NotPromised { why, rule };
+        assert_eq!(difference(Place::Pod, &to, Flow::New, &nothing, Saw::Silent), None);
+    }
 }

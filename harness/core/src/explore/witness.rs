@@ -105,18 +105,26 @@ impl Witnesses {
         Ok(())
     }
 
-    /// Ends all clients, and judges what they saw.
+    /// Ends all clients, and judges what they saw; those that called where it is `excused` are not judged.
     ///
     /// # Errors
     /// If what they saw, or what was promised meanwhile, is not known.
-    pub(crate) async fn testify(self, scene: &Scene, bound: Duration) -> anyhow::Result<Option<Testimony>> {
+    pub(crate) async fn testify(
+        self,
+        scene: &Scene,
+        bound: Duration,
+        excused: &BTreeSet<Destination>,
+    ) -> anyhow::Result<Option<Testimony>> {
         let stopped = self.clients.into_iter().map(|clients| clients.stop(scene.bounds().agent));
         let mut harvests = Vec::new();
         for stopped in futures::future::join_all(stopped).await {
             if let Some(lost) = stopped.lost.into_iter().next() {
                 bail!("a client was lost: {lost}");
             }
-            harvests.extend(stopped.of);
+            harvests.extend(stopped.of.into_iter().filter(|harvest| match harvest.client.to {
+                Aim::Address(to) => !excused.contains(&to),
+                Aim::Name { .. } => true,
+            }));
         }
         let chronicle = self.recording.chronicle().await?;
         let closed = self.recording.close().await;

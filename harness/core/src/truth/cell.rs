@@ -9,12 +9,12 @@ use stickler_model::{
     AFFINITY_RULE, Affinity, Health, ObjectKey, Protocol, Route, Turn, World, affinity_breaches, health,
 };
 use stickler_pods::protocol::{Outcome, Probe, Seen};
-use stickler_reports::CellVerdict;
+use stickler_reports::{CellVerdict, Saw};
 
 use crate::Scene;
 use crate::calls::in_words;
 use crate::destination::Target;
-use crate::invariant::{is_silent, patience, probe, unlike};
+use crate::invariant::{Unlike, is_silent, patience, probe, unlike};
 use crate::vantage::Vantage;
 
 /// How many calls are made where several may answer: every one of them from each place is a new
@@ -32,6 +32,8 @@ pub(crate) struct Cell {
     pub(crate) seen: BTreeMap<String, u64>,
     /// What is wrong with it, as the end of a sentence that begins with the client.
     pub(crate) why: Option<String>,
+    /// What kind of thing was seen instead, where an address was called.
+    pub(crate) saw: Option<Saw>,
     /// Nobody told that the call is refused, though somebody had to. Kernels send one host a few refusals at
     /// once, and then one a second (icmp(7), `icmp_ratelimit`), so that alone says little.
     pub(crate) refusal_is_missing: bool,
@@ -60,7 +62,7 @@ impl Cell {
             _ => false,
         });
         let verdict = if why.is_some() { CellVerdict::Differs } else { CellVerdict::AsPromised };
-        Self { verdict, answered, promised, seen, why, refusal_is_missing: false }
+        Self { verdict, answered, promised, seen, why, saw: None, refusal_is_missing: false }
     }
 }
 
@@ -91,10 +93,10 @@ pub(crate) async fn call(
     workload.timeout_ms =
         patience(route, workload.timeout_ms).max(u64::try_from(at_least.as_millis()).unwrap_or(u64::MAX));
     let outcomes = scene.call(from, &target.label, workload).await?;
-    if let Some(why) = unlike(scene, from, route, &outcomes)? {
+    if let Some(Unlike { why, saw }) = unlike(scene, from, route, &outcomes)? {
         let refusal_is_missing =
             matches!(route, Route::Refused { protocol: Protocol::Tcp, .. }) && outcomes.iter().all(is_silent);
-        return Ok(Cell { refusal_is_missing, ..Cell::of(promised, &outcomes, Some(why)) });
+        return Ok(Cell { saw: Some(saw), refusal_is_missing, ..Cell::of(promised, &outcomes, Some(why)) });
     }
     let Route::Answered { affinity: Some(Affinity::ClientIp { timeout_seconds }), .. } = route else {
         return Ok(Cell::of(promised, &outcomes, None));
@@ -106,7 +108,8 @@ pub(crate) async fn call(
         None => Cell::of(promised, &outcomes, None),
         Some(breach) => {
             let promised = format!("answered by one back end each time: {AFFINITY_RULE}");
-            Cell::of(promised, &outcomes, Some(format!("met several: {breach}")))
+            let cell = Cell::of(promised, &outcomes, Some(format!("met several: {breach}")));
+            Cell { saw: Some(Saw::Several), ..cell }
         }
     })
 }
