@@ -1,6 +1,5 @@
 //! `stickler chaos`: faults strike while clients call, and every answer is judged.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ProviderName, ReachArgs};
-use crate::run::{Beginning, Format, record};
+use crate::record::{Beginning, Format, RecordArgs};
 
 /// Arguments of `stickler chaos`.
 #[derive(Args)]
@@ -35,15 +34,8 @@ pub(crate) struct ChaosArgs {
     /// Print what would strike when, and do nothing.
     #[arg(long)]
     plan: bool,
-    /// Where `report.json` and `journal.jsonl` go; the folder is made if need be.
-    #[arg(long, value_name = "DIR", default_value = "report")]
-    report: PathBuf,
-    /// How to print the result on standard output. Progress goes to standard error.
-    #[arg(long, value_enum, default_value = "pretty")]
-    format: Format,
-    /// No progress on standard error.
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 impl ChaosArgs {
@@ -52,10 +44,8 @@ impl ChaosArgs {
         if self.plan {
             return self.print_plan(seed);
         }
-        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
-        record(&self.report, self.quiet, self.format, false, async |sink| {
-            self.perform(provider.as_ref(), seed, sink).await
-        })
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(self.record.folder()))?;
+        self.record.record(async |sink| self.perform(provider.as_ref(), seed, sink).await)
     }
 
     fn chaos(&self, seed: u64, cancel: CancellationToken) -> Chaos {
@@ -79,7 +69,7 @@ impl ChaosArgs {
             }
         };
         let plan = self.chaos(seed, CancellationToken::new()).plan(&bounds).cards();
-        match self.format {
+        match self.record.format {
             Format::Json => crate::print(&(serde_json::to_string_pretty(&plan)? + "\n"))?,
             Format::Pretty => {
                 let line = |fault: &stickler_reports::PlannedFault| {

@@ -10,7 +10,7 @@ use stickler::engine::Engine;
 
 use crate::Ended;
 use crate::cluster::{ProviderName, ReachArgs, runtime};
-use crate::run::Format;
+use crate::record::Format;
 
 /// Arguments of `stickler doctor`.
 #[derive(Args)]

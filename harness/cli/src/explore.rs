@@ -9,7 +9,7 @@ use stickler_reports::KnownDifference;
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
-use crate::run::{Beginning, Format, record};
+use crate::record::{Beginning, RecordArgs};
 
 /// Arguments of `stickler explore`.
 #[derive(Args)]
@@ -35,25 +35,16 @@ pub(crate) struct Explore {
     /// entries say of checks is left alone. May be given several times.
     #[arg(long = "expect", value_name = "FILE")]
     expect: Vec<PathBuf>,
-    /// Where `report.json`, `journal.jsonl` and a failing case go; the folder is made if need be.
-    #[arg(long, value_name = "DIR", default_value = "report")]
-    report: PathBuf,
-    /// How to print the result on standard output. Progress goes to standard error.
-    #[arg(long, value_enum, default_value = "pretty")]
-    format: Format,
-    /// No progress on standard error.
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 impl Explore {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
         let known = stickler_suites::known_differences(&self.expect)?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
-        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
-        record(&self.report, self.quiet, self.format, false, async |sink| {
-            self.perform(provider.as_ref(), known, sink).await
-        })
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(self.record.folder()))?;
+        self.record.record(async |sink| self.perform(provider.as_ref(), known, sink).await)
     }
 
     async fn perform(
@@ -70,7 +61,7 @@ impl Explore {
             cases: self.cases as usize,
             steps: self.steps as usize,
             seed,
-            folder: self.report.clone(),
+            folder: self.record.folder().to_owned(),
             shrink_runs: self.shrink,
             shrink_for: Exploration::SHRINK_FOR,
             known,

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use stickler_reports::Report;
 
-use crate::run::Format;
+use crate::record::Format;
 
 /// Tells the runner, if this process is a step of a workflow.
 ///

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use stickler::Class;
 
 use crate::Ended;
-use crate::run::Format;
+use crate::record::Format;
 
 /// Arguments of `stickler list`.
 #[derive(Args)]

@@ -10,6 +10,7 @@ mod github;
 mod heal;
 mod image;
 mod list;
+mod record;
 mod replay;
 mod report;
 mod run;

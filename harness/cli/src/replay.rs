@@ -10,7 +10,7 @@ use stickler_reports::KnownDifference;
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
-use crate::run::{Beginning, Format, record};
+use crate::record::{Beginning, RecordArgs};
 
 /// Arguments of `stickler replay`.
 #[derive(Args)]
@@ -27,15 +27,8 @@ pub(crate) struct Replay {
     /// entries say of checks is left alone. May be given several times.
     #[arg(long = "expect", value_name = "FILE")]
     expect: Vec<PathBuf>,
-    /// Where `report.json` and `journal.jsonl` go; the folder is made if need be.
-    #[arg(long, value_name = "DIR", default_value = "report")]
-    report: PathBuf,
-    /// How to print the result on standard output. Progress goes to standard error.
-    #[arg(long, value_enum, default_value = "pretty")]
-    format: Format,
-    /// No progress on standard error.
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 impl Replay {
@@ -44,10 +37,8 @@ impl Replay {
         let text = std::fs::read_to_string(&self.file).with_context(|| format!("`{file}` cannot be read"))?;
         let case = Case::parse(&text).with_context(|| format!("`{file}` cannot be replayed"))?;
         let known = stickler_suites::known_differences(&self.expect)?;
-        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
-        record(&self.report, self.quiet, self.format, false, async |sink| {
-            self.perform(&case, &known, provider.as_ref(), sink).await
-        })
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(self.record.folder()))?;
+        self.record.record(async |sink| self.perform(&case, &known, provider.as_ref(), sink).await)
     }
 
     async fn perform(

@@ -7,7 +7,7 @@ use clap::Args;
 use stickler_reports::{Report, read_journal};
 
 use crate::Ended;
-use crate::run::Format;
+use crate::record::Format;
 
 /// Arguments of `stickler report`.
 #[derive(Args)]
@@ -35,7 +35,7 @@ impl Render {
         );
         let report = Report::of(&records);
         stickler_reports::write_report(&self.folder, &report)?;
-        crate::run::show(&report, self.format, self.timings, &self.folder)?;
-        Ok(crate::run::ended(&report))
+        crate::record::show(&report, self.format, self.timings, &self.folder)?;
+        Ok(crate::record::ended(&report))
     }
 }

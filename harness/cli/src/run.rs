@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use stickler::{Check, Cluster, Kept, Provider, Sink};
-use stickler_reports::{Deviation, Event, Progress, Recording, Report, Verdict};
+use stickler_reports::{Deviation, Verdict};
 use stickler_suites::Profile;
 use tokio_util::sync::CancellationToken;
 
 use crate::Ended;
-use crate::cluster::{ClusterArgs, ReachArgs, runtime};
+use crate::cluster::{ClusterArgs, ReachArgs};
+use crate::record::{Beginning, RecordArgs};
 use crate::up::Kubeconfig;
 
 /// Arguments of `stickler run`.
@@ -53,41 +53,11 @@ pub(crate) struct Run {
     /// real ones have more to do.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     jobs: Option<u8>,
-    /// Where `report.json` and `journal.jsonl` go; the folder is made if need be.
-    #[arg(long, value_name = "DIR", default_value = "report")]
-    report: PathBuf,
-    /// How to print the result on standard output. Progress goes to standard error.
-    #[arg(long, value_enum, default_value = "pretty")]
-    format: Format,
-    /// Show where the time went.
-    #[arg(long)]
-    timings: bool,
-    /// No progress on standard error.
-    #[arg(short, long)]
-    quiet: bool,
-}
-
-/// How a result is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// For people.
-    Pretty,
-    /// One JSON document.
-    Json,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 impl Run {
-    /// Tells what is no part of the report.
-    fn say(&self, text: &str) -> anyhow::Result<()> {
-        match self.format {
-            Format::Pretty => crate::print(text),
-            Format::Json => {
-                eprint!("{text}");
-                Ok(())
-            }
-        }
-    }
-
     /// The command that removes what this run kept.
     fn heal(&self) -> String {
         let mut command = "stickler heal --cluster kubeconfig".to_owned();
@@ -121,12 +91,8 @@ impl Run {
         }
         let deviations = stickler_suites::known_deviations(&self.expect)?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
-        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
-        record_and(
-            &self.report,
-            self.quiet,
-            self.format,
-            self.timings,
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(self.record.folder()))?;
+        self.record.record_and(
             async |sink| self.perform(provider.as_ref(), checks, deviations, sink).await,
             async |kept| match kept {
                 Some(kept) => kept.look(self).await,
@@ -172,13 +138,13 @@ impl KeptCluster {
         let line = |kept: &Kept| format!("  {:width$}  kubectl get all -n {}\n", kept.check, kept.namespace);
         let lines: String = self.kept.iter().map(line).collect();
         let Some(text) = self.cluster.kubeconfig() else {
-            return run.say(&if lines.is_empty() {
+            return run.record.say(&if lines.is_empty() {
                 "nothing was kept: no check failed, and none could not be told\n".to_owned()
             } else {
                 format!("\nkept on the cluster:\n{lines}{} removes it\n", run.heal())
             });
         };
-        let path = run.report.join("kubeconfig");
+        let path = run.record.folder().join("kubeconfig");
         // One that is there is of a run that was killed.
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -189,126 +155,13 @@ impl KeptCluster {
         kubeconfig.write(text)?;
         let path = std::path::absolute(&path).unwrap_or(path);
         let nothing = if lines.is_empty() { "  no check failed, and none could not be told\n" } else { "" };
-        run.say(&format!(
+        run.record.say(&format!(
             "\nthe cluster is kept\n  export KUBECONFIG={}\n{lines}{nothing}Ctrl-C ends it; nothing stays.\n",
             path.display()
         ))?;
         tokio::select! {
             () = self.interrupted.cancelled() => Ok(()),
             lost = self.cluster.lost() => bail!("the cluster that was kept is lost: {lost}"),
-        }
-    }
-}
-
-/// Performs something that tells events, and makes the journal, the report and the exit status of
-/// them.
-pub(crate) fn record(
-    folder: &Path,
-    quiet: bool,
-    format: Format,
-    timings: bool,
-    perform: impl AsyncFnOnce(&Sink) -> anyhow::Result<()>,
-) -> anyhow::Result<Ended> {
-    record_and(folder, quiet, format, timings, perform, async |()| Ok(()))
-}
-
-/// The same, and then something else, once the report is written and shown.
-fn record_and<T>(
-    folder: &Path,
-    quiet: bool,
-    format: Format,
-    timings: bool,
-    perform: impl AsyncFnOnce(&Sink) -> anyhow::Result<T>,
-    then: impl AsyncFnOnce(T) -> anyhow::Result<()>,
-) -> anyhow::Result<Ended> {
-    let recording = Recording::begin(folder)?;
-    let mut reporters = recording.reporters();
-    if !quiet {
-        reporters.push(Box::new(Progress::on_stderr()));
-    }
-    let sink = Sink::new(reporters);
-    let runtime = runtime()?;
-    // A cluster that is kept may need it when it goes.
-    let _entered = runtime.enter();
-    let performed = runtime.block_on(perform(&sink));
-    // Written in any case: a cluster that did not start is a result too.
-    let report = recording.finish()?;
-    crate::github::tell(&report, format)?;
-    let performed = performed?;
-    show(&report, format, timings, folder)?;
-    runtime.block_on(then(performed))?;
-    Ok(ended(&report))
-}
-
-/// Prints a report on standard output.
-pub(crate) fn show(report: &Report, format: Format, timings: bool, folder: &Path) -> anyhow::Result<()> {
-    match format {
-        Format::Json => crate::print(&(serde_json::to_string_pretty(report)? + "\n")),
-        Format::Pretty => {
-            let text = stickler_reports::summary(report, std::io::stdout().is_terminal(), timings);
-            crate::print(&format!("{text}report: {}\n", folder.join("index.html").display()))
-        }
-    }
-}
-
-/// How the run of a report ended.
-pub(crate) fn ended(report: &Report) -> Ended {
-    match report.verdict() {
-        _ if report.interrupted => Ended::Interrupted,
-        Verdict::Passed | Verdict::Skipped => Ended::Held,
-        Verdict::Failed | Verdict::Inconclusive => Ended::Broken,
-    }
-}
-
-/// What is told of a run when it begins.
-pub(crate) struct Beginning<'a> {
-    pub(crate) suite: &'static str,
-    pub(crate) seed: u64,
-    /// How many checks may run at once.
-    pub(crate) jobs: usize,
-    pub(crate) checks: &'a [&'static Check],
-    /// The features that the implementation does not claim to have.
-    pub(crate) unclaimed: &'a [String],
-}
-
-impl<'a> Beginning<'a> {
-    /// Of a run that has no checks.
-    pub(crate) fn of(suite: &'static str, seed: u64) -> Self {
-        Self { suite, seed, jobs: 1, checks: &[], unclaimed: &[] }
-    }
-
-    /// Tells it, and starts a cluster; `None` if the run was interrupted meanwhile.
-    pub(crate) async fn start(
-        &self,
-        provider: &dyn Provider,
-        cancel: &CancellationToken,
-        sink: &Sink,
-    ) -> anyhow::Result<Option<Arc<dyn Cluster>>> {
-        sink.tell(Event::RunStarted {
-            tool: format!("stickler {}", env!("CARGO_PKG_VERSION")),
-            suite: self.suite.to_owned(),
-            seed: self.seed,
-            jobs: self.jobs,
-            checks: self.checks.iter().map(|check| check.card()).collect(),
-            unclaimed: self.unclaimed.to_vec(),
-        });
-        let started = tokio::select! {
-            started = provider.start() => started,
-            () = cancel.cancelled() => {
-                sink.tell(Event::RunFinished { duration_ms: 0, interrupted: true, timings: Vec::new() });
-                return Ok(None);
-            }
-        };
-        match started {
-            Ok(cluster) => {
-                sink.tell(Event::ClusterReady { cluster: cluster.card().clone() });
-                Ok(Some(Arc::from(cluster)))
-            }
-            Err(error) => {
-                sink.tell(Event::Trouble { message: format!("the cluster did not start: {error:#}") });
-                sink.tell(Event::RunFinished { duration_ms: 0, interrupted: false, timings: Vec::new() });
-                Err(error.context(format!("cluster `{}` did not start", provider.name())))
-            }
         }
     }
 }

@@ -10,7 +10,7 @@ use stickler::{Provider, Sink};
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
-use crate::run::{Beginning, Format, record};
+use crate::record::{Beginning, RecordArgs};
 use stickler::interrupt;
 
 /// Arguments of `stickler table`.
@@ -24,18 +24,8 @@ pub(crate) struct Table {
     /// `*.yaml` and `*.yml` are meant. Their objects go into a namespace that is made for the table.
     #[arg(long = "manifest", value_name = "FILE", num_args = 1..)]
     manifests: Vec<PathBuf>,
-    /// Where `report.json`, `index.html` and `journal.jsonl` go; the folder is made if need be.
-    #[arg(long, value_name = "DIR", default_value = "report")]
-    report: PathBuf,
-    /// How to print the result on standard output. Progress goes to standard error.
-    #[arg(long, value_enum, default_value = "pretty")]
-    format: Format,
-    /// Show where the time went.
-    #[arg(long)]
-    timings: bool,
-    /// No progress on standard error.
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 impl Table {
@@ -47,10 +37,8 @@ impl Table {
             }
         }
         // Before the folder: who asked for the impossible is left nothing to clean up.
-        let provider = self.cluster.provider(0, Some(&self.reach), Some(&self.report))?;
-        record(&self.report, self.quiet, self.format, self.timings, async |sink| {
-            self.perform(provider.as_ref(), files, sink).await
-        })
+        let provider = self.cluster.provider(0, Some(&self.reach), Some(self.record.folder()))?;
+        self.record.record(async |sink| self.perform(provider.as_ref(), files, sink).await)
     }
 
     async fn perform(
