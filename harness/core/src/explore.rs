@@ -458,9 +458,8 @@ impl<'a> Expedition<'a> {
         let guard = Arc::clone(&self.guard);
         let given_up = || Broken::CouldNotTell(guard.why());
         let session = self.session.insert(session);
-        let bounds = self.cluster.bounds();
         let shrinking = matches!(which, Try::Smaller(_));
-        let patience = if shrinking { Patience::short(&bounds) } else { Patience::full(&bounds) };
+        let patience = if shrinking { Patience::short } else { Patience::full };
         let plan = Plan::initial(ground);
         let known = Arc::clone(&self.known);
         let mut subject = Subject::open(session, plan.clone(), patience, known).await.map_err(lost)?;

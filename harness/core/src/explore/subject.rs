@@ -94,10 +94,11 @@ impl Subject {
     pub(crate) async fn open(
         session: &Session,
         plan: Plan,
-        patience: Patience,
+        patience: fn(&Bounds) -> Patience,
         known: Arc<[KnownDifference]>,
     ) -> anyhow::Result<Self> {
         let scene = session.stage("explore").await?;
+        let patience = patience(&scene.bounds());
         let mut nodes = scene.vantages().nodes().to_vec();
         nodes.sort();
         let pods = BTreeMap::new();
