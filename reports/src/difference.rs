@@ -14,6 +14,8 @@ pub struct Difference {
     pub protocol: Transport,
     #[serde(default)]
     pub flow: Flow,
+    #[serde(default)]
+    pub slices: Slices,
     pub promised: Promised,
     pub seen: Saw,
     /// Who promised it: the title of what the report cites. In a known difference it may be missing,
@@ -52,6 +54,18 @@ pub enum Flow {
     New,
     /// Datagrams from the port that the looks before used too.
     Known,
+}
+
+/// What is peculiar about the EndpointSlices of the service that was called, as they are in the API: it changes
+/// nothing of what is promised, but what an implementation makes of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Slices {
+    /// Nothing that is known to matter.
+    #[default]
+    Plain,
+    /// One has the label `service.kubernetes.io/headless` though the service has a cluster IP.
+    LabelledHeadless,
 }
 
 /// What is promised.
@@ -99,6 +113,9 @@ impl fmt::Display for Difference {
         if self.flow != Flow::New {
             write!(f, ", flow = {}", quoted(&self.flow)?)?;
         }
+        if self.slices != Slices::Plain {
+            write!(f, ", slices = {}", quoted(&self.slices)?)?;
+        }
         write!(f, ", promised = {}, seen = {}", quoted(&self.promised)?, quoted(&self.seen)?)?;
         if let Some(by) = &self.by {
             write!(f, ", by = {}", quoted(by)?)?;
@@ -139,6 +156,7 @@ mod tests {
             at: Place::NodePort,
             protocol: Transport::Udp,
             flow: Flow::Known,
+            slices: Slices::Plain,
             promised: Promised::Answered,
             seen: Saw::Silent,
             by: Some("Service, \"type: NodePort\"".to_owned()),
@@ -162,6 +180,7 @@ mod tests {
             Difference { at: Place::ClusterIp, ..silent() },
             Difference { protocol: Transport::Tcp, ..silent() },
             Difference { flow: Flow::New, ..silent() },
+            Difference { slices: Slices::LabelledHeadless, ..silent() },
             Difference { promised: Promised::AtMost, ..silent() },
             Difference { seen: Saw::Refused, ..silent() },
             Difference { by: Some("Service".to_owned()), ..silent() },
@@ -182,5 +201,7 @@ mod tests {
         let plain = Difference { flow: Flow::New, by: None, ..silent() }.to_string();
         assert!(plain.starts_with("{ at = \"node-port\", protocol = \"UDP\", promised = "), "{plain}");
         assert!(plain.ends_with("seen = \"silent\" }"), "{plain}");
+        let labelled = Difference { slices: Slices::LabelledHeadless, ..silent() }.to_string();
+        assert!(labelled.contains(", slices = \"labelled-headless\", promised = "), "{labelled}");
     }
 }

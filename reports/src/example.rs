@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     BucketReport, ChaosReport, CheckReport, Class, ClusterCard, ComponentCard, Deviation, Difference,
     DistributionReport, Evidence, ExploreReport, FaultReport, Flow, KnownDifference, Place, Promised, Report,
-    Saw, Timing, Transport, Verdict, ViolationReport,
+    Saw, Slices, Timing, Transport, Verdict, ViolationReport,
 };
 
 fn check(id: &str, verdict: Verdict) -> CheckReport {
@@ -124,7 +124,8 @@ pub(crate) fn explored() -> ExploreReport {
     let known = |seen, reason: &str, source: &str| {
         let (at, protocol, flow, promised) =
             (Place::NodePort, Transport::Udp, Flow::Known, Promised::Answered);
-        let explore = vec![Difference { at, protocol, flow, promised, seen, by: None }];
+        let explore =
+            vec![Difference { at, protocol, flow, slices: Slices::Plain, promised, seen, by: None }];
         KnownDifference { explore, reason: reason.to_owned(), source: source.to_owned() }
     };
     let mut explore = ExploreReport::knowing(&[

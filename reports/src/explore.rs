@@ -193,7 +193,7 @@ impl DeviationReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Flow, Place, Promised, Saw, Transport};
+    use crate::{Flow, Place, Promised, Saw, Slices, Transport};
 
     fn nothing() -> BTreeMap<usize, String> {
         BTreeMap::new()
@@ -213,7 +213,8 @@ mod tests {
     fn known(seen: Saw, reason: &str) -> KnownDifference {
         let (at, protocol, flow, promised) =
             (Place::NodePort, Transport::Udp, Flow::Known, Promised::Answered);
-        let explore = vec![Difference { at, protocol, flow, promised, seen, by: None }];
+        let explore =
+            vec![Difference { at, protocol, flow, slices: Slices::Plain, promised, seen, by: None }];
         KnownDifference { explore, reason: reason.to_owned(), source: "https://example.org/1".to_owned() }
     }
 

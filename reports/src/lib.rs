@@ -22,7 +22,7 @@ mod terminal;
 
 pub use chaos::{BucketReport, ChaosReport, DistributionReport, FaultReport, PlannedFault, ViolationReport};
 pub use deviation::Deviation;
-pub use difference::{Difference, Flow, KnownDifference, Place, Promised, Saw, Transport};
+pub use difference::{Difference, Flow, KnownDifference, Place, Promised, Saw, Slices, Transport};
 pub use event::{
     BoundCard, Call, CheckCard, Class, ClusterCard, ComponentCard, Event, Evidence, Finding, Record, Timing,
     Verdict,

@@ -368,6 +368,7 @@ mod tests {
             at: crate::Place::Pod,
             protocol: crate::Transport::Tcp,
             flow: crate::Flow::New,
+            slices: crate::Slices::Plain,
             promised: crate::Promised::Answered,
             seen: crate::Saw::Silent,
             by: Some("somebody".to_owned()),

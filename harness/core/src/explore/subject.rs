@@ -632,13 +632,14 @@ fn restarts(pod: &Pod) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use stickler_reports::{Finding, Flow, Place, Promised, Saw, Transport};
+    use stickler_reports::{Finding, Flow, Place, Promised, Saw, Slices, Transport};
 
     use super::*;
 
     fn silent(at: Place) -> Difference {
         let (protocol, flow, promised) = (Transport::Udp, Flow::Known, Promised::Answered);
-        Difference { at, protocol, flow, promised, seen: Saw::Silent, by: Some("somebody".to_owned()) }
+        let (slices, by) = (Slices::Plain, Some("somebody".to_owned()));
+        Difference { at, protocol, flow, slices, promised, seen: Saw::Silent, by }
     }
 
     fn differing(cell: &str, difference: Option<Difference>) -> Differing {

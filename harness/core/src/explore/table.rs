@@ -14,7 +14,7 @@ use stickler_model::{
     endpoints, endpoints_object_matches, route,
 };
 use stickler_pods::protocol::Probe;
-use stickler_reports::{Difference, Finding, Flow, Place, Promised, Saw, Transport};
+use stickler_reports::{Difference, Finding, Flow, Place, Promised, Saw, Slices, Transport};
 
 use super::form::CONTAINER_PORT;
 use crate::Scene;
@@ -159,15 +159,14 @@ impl Table {
         }
         let asks = Asks::default();
         let mut looks: Vec<BoxFuture<'_, anyhow::Result<Option<Differing>>>> = Vec::new();
-        let services = self
-            .services
-            .iter()
-            .map(|(to, known)| (CALLS, to, &known.label, place(known.at), self.places(known, world, from)));
-        let pods = self.pods.iter().map(|(to, label)| (1, to, label, Place::Pod, from.iter().collect()));
-        for (calls, destination, label, at, places) in services.chain(pods) {
+        let services = self.services.iter().map(|(to, known)| {
+            (CALLS, to, &known.label, Kind::of(known, world), self.places(known, world, from))
+        });
+        let pods = self.pods.iter().map(|(to, label)| (1, to, label, Kind::POD, from.iter().collect()));
+        for (calls, destination, label, kind, places) in services.chain(pods) {
             for from in places {
                 let target = Target { label: format!("{label} ({destination})"), destination: *destination };
-                looks.push(cell(scene, world, from, target, at, calls).boxed());
+                looks.push(cell(scene, world, from, target, kind, calls).boxed());
             }
         }
         self.look_at_flows(scene, world, from, &mut looks);
@@ -227,7 +226,7 @@ impl Table {
             for from in from {
                 let label = format!("{} ({destination}) with a flow known before", known.label);
                 let target = Target { label, destination: *destination };
-                looks.push(flow(scene, world, from, target, place(known.at), *port).boxed());
+                looks.push(flow(scene, world, from, target, Kind::of(known, world), *port).boxed());
             }
         }
     }
@@ -353,7 +352,7 @@ async fn flow(
     world: &World,
     from: &Vantage,
     target: Target,
-    at: Place,
+    kind: Kind,
     port: u16,
 ) -> anyhow::Result<Option<Differing>> {
     let client = scene.vantages().to_model(from);
@@ -370,7 +369,7 @@ async fn flow(
     let unlike = unlike(scene, from, &route, &outcomes)?;
     Ok(unlike.map(|Unlike { why, saw }| {
         let promised = format!("{route}, promised by {}", route.rule());
-        let difference = difference(at, &target.destination, Flow::Known, &route, saw);
+        let difference = difference(kind, &target.destination, Flow::Known, &route, saw);
         let called = difference.map(|difference| {
             let cell = format!("{from} {} from port {port}", target.label);
             Called { cell, to: target.destination, difference }
@@ -402,13 +401,13 @@ async fn cell(
     world: &World,
     from: &Vantage,
     target: Target,
-    at: Place,
+    kind: Kind,
     calls: u64,
 ) -> anyhow::Result<Option<Differing>> {
     let client = scene.vantages().to_model(from);
     let route = route(world, scene.cluster.promises(), &client, &target.destination);
     let cell = cell::call(scene, from, &target, &route, calls, Duration::ZERO).await?;
-    let difference = cell.saw.and_then(|saw| difference(at, &target.destination, Flow::New, &route, saw));
+    let difference = cell.saw.and_then(|saw| difference(kind, &target.destination, Flow::New, &route, saw));
     let called = difference.map(|difference| {
         let cell = format!("{from} {}", target.label);
         Called { cell, to: target.destination, difference }
@@ -423,6 +422,25 @@ fn finding(from: &Vantage, target: &Target, promised: &str, why: &str) -> Findin
     }
 }
 
+/// What is called.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    at: Place,
+    slices: Slices,
+}
+
+impl Kind {
+    const POD: Self = Self { at: Place::Pod, slices: Slices::Plain };
+
+    fn of(known: &Known, world: &World) -> Self {
+        let slices = match is_labelled_headless(world, &known.service) {
+            true => Slices::LabelledHeadless,
+            false => Slices::Plain,
+        };
+        Self { at: place(known.at), slices }
+    }
+}
+
 fn place(at: At) -> Place {
     match at {
         At::ClusterIp => Place::ClusterIp,
@@ -432,8 +450,22 @@ fn place(at: At) -> Place {
     }
 }
 
+/// Does a slice of a service that has a cluster IP say it had none?
+fn is_labelled_headless(world: &World, service: &ObjectKey) -> bool {
+    let spec = world.services.get(service).and_then(|service| service.spec.as_ref());
+    let has_address = spec.and_then(|spec| spec.cluster_ip.as_deref()).is_some_and(|ip| ip != "None");
+    has_address
+        && world.endpoint_slices.iter().any(|(key, slice)| {
+            let labels = slice.metadata.labels.as_ref();
+            let label = |name: &str| labels.and_then(|labels| labels.get(name));
+            key.namespace == service.namespace
+                && label("kubernetes.io/service-name") == Some(&service.name)
+                && label("service.kubernetes.io/headless").is_some()
+        })
+}
+
 /// What kind of difference it is; none where nothing is promised.
-fn difference(at: Place, to: &Destination, flow: Flow, route: &Route, seen: Saw) -> Option<Difference> {
+fn difference(kind: Kind, to: &Destination, flow: Flow, route: &Route, seen: Saw) -> Option<Difference> {
     let promised = match route {
         Route::Answered { .. } => Promised::Answered,
         Route::AtMost { .. } => Promised::AtMost,
@@ -448,7 +480,8 @@ fn difference(at: Place, to: &Destination, flow: Flow, route: &Route, seen: Saw)
         Protocol::Sctp => Transport::Sctp,
     };
     let by = if seen == Saw::Several { AFFINITY_RULE } else { route.rule() };
-    Some(Difference { at, protocol, flow, promised, seen, by: Some(by.title.to_owned()) })
+    let Kind { at, slices } = kind;
+    Some(Difference { at, protocol, flow, slices, promised, seen, by: Some(by.title.to_owned()) })
 }
 
 #[cfg(test)]
@@ -463,7 +496,8 @@ mod tests {
         let why = "a reason".to_owned();
         let to = Destination::new([10, 0, 0, 1].into(), 80, Protocol::Udp);
         let dropped = Route::Dropped { why: why.clone(), rule };
-        let told = difference(place(At::Node(2)), &to, Flow::Known, &dropped, Saw::Answered);
+        let kind = |at| Kind { at: place(at), slices: Slices::Plain };
+        let told = difference(kind(At::Node(2)), &to, Flow::Known, &dropped, Saw::Answered);
         let words = "{ at = \"node-port\", protocol = \"UDP\", flow = \"known\", promised = \"dropped\", seen = \
                      \"answered\", by = \"a test\" }";
         assert_eq!(told.map(|told| told.to_string()).as_deref(), Some(words));
@@ -471,9 +505,9 @@ mod tests {
         // Who promises that a client stays with its back end is another one than who promises an answer.
         let (by, source, affinity) = (BTreeSet::new(), Source::NotPromised, None);
         let answered = Route::Answered { by, source, affinity, why: why.clone(), rule };
-        let told = difference(place(At::ClusterIp), &to, Flow::New, &answered, Saw::Several);
+        let told = difference(kind(At::ClusterIp), &to, Flow::New, &answered, Saw::Several);
         assert_eq!(told.and_then(|told| told.by).as_deref(), Some(AFFINITY_RULE.title));
         let nothing = Route::NotPromised { why, rule };
-        assert_eq!(difference(Place::Pod, &to, Flow::New, &nothing, Saw::Silent), None);
+        assert_eq!(difference(Kind::POD, &to, Flow::New, &nothing, Saw::Silent), None);
     }
 }
