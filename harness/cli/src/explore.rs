@@ -30,18 +30,33 @@ pub(crate) struct Explore {
     /// How many smaller sequences of operations are tried when one fails.
     #[arg(long, value_name = "N", default_value_t = Exploration::SHRINK_RUNS)]
     shrink: usize,
+    #[command(flatten)]
+    known: KnownArgs,
+    #[command(flatten)]
+    record: RecordArgs,
+}
+
+/// What explorations, and cases that are replayed, know beforehand.
+#[derive(Args)]
+pub(crate) struct KnownArgs {
     /// Known deviations of the implementation, a TOML file: a case that differs in nothing but what its
     /// entries with `explore` say is no failure, and is counted apart. `expected/README.md` says how; what its
     /// entries say of checks is left alone. May be given several times.
     #[arg(long = "expect", value_name = "FILE")]
     expect: Vec<PathBuf>,
-    #[command(flatten)]
-    record: RecordArgs,
+}
+
+impl KnownArgs {
+    /// # Errors
+    /// If a file cannot be read, or has something in it that makes no sense.
+    pub(crate) fn read(&self) -> anyhow::Result<Vec<KnownDifference>> {
+        stickler_suites::known_differences(&self.expect)
+    }
 }
 
 impl Explore {
     pub(crate) fn execute(&self) -> anyhow::Result<Ended> {
-        let known = stickler_suites::known_differences(&self.expect)?;
+        let known = self.known.read()?;
         // Before the folder: who asked for the impossible is left nothing to clean up.
         let provider = self.cluster.provider(0, Some(&self.reach), Some(self.record.folder()))?;
         self.record.record(async |sink| self.perform(provider.as_ref(), known, sink).await)

@@ -10,6 +10,7 @@ use stickler_reports::KnownDifference;
 
 use crate::Ended;
 use crate::cluster::{ClusterArgs, ReachArgs};
+use crate::explore::KnownArgs;
 use crate::record::{Beginning, RecordArgs};
 
 /// Arguments of `stickler replay`.
@@ -22,11 +23,8 @@ pub(crate) struct Replay {
     cluster: ClusterArgs,
     #[command(flatten)]
     reach: ReachArgs,
-    /// Known deviations of the implementation, a TOML file: a case that differs in nothing but what its
-    /// entries with `explore` say is no failure, and is counted apart. `expected/README.md` says how; what its
-    /// entries say of checks is left alone. May be given several times.
-    #[arg(long = "expect", value_name = "FILE")]
-    expect: Vec<PathBuf>,
+    #[command(flatten)]
+    known: KnownArgs,
     #[command(flatten)]
     record: RecordArgs,
 }
@@ -36,7 +34,7 @@ impl Replay {
         let file = self.file.display();
         let text = std::fs::read_to_string(&self.file).with_context(|| format!("`{file}` cannot be read"))?;
         let case = Case::parse(&text).with_context(|| format!("`{file}` cannot be replayed"))?;
-        let known = stickler_suites::known_differences(&self.expect)?;
+        let known = self.known.read()?;
         let provider = self.cluster.provider(0, Some(&self.reach), Some(self.record.folder()))?;
         self.record.record(async |sink| self.perform(&case, &known, provider.as_ref(), sink).await)
     }

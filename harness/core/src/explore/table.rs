@@ -223,10 +223,11 @@ impl Table {
             let Some(known) = known.filter(|known| world.services.contains_key(&known.service)) else {
                 continue;
             };
+            let kind = Kind::of(known, world);
             for from in from {
                 let label = format!("{} ({destination}) with a flow known before", known.label);
                 let target = Target { label, destination: *destination };
-                looks.push(flow(scene, world, from, target, Kind::of(known, world), *port).boxed());
+                looks.push(flow(scene, world, from, target, kind, *port).boxed());
             }
         }
     }
