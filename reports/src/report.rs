@@ -492,9 +492,8 @@ mod tests {
 
     #[test]
     fn a_journal_survives_the_line_a_crash_cut_off() {
-        let dir = std::env::temp_dir().join(format!("stickler-journal-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a temporary folder");
-        let path = dir.join("journal.jsonl");
+        let dir = tempfile::TempDir::new().expect("a temporary folder");
+        let path = dir.path().join("journal.jsonl");
         let mut journal = crate::Journal::create(&path).expect("a journal");
         let records = [started(&["a/0"]), finished("a/0", Verdict::Passed)];
         records.iter().for_each(|record| journal.hear(record));
@@ -506,6 +505,5 @@ mod tests {
         std::fs::write(&path, text.replacen("run-started", "run-stranded", 1)).expect("the broken journal");
         let error = crate::read_journal(&path).expect_err("an unknown event in the middle").to_string();
         assert!(error.starts_with("line 1 of the journal"), "{error}");
-        std::fs::remove_dir_all(&dir).expect("removed");
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use stickler_testbed::kubelet::{
     Container, ContainerSpec, ExecSpec, Exit, Line, Runtime, Sandbox, Session, StartFailure,
 };
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
@@ -306,13 +307,22 @@ pub(crate) fn be_killed() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     match runtime.map(|runtime| runtime.block_on(async { start().await as Outcome })) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+        Ok(Err(error)) => {
+            eprintln!("the process that is to be killed: {error:#}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("the process that is to be killed has no runtime: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
 async fn a_pod_ends_with_its_kubelet() -> Outcome {
+    // What it leaves behind is ours to remove: nothing of it runs any more.
+    let directory = TempDir::with_prefix("stickler-orphan-")?;
     let mut command = Command::new(std::env::current_exe()?);
-    let mut kubelet = command.arg(ORPHAN).stdout(Stdio::piped()).spawn()?;
+    let mut kubelet = command.arg(ORPHAN).env("TMPDIR", directory.path()).stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(kubelet.stdout.take().expect("it is piped")).read_line(&mut line)?;
     kubelet.kill()?;

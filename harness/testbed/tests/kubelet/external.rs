@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use stickler_testbed::external::{DIRECTORY, Enclosure, EnclosureSpec, External, Loss, Losses, Output};
 use stickler_testbed::kubelet::Exit;
 use stickler_testbed::namespace::NetNamespace;
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 type Outcome = anyhow::Result<()>;
@@ -17,18 +18,13 @@ type Outcome = anyhow::Result<()>;
 /// An enclosure, and this test's program under other names beside it.
 pub(crate) struct Bench {
     enclosure: Arc<Enclosure>,
-    programs: PathBuf,
+    programs: TempDir,
     losses: Losses,
     known: usize,
 }
 
 impl Bench {
     pub(crate) async fn new() -> anyhow::Result<Self> {
-        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let programs =
-            std::env::temp_dir().join(format!("stickler-programs-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&programs)?;
         let spec = EnclosureSpec {
             network: NetNamespace::new()?,
             hostname: "kube1.vm".to_owned(),
@@ -40,14 +36,14 @@ impl Bench {
         };
         Ok(Self {
             enclosure: Arc::new(Enclosure::open(spec).await?),
-            programs,
+            programs: TempDir::with_prefix("stickler-programs-")?,
             losses: Losses::none(),
             known: 0,
         })
     }
 
     fn words(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Vec<String>> {
-        let path = self.programs.join(name);
+        let path = self.programs.path().join(name);
         if !path.exists() {
             symlink(std::env::current_exe()?, &path)?;
         }
@@ -80,13 +76,6 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        // A leftover of links in a temporary folder is no reason to fail.
-        let _ = std::fs::remove_dir_all(&self.programs);
-    }
-}
-
 pub(crate) async fn an_enclosure_is_a_machine_of_its_own() -> Outcome {
     let mut bench = Bench::new().await?;
     assert_eq!(bench.said("hostname", &[]).await?, ["kube1.vm"]);
@@ -110,7 +99,7 @@ pub(crate) async fn an_enclosure_is_a_machine_of_its_own() -> Outcome {
 
 pub(crate) async fn an_enclosure_writes_nothing_outside() -> Outcome {
     let mut bench = Bench::new().await?;
-    let outside = bench.programs.join("written");
+    let outside = bench.programs.path().join("written");
     let said = bench.said("touch", &[&outside.display().to_string()]).await?;
     assert!(said.concat().contains("Read-only file system"), "{said:?}");
     assert!(!outside.exists());
@@ -123,7 +112,7 @@ pub(crate) async fn an_enclosure_writes_nothing_outside() -> Outcome {
 
 pub(crate) async fn the_end_of_a_program_is_told_with_its_last_words() -> Outcome {
     let mut bench = Bench::new().await?;
-    let file = bench.programs.join("logs/noise.log");
+    let file = bench.programs.path().join("logs/noise.log");
     let _noise = bench.start_with("noise", &[], Output::to_file(&file)?).await?;
     let loss = bench.loss().await?;
     assert_eq!((loss.title.as_str(), loss.exit), ("noise on kube1.vm", Exit::Code(0)));
@@ -168,15 +157,31 @@ pub(crate) async fn nothing_survives_an_enclosure() -> Outcome {
     for _ in 0..3 {
         programs.push(bench.start("sleep", &[]).await?);
     }
-    let ours = || processes(&bench.programs.join("sleep"));
-    assert_eq!(ours().len(), 3);
     let enclosure = Arc::downgrade(&bench.enclosure);
-    let name = bench.programs.join("sleep");
+    let name = bench.programs.path().join("sleep");
+    shown(&name, 3).await?;
     drop(programs);
     drop(bench);
     assert!(enclosure.upgrade().is_none());
     assert!(processes(&name).is_empty(), "processes are left");
     Ok(())
+}
+
+/// The processes that were started under a name, when there are this many.
+///
+/// The kernel shows the command line of a process only some time after its start is known to have
+/// succeeded: an exec closes files before it lays out the arguments.
+async fn shown(name: &Path, wanted: usize) -> anyhow::Result<Vec<u32>> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let shown = processes(name);
+        if shown.len() == wanted {
+            return Ok(shown);
+        }
+        let name = name.display();
+        anyhow::ensure!(Instant::now() < deadline, "{wanted} processes `{name}` were started, {shown:?} run");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// The processes that were started under a name.
@@ -194,6 +199,6 @@ fn processes(name: &Path) -> Vec<u32> {
 pub(crate) async fn start_sleeper() -> anyhow::Result<(Bench, External, u32)> {
     let bench = Bench::new().await?;
     let sleeper = bench.start("sleep", &[]).await?;
-    let pid = processes(&bench.programs.join("sleep")).first().copied().context("it does not run")?;
-    Ok((bench, sleeper, pid))
+    let pids = shown(&bench.programs.path().join("sleep"), 1).await?;
+    Ok((bench, sleeper, pids[0]))
 }
