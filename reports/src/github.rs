@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::headline;
+use crate::report::{Untold, headline};
 use crate::{CheckReport, Report, Verdict};
 
 /// The runner refuses a summary of more than a megabyte; a table of so many rows, each cut to so many
@@ -11,8 +11,8 @@ use crate::{CheckReport, Report, Verdict};
 const ROWS: usize = 200;
 const CELL: usize = 1_000;
 
-/// A line for each check that failed, unless as it is known to, or could not be told, as [workflow
-/// commands](https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands).
+/// A line for each check that failed, unless as it is known to, and for each reason for which something
+/// could not be told, as [workflow commands](https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands).
 pub fn annotations(report: &Report) -> String {
     let mut text = String::new();
     for trouble in troubles(report) {
@@ -30,21 +30,24 @@ struct Trouble {
 }
 
 fn troubles(report: &Report) -> Vec<Trouble> {
-    let of_check = |check: &CheckReport| {
-        let said = match (&check.promised, &check.observed) {
+    let again =
+        |check: &CheckReport| Some(format!("stickler run --filter {} --seed {}", check.id, report.seed));
+    let broken = |check: &CheckReport| {
+        let message = match (&check.promised, &check.observed) {
             (Some(promised), Some(observed)) => format!("promised: {promised}\nobserved: {observed}"),
             _ => check.reason.clone().unwrap_or_else(|| "no reason was given".to_owned()),
         };
-        let could_not = if check.verdict == Verdict::Inconclusive { "could not tell: " } else { "" };
-        Trouble {
-            title: check.id.clone(),
-            message: format!("{could_not}{said}"),
-            again: Some(format!("stickler run --filter {} --seed {}", check.id, report.seed)),
-        }
+        Trouble { title: check.id.clone(), message, again: again(check) }
     };
-    let is_of = |verdict| move |check: &&CheckReport| check.verdict == verdict && check.expected.is_none();
-    let checks = |verdict| report.checks.iter().filter(is_of(verdict)).map(of_check);
-    let mut troubles: Vec<Trouble> = checks(Verdict::Failed).chain(checks(Verdict::Inconclusive)).collect();
+    // A page shows ten annotations of a step: what many checks have in common is one of them.
+    let untold = |untold: Untold<'_>| Trouble {
+        title: untold.named(),
+        message: format!("could not tell: {}", untold.reason),
+        again: untold.checks.first().and_then(|check| again(check)),
+    };
+    let mut troubles: Vec<Trouble> =
+        report.checks.iter().filter(|check| check.is_broken()).map(broken).collect();
+    troubles.extend(report.untold().into_iter().map(untold));
     if let Some(chaos) = report.chaos.as_ref().filter(|chaos| chaos.verdict != Verdict::Passed) {
         let reason = chaos.reason.clone();
         let reason = reason.unwrap_or_else(|| format!("{} of {} calls", chaos.violations, chaos.calls));
@@ -201,6 +204,23 @@ mod tests {
         assert!(lines[2].starts_with("::error title=chaos::"), "{text}");
         assert!(lines[2].ends_with("observed: a pod calling `web`: answered by web-gone"), "{text}");
         assert_eq!(lines.len(), 3, "a known deviation is no trouble: {text}");
+    }
+
+    #[test]
+    fn one_reason_of_many_checks_is_one_annotation() {
+        let mut report = example::report();
+        let untold =
+            report.checks.iter().find(|check| check.id == "vip/untold").expect("it is there").clone();
+        let more = |number| CheckReport { id: format!("vip/untold-{number}"), ..untold.clone() };
+        report.checks.extend((1..=6).map(more));
+        report.checks.push(CheckReport { reason: Some("its own".to_owned()), ..more(7) });
+        let text = annotations(&report);
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("untold")).collect();
+        let many = "::error title=vip/untold%2C vip/untold-1%2C vip/untold-2%2C vip/untold-3%2C vip/untold-4 and 2 \
+                    more::could not tell: an agent was lost";
+        assert_eq!(lines, [many, "::error title=vip/untold-7::could not tell: its own"]);
+        let again = "| could not tell: an agent was lost | `stickler run --filter vip/untold --seed 42` |";
+        assert!(step_summary(&report).contains(again), "{}", step_summary(&report));
     }
 
     #[test]

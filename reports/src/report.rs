@@ -238,6 +238,42 @@ impl Default for Report {
     }
 }
 
+/// One reason for which something could not be told, and the checks it kept from ending: a part that was
+/// lost is the reason of many.
+pub(crate) struct Untold<'a> {
+    pub(crate) reason: &'a str,
+    pub(crate) checks: Vec<&'a CheckReport>,
+}
+
+impl Report {
+    /// What could not be told, by reason, in the order of the checks.
+    pub(crate) fn untold(&self) -> Vec<Untold<'_>> {
+        let mut reasons: Vec<Untold<'_>> = Vec::new();
+        for check in self.checks.iter().filter(|check| check.verdict == Verdict::Inconclusive) {
+            let reason = check.reason.as_deref().unwrap_or("no reason was given");
+            match reasons.iter_mut().find(|known| known.reason == reason) {
+                Some(known) => known.checks.push(check),
+                None => reasons.push(Untold { reason, checks: vec![check] }),
+            }
+        }
+        reasons
+    }
+}
+
+impl Untold<'_> {
+    /// How many checks are named.
+    const NAMED: usize = 5;
+
+    /// Their ids, or the first of them and how many more there are.
+    pub(crate) fn named(&self) -> String {
+        let first: Vec<&str> = self.checks.iter().take(Self::NAMED).map(|check| check.id.as_str()).collect();
+        match self.checks.len().checked_sub(Self::NAMED) {
+            Some(more @ 1..) => format!("{} and {more} more", first.join(", ")),
+            _ => first.join(", "),
+        }
+    }
+}
+
 impl Reporter for Report {
     fn hear(&mut self, record: &Record) {
         match &record.event {

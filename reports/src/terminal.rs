@@ -195,25 +195,11 @@ fn broken(text: &mut String, check: &CheckReport, paint: &Paint) {
     let _ = writeln!(text, "  {:>9}  stickler run --filter {}\n", "again", check.id);
 }
 
-/// How many checks are named of those that have one reason.
-const NAMED: usize = 5;
-
 /// What could not be told. One reason is often that of many checks, and is told once for all of them.
 fn untold(text: &mut String, report: &Report, paint: &Paint) {
-    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
-    for check in report.checks.iter().filter(|check| check.verdict == Verdict::Inconclusive) {
-        let reason = check.reason.as_deref().unwrap_or("no reason was given");
-        match reasons.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, checks)) => checks.push(&check.id),
-            None => reasons.push((reason, vec![&check.id])),
-        }
-    }
-    for (reason, checks) in reasons {
-        let mut named = checks.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
-        if checks.len() > NAMED {
-            let _ = write!(named, " and {} more", checks.len() - NAMED);
-        }
-        let _ = writeln!(text, "{} {named}\n    {reason}\n", paint.verdict(Verdict::Inconclusive));
+    for untold in report.untold() {
+        let verdict = paint.verdict(Verdict::Inconclusive);
+        let _ = writeln!(text, "{verdict} {}\n    {}\n", untold.named(), untold.reason);
     }
 }
 

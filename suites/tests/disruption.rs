@@ -388,7 +388,11 @@ mod disruption {
         let api: Api<Pod> = Api::namespaced(client.clone(), "kube-system");
         for pod in api.list(&ListParams::default().labels("k8s-app=kube-dns")).await? {
             let name = pod.metadata.name.unwrap_or_default();
-            api.delete(&name, &DeleteParams::default().grace_period(0)).await?;
+            match api.delete(&name, &DeleteParams::default().grace_period(0)).await {
+                // One that was ending anyway may have ended since it was listed.
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                deleted => drop(deleted?),
+            }
         }
         Ok(())
     }

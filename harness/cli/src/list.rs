@@ -56,7 +56,7 @@ fn checks() -> Vec<Value> {
 /// Does no planted bug make it fail? Then nothing shows that it can.
 #[cfg(target_os = "linux")]
 fn is_unproven(check: &stickler::Check) -> bool {
-    !stickler::providers::bugs::BUGS.iter().any(|card| card.caught_by.contains(&check.id))
+    !stickler::providers::bugs::all().any(|card| card.caught_by.contains(&check.id))
 }
 
 /// Bugs can be planted where the testbed runs only.
@@ -76,7 +76,7 @@ fn bugs() -> Vec<Value> {
             "caught_by": card.caught_by,
         })
     };
-    stickler::providers::bugs::BUGS.iter().map(row).collect()
+    stickler::providers::bugs::all().map(row).collect()
 }
 
 #[cfg(not(target_os = "linux"))]

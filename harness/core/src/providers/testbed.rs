@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use stickler_model::Promises;
 use stickler_pods::versions;
 use stickler_reports::{ClusterCard, ComponentCard, Timing};
-use stickler_testbed::bugs::{BUGS, Bugs};
+use stickler_testbed::bugs::{self, Bugs};
 use stickler_testbed::components::{Component, Components};
 use stickler_testbed::{ExternalCard, Images, Testbed, TestbedSpec};
 
@@ -113,8 +113,8 @@ pub(super) fn zone_labels(nodes: usize) -> Vec<BTreeMap<String, String>> {
 /// Which name there is not, and which ones there are.
 pub fn bugs_named(names: &[String]) -> anyhow::Result<Bugs> {
     let find = |name: &String| {
-        let card = BUGS.iter().find(|card| card.id == name).with_context(|| {
-            let known: Vec<&str> = BUGS.iter().map(|card| card.id).collect();
+        let card = bugs::all().find(|card| card.id == name).with_context(|| {
+            let known: Vec<&str> = bugs::all().map(|card| card.id).collect();
             format!("there is no bug `{name}`; there are: {}", known.join(", "))
         })?;
         Ok(card.bug)

@@ -1,0 +1,103 @@
+//! Bugs of the API server.
+
+use super::{Bug, BugCard};
+
+pub(super) const CARDS: &[BugCard] = &[
+    BugCard {
+        bug: Bug::StaleApiEndpoint,
+        id: "stale-api-endpoint",
+        component: "API server",
+        title: "the Endpoints of `kubernetes` keep an address at which no API server is any more",
+        seen_in: "https://github.com/k3s-io/k3s/issues/14594",
+        caught_by: &["endpoints/kubernetes"],
+    },
+    BugCard {
+        bug: Bug::PortNamesOptional,
+        id: "port-names-optional",
+        component: "API server",
+        title: "a service with several ports is taken though one of them has no name",
+        seen_in: "https://github.com/kubernetes/kubernetes/pull/7786",
+        caught_by: &["ports/names-required"],
+    },
+    BugCard {
+        bug: Bug::AllocationsLeak,
+        id: "allocations-leak",
+        component: "API server",
+        title: "cluster IPs and node ports are not given back",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/89042",
+        caught_by: &[
+            "allocation/cluster-ip-again",
+            "allocation/node-port-given-back",
+            "traffic-policy/health-check-port-closes",
+        ],
+    },
+    BugCard {
+        bug: Bug::AllocatedTwice,
+        id: "allocated-twice",
+        component: "API server",
+        title: "a cluster IP or a node port that is asked for is given, though another service has it",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/109927",
+        caught_by: &["allocation/cluster-ip-in-use", "allocation/node-port-in-use"],
+    },
+    BugCard {
+        bug: Bug::AllocatedOutOfRange,
+        id: "allocated-out-of-range",
+        component: "API server",
+        title: "a cluster IP or a node port that is asked for is given, though it is outside of the range",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/109927",
+        caught_by: &["allocation/cluster-ip-out-of-range", "allocation/node-port-out-of-range"],
+    },
+    BugCard {
+        bug: Bug::NodePortsForced,
+        id: "node-ports-forced",
+        component: "API server",
+        title: "allocateLoadBalancerNodePorts is stored and not heeded",
+        seen_in: "https://github.com/openelb/openelb/issues/324",
+        caught_by: &["load-balancer/no-node-ports"],
+    },
+    BugCard {
+        bug: Bug::ServicesUnchecked,
+        id: "services-unchecked",
+        component: "API server",
+        title: "services are taken as they are, whatever they say",
+        seen_in: "https://github.com/antrea-io/antrea/issues/1578",
+        caught_by: &[
+            "allocation/cluster-ip-stays",
+            "allocation/families",
+            "affinity/timeout",
+            "affinity/only-two-kinds",
+            "load-balancer/other-class",
+            "ports/names-required",
+        ],
+    },
+    BugCard {
+        bug: Bug::DefaultClassIgnored,
+        id: "default-class-ignored",
+        component: "API server",
+        title: "an Ingress without class gets none, though there is a default one",
+        seen_in: "https://github.com/istio/istio/issues/31720",
+        caught_by: &["ingress/default-class"],
+    },
+    BugCard {
+        bug: Bug::HeadlessGetsAddress,
+        id: "headless-gets-address",
+        component: "API server",
+        title: "a service with clusterIP None gets a cluster IP all the same",
+        seen_in: "https://github.com/kubernetes/kubernetes/issues/14630",
+        caught_by: &["headless/no-cluster-ip"],
+    },
+    BugCard {
+        bug: Bug::TablesBare,
+        id: "tables-bare",
+        component: "API server",
+        title: "tables, which kubectl prints, show names and ages only",
+        seen_in: "https://github.com/replicatedhq/sbctl/pull/40",
+        caught_by: &[
+            "service/listed",
+            "external-name/no-cluster-ip",
+            "ingress/address-published",
+            "load-balancer/extends-node-port",
+            "kubectl/transcript",
+        ],
+    },
+];
