@@ -8,6 +8,7 @@ pub(crate) mod features;
 mod host_ports;
 mod links;
 mod tables;
+mod unreachable;
 
 pub(crate) use balancer::{Balancer, Handover, SLOTS, Slot};
 pub(crate) use conntrack::{Conntrack, Flows};
@@ -16,6 +17,7 @@ pub use host_ports::HostPort;
 pub(crate) use host_ports::HostPorts;
 pub(crate) use links::{Links, Mac, Route, Veth, set_sysctls};
 pub(crate) use tables::{Balance, Change, Element, Field, Map, Masquerade, Rows, Tables, Value};
+pub(crate) use unreachable::tell_unreachable;
 
 use anyhow::Context as _;
 use nlink::Connection;

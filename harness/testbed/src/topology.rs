@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use ipnet::Ipv4Net;
 
 pub use crate::kernel::HostPort;
-use crate::kernel::{HostPorts, Links, Mac, Route, Veth, masquerade_egress, set_sysctls};
+use crate::kernel::{HostPorts, Links, Mac, Route, Veth, masquerade_egress, set_sysctls, tell_unreachable};
 use crate::namespace::NetNamespace;
 
 /// The network all nodes and the client host are on.
@@ -269,7 +269,7 @@ struct Lan {
 
 impl Lan {
     async fn build(namespace: &NetNamespace, plans: &[NodePlan], balanced: bool) -> anyhow::Result<Self> {
-        be_router(namespace)?;
+        be_router(namespace).await?;
         let links = Links::open(namespace)?;
         links.loopback_up().await?;
         let bridge = links.add_bridge("lan0", Mac::of(GATEWAY, POD_SIDE)).await?;
@@ -312,7 +312,7 @@ impl Lan {
 
     async fn add_load_balancer(&self, plans: &[NodePlan]) -> anyhow::Result<NetNamespace> {
         let namespace = NetNamespace::new().context("make a network namespace")?;
-        be_router(&namespace)?;
+        be_router(&namespace).await?;
         let machines = [client_host_neighbour(), router_neighbour()];
         let neighbours = plans.iter().map(NodePlan::neighbour).chain(machines).collect();
         // What no service has is refused, and answers find their way to pods.
@@ -324,7 +324,7 @@ impl Lan {
 
     async fn add_node(&self, plan: &NodePlan, plans: &[NodePlan]) -> anyhow::Result<NodeNet> {
         let namespace = NetNamespace::new().context("make a network namespace")?;
-        be_router(&namespace)?;
+        be_router(&namespace).await?;
         let others = || plans.iter().filter(|other| other.ip != plan.ip);
         let neighbours = others()
             .map(NodePlan::neighbour)
@@ -396,9 +396,11 @@ fn be_host(namespace: &NetNamespace) -> anyhow::Result<()> {
 }
 
 /// Prepares a namespace to pass packets on as well.
-fn be_router(namespace: &NetNamespace) -> anyhow::Result<()> {
+async fn be_router(namespace: &NetNamespace) -> anyhow::Result<()> {
     be_host(namespace)?;
-    set_sysctls(namespace, ROUTER_SYSCTLS)
+    set_sysctls(namespace, ROUTER_SYSCTLS)?;
+    tell_unreachable(namespace).await;
+    Ok(())
 }
 
 /// Time stamps without random offsets: one client that calls one pod through several addresses would

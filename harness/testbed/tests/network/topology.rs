@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("topology::nodes_reach_pods_and_each_other", nodes_reach_pods_and_each_other),
         trial("topology::the_client_host_reaches_nodes_only", the_client_host_reaches_nodes_only),
         trial("topology::there_is_no_way_out", there_is_no_way_out),
+        trial("topology::everybody_is_told_that_there_is_no_way", everybody_is_told_that_there_is_no_way),
         trial("topology::pods_speak_to_the_world_in_their_nodes_name", pods_speak_to_the_world),
         trial("topology::ports_of_a_node_lead_to_a_pod", ports_of_a_node_lead_to_a_pod),
         trial("topology::a_detached_address_can_be_used_again", a_detached_address_can_be_used_again),
@@ -81,6 +82,22 @@ async fn there_is_no_way_out() -> anyhow::Result<()> {
     let out = [NetworkUnreachable, AddrNotAvailable];
     must_fail(home, Ipv4Addr::new(1, 1, 1, 1), 80, &out).await?;
     must_fail(home, CLIENT_HOST, 80, &out).await
+}
+
+/// By the LAN's router, and by the node for addresses of its own pods: however many ask at once.
+async fn everybody_is_told_that_there_is_no_way() -> anyhow::Result<()> {
+    let lab = Lab::with_pods(&[[0, 2]]).await?;
+    for from in [lab.node(1), lab.pod(0, 2)] {
+        let calls = (1..=50).map(|last| async move {
+            let (cluster_ip, pod) = (Ipv4Addr::new(10, 96, 0, last), pod_ip(0, 100 + last));
+            must_fail(from, cluster_ip, 80, &[HostUnreachable]).await?;
+            must_fail(from, pod, 80, &[HostUnreachable]).await
+        });
+        futures::future::try_join_all(calls).await?;
+    }
+    // It goes on being a way, for what has one.
+    call(lab.pod(0, 2), pod_ip(0, 2), PORT).await?;
+    call(lab.node(1), pod_ip(0, 2), PORT).await.map(drop)
 }
 
 async fn pods_speak_to_the_world() -> anyhow::Result<()> {
