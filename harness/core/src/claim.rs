@@ -135,14 +135,14 @@ impl Claim {
         emptied.map(drop)
     }
 
-    /// Deletes everything the run made but what is kept, and waits until it is gone.
+    /// Deletes everything the run made but what is spared, and waits until it is gone.
     ///
     /// # Errors
     /// What could not be deleted, or is still there.
-    pub(crate) async fn give_back(&self, kept: &Kept) -> anyhow::Result<()> {
+    pub(crate) async fn give_back(&self, spared: &Spared) -> anyhow::Result<()> {
         // Who looks for leftovers from now on may help.
         drop(self.renewing.lock().unwrap_or_else(PoisonError::into_inner).take());
-        give_back(&self.client, &self.run, self.bounds, kept, &mut |_| {})
+        give_back(&self.client, &self.run, self.bounds, spared, &mut |_| {})
             .await
             .with_context(|| format!("`stickler heal` removes what is left of run {}", self.run))
     }
@@ -150,13 +150,13 @@ impl Claim {
 
 /// What stays when a run gives back the rest, so that somebody may look at it; by default nothing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Kept {
+pub(crate) struct Spared {
     pub(crate) namespaces: BTreeSet<String>,
     /// What the run made outside of namespaces, too: something in these needs it.
     pub(crate) is_cluster_wide: bool,
 }
 
-impl Kept {
+impl Spared {
     fn has(&self, kind: &ApiResource, name: &str) -> bool {
         if kind.kind == Namespace::KIND { self.namespaces.contains(name) } else { self.is_cluster_wide }
     }
@@ -233,7 +233,7 @@ pub async fn heal(
         }
     }
     for run in runs {
-        give_back(client, &run, Bounds::REAL, &Kept::default(), tell).await?;
+        give_back(client, &run, Bounds::REAL, &Spared::default(), tell).await?;
         healed.healed.push(run);
     }
     Ok(healed)
@@ -265,7 +265,7 @@ async fn give_back(
     client: &kube::Client,
     run: &str,
     bounds: Bounds,
-    kept: &Kept,
+    spared: &Spared,
     tell: &mut (dyn FnMut(String) + Send),
 ) -> anyhow::Result<()> {
     let labels = format!("{}={},{RUN_LABEL}={run}", MANAGED_BY.0, MANAGED_BY.1);
@@ -278,7 +278,7 @@ async fn give_back(
         });
         for object in objects {
             let name = object.metadata.name.unwrap_or_default();
-            if kept.has(&kind, &name) {
+            if spared.has(&kind, &name) {
                 continue;
             }
             match delete(client, &kind, &name).await {
@@ -290,7 +290,7 @@ async fn give_back(
     let namespaces = Api::<Namespace>::all(client.clone());
     let what = format!("the namespaces of run {run} to be gone");
     let gone = |namespaces: &[Namespace]| {
-        let is_left = |namespace: &&Namespace| !kept.namespaces.contains(&namespace.name_any());
+        let is_left = |namespace: &&Namespace| !spared.namespaces.contains(&namespace.name_any());
         let left: Vec<_> = namespaces.iter().filter(is_left).collect();
         match left.first() {
             None => Ok(()),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Scene;
 use crate::bounds::Bounds;
-use crate::claim::{Claim, Kept};
+use crate::claim::{Claim, Spared};
 use crate::cluster::{Capability, Cluster, Disruption, Loss, Outside};
 use crate::controller::{ExistingController, InUse, Standing};
 use crate::image::Copying;
@@ -29,7 +29,7 @@ pub(crate) struct Stay {
     sink: Sink,
     claim: Claim,
     /// What is to stay when the run is over.
-    kept: Mutex<Kept>,
+    spared: Mutex<Spared>,
     /// The ingress controller of the run, from when a check first needs one.
     ingress: Arc<Standing>,
     /// Copies programs into pods for as long as the run lasts, if that is needed.
@@ -64,13 +64,13 @@ impl Stay {
             Ok(vantages) => Arc::new(vantages),
             Err(error) => {
                 if !cluster.is_ephemeral() {
-                    tell(sink, claim.give_back(&Kept::default()).await);
+                    tell(sink, claim.give_back(&Spared::default()).await);
                 }
                 return Err(error);
             }
         };
-        let (sink, kept) = (sink.clone(), Mutex::default());
-        let mut stay = Self { cluster, vantages, sink, claim, kept, ingress, _copying: copying };
+        let (sink, spared) = (sink.clone(), Mutex::default());
+        let mut stay = Self { cluster, vantages, sink, claim, spared, ingress, _copying: copying };
         if let Some(reason) = stay.vantages.not_on_nodes() {
             let (capability, reason) = (Capability::HostNetwork.to_string(), reason.to_owned());
             stay.sink.tell(Event::Lacks { capability, reason });
@@ -125,14 +125,14 @@ impl Stay {
     pub(crate) fn keep(&self, scene: &Scene) {
         self.vantages.forget(&scene.namespace);
         let controller = scene.ingress.namespace();
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.is_cluster_wide |= controller.is_some();
-        kept.namespaces.extend(controller.into_iter().chain([scene.namespace.clone()]));
+        let mut spared = self.spared.lock().unwrap_or_else(PoisonError::into_inner);
+        spared.is_cluster_wide |= controller.is_some();
+        spared.namespaces.extend(controller.into_iter().chain([scene.namespace.clone()]));
     }
 
     /// Nothing stays, whatever was to be kept.
     pub(crate) fn keep_nothing(&self) {
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
+        *self.spared.lock().unwrap_or_else(PoisonError::into_inner) = Spared::default();
     }
 
     /// Gives everything back that is not kept, unless the cluster goes away anyway.
@@ -146,8 +146,8 @@ impl Stay {
     /// the ports that agents on nodes have.
     pub(crate) async fn give_back(&self) -> anyhow::Result<()> {
         self.vantages.close();
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.claim.give_back(&kept).await
+        let spared = self.spared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.claim.give_back(&spared).await
     }
 
     /// Measures how fast the cluster is; where that cannot be told, the bounds for any cluster hold.

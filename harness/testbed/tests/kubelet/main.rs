@@ -2,7 +2,11 @@
 //! outside.
 //!
 //! Their program is this test itself, under other names.
-#![expect(clippy::print_stdout, reason = "the programs of the pods talk through their output")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the programs of the pods talk through their output"
+)]
 
 mod applets;
 mod containers;
