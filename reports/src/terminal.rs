@@ -338,7 +338,7 @@ fn times(text: &mut String, report: &Report, paint: &Paint) {
 fn swapped(card: &ComponentCard) -> String {
     let Some(command) = &card.command else { return format!("{} is left out", card.component) };
     let version = card.version.as_deref().unwrap_or("of a version it does not say");
-    format!("{} is an external command, {version}: {command}", card.component)
+    format!("{} is not ours, {version}: {command}", card.component)
 }
 
 fn last_line(text: &mut String, report: &Report, paint: &Paint) {
@@ -525,8 +525,8 @@ mod tests {
             ],
         };
         let ready = Record { at: Timestamp::UNIX_EPOCH, event: Event::ClusterReady { cluster } };
-        let lines = "  proxy is an external command, Kubernetes v1.20.2: kube-proxy --v=1\n  dns is an external \
-                     command, of a version it does not say: mine\n  scheduler is left out";
+        let lines = "  proxy is not ours, Kubernetes v1.20.2: kube-proxy --v=1\n  dns is not ours, of a version it \
+                     does not say: mine\n  scheduler is left out";
         let told = progress(&ready, false).expect("it is told");
         assert_eq!(told, format!("cluster testbed v1.37.0, 1 nodes, ready in 7 ms\n{lines}"));
         let text = summary(&Report::of([&ready]), false, false);

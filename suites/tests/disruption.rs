@@ -91,6 +91,7 @@ mod disruption {
         ("node/cut-off-and-connected-again", |bed| cut_off_and_connected_again(bed).boxed()),
         ("component/replaced", |bed| component_replaced(bed).boxed()),
         ("component/ends-in-a-run", |bed| component_ends_in_a_run(bed).boxed()),
+        ("ingress/replaced", |bed| ingress_replaced(bed).boxed()),
         ("kubelet/its-pods-leave-and-return", |bed| pods_leave_and_return(bed).boxed()),
     ];
 
@@ -517,6 +518,36 @@ mod disruption {
         let unknown = bed.disruption()?.stop_program("proxy", "nowhere").await;
         let why = unknown.err().map(|error| error.to_string());
         assert_eq!(why.as_deref(), Some("no external command is the proxy on `nowhere`"));
+        Ok(())
+    }
+
+    /// A program that is in no pod is the ingress controller that a run judges, and not another: when it is
+    /// stopped nobody serves Ingresses, and when it is started again they are served.
+    async fn ingress_replaced(bed: Bed) -> anyhow::Result<()> {
+        drop(bed);
+        let folder = tempfile::tempdir()?;
+        let program = folder.path().join("ingress");
+        std::os::unix::fs::symlink(std::env::current_exe()?, &program)?;
+        let arguments =
+            "--kubeconfig={kubeconfig} --controller={controller} --publish-address={node_ip} --quiet";
+        let provider = TestbedProvider::enter(3, 0, [].into_iter().collect())?;
+        let provider = provider.with("ingress", &format!("{} {arguments}", program.display()))?;
+        let bed = Bed::with(&provider, folder).await?;
+        let disruption = bed.disruption()?;
+        assert_eq!(disruption.programs(), [("ingress".to_owned(), "kube2.vm".to_owned())]);
+        let session = bed.open().await?;
+        let check = |id| stickler_suites::all().find(|check| check.id == id).context(id);
+        let (routed, shown) = (check("ingress/several-hosts")?, check("ingress/address-published")?);
+        says(&session.perform(routed).await, Verdict::Passed, &[])?;
+        says(&session.perform(shown).await, Verdict::Passed, &[])?;
+        let deployed = Api::<Deployment>::all(bed.cluster.client()).list(&ListParams::default()).await?;
+        let names: Vec<_> = deployed.iter().filter_map(|one| one.metadata.name.as_deref()).collect();
+        assert_eq!(names, ["kube-dns"], "no other controller was deployed");
+        disruption.stop_program("ingress", "kube2.vm").await?;
+        says(&session.perform(routed).await, Verdict::Failed, &["got no answer, not even the controller's"])?;
+        disruption.start_program("ingress", "kube2.vm").await?;
+        says(&session.perform(routed).await, Verdict::Passed, &[])?;
+        ensure!(bed.cluster.lost().now_or_never().is_none(), "what was stopped counts as lost");
         Ok(())
     }
 

@@ -62,8 +62,9 @@ pub(crate) struct ClusterArgs {
 }
 
 const WITH: &str = "\
-Let a command stand in for a component of the testbed: apiserver, controllers, scheduler, proxy (one on each node) \
-or dns (in the pods of cluster DNS). May be given several times.
+Let a command stand in for a component of the testbed: apiserver, controllers, scheduler, proxy (one on each node), \
+dns (in the pods of cluster DNS) or ingress (with the network of the last node, of which it is to take port 80 for \
+HTTP and 443 for HTTPS; the testbed itself has none, and a run deploys ours). May be given several times.
 
 The command line is split as a shell would, and no shell runs it. It runs as a process of a machine of the testbed, \
 with the machine's network and name, processes and /run of its own, and everything else read-only. In it stand
@@ -75,6 +76,14 @@ with the machine's network and name, processes and /run of its own, and everythi
   {service_cidr}  for the range cluster IPs come from
   {dns_ip}        for the cluster IP of cluster DNS
   {dir}           for a folder of its own, in memory, with ca.crt, the kubeconfig and its files
+
+and in that of an ingress controller
+
+  {class}         for the IngressClass it is to serve
+  {controller}    for what `spec.controller` of that class says
+  {namespace}     for the namespace of its pod and its Service
+  {pod}           for the pod that stands for it
+  {service}       for the Service in front of it
 
 What it writes is kept in the folder `components` of the report. If it ends, the run could not tell.";
 

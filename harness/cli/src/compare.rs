@@ -244,19 +244,14 @@ fn document(reports: &[Named], rows: &[Row<'_>]) -> Value {
     })
 }
 
-/// Writes which checks held where: a check is confirmed by a whole cluster that is not ours, and by a
-/// component that stands in for ours if the check concerns it.
+/// Writes which checks held where, as far as that [confirms](confirms) them.
 fn confirm(file: &Path, reports: &[Named]) -> anyhow::Result<()> {
     let mut confirmed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for Named { name, report, .. } in reports {
         let Some(cluster) = &report.cluster else { continue };
-        let components: Vec<&str> =
-            cluster.components.iter().map(|component| component.component.as_str()).collect();
         for check in report.checks.iter().filter(|check| check.verdict == Verdict::Passed) {
             let Some(known) = stickler_suites::all().find(|known| known.id == check.id) else { continue };
-            // In a container it is still our own.
-            let whole = !["testbed", "container"].contains(&cluster.provider.as_str());
-            if whole || components.iter().any(|component| concerns(component, known)) {
+            if confirms(cluster, known) {
                 confirmed.entry(known.id).or_default().push(name);
             }
         }
@@ -271,16 +266,86 @@ fn confirm(file: &Path, reports: &[Named]) -> anyhow::Result<()> {
     std::fs::write(file, text).with_context(|| format!("`{}` cannot be written", file.display()))
 }
 
+/// Is a check that held confirmed by something that is not ours? It is by a whole cluster that is not, and by
+/// a component that stands in for ours if the check concerns it. But no cluster brings an ingress controller,
+/// and where a run deployed ours, that is who decided.
+fn confirms(cluster: &ClusterCard, check: &Check) -> bool {
+    let others = cluster.components.iter().filter(|component| component.command.is_some());
+    let mut others = others.map(|component| component.component.as_str());
+    if Profile::Ingress.has(check) && !WITHOUT_CONTROLLER.contains(&check.id) {
+        return others.any(|component| component == "ingress");
+    }
+    // In a container it is still our own.
+    let whole = !["testbed", "container"].contains(&cluster.provider.as_str());
+    whole || others.any(|component| concerns(component, check))
+}
+
+/// The checks of Ingresses in which nobody serves any: the API server decides.
+const WITHOUT_CONTROLLER: &[&str] = &["ingress/default-class"];
+
 /// Does a component that stands in for ours decide how a check ends?
 fn concerns(component: &str, check: &Check) -> bool {
     match component {
         "proxy" => Profile::Proxy.has(check),
         "dns" => Profile::Dns.has(check),
         "controllers" => Profile::Endpoints.has(check),
-        "ingress" => Profile::Ingress.has(check),
         "kubelet" => Profile::Kubelet.has(check),
         // Nothing is without it.
         "apiserver" => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stickler_reports::ComponentCard;
+
+    use super::*;
+
+    fn cluster(provider: &str, components: &[(&str, Option<&str>)]) -> ClusterCard {
+        let components = components.iter().map(|(component, command)| ComponentCard {
+            component: (*component).to_owned(),
+            command: command.map(str::to_owned),
+            version: None,
+        });
+        ClusterCard {
+            provider: provider.to_owned(),
+            version: "v1.36.2".to_owned(),
+            nodes: Vec::new(),
+            capabilities: Vec::new(),
+            ready_ms: 0,
+            timings: Vec::new(),
+            components: components.collect(),
+        }
+    }
+
+    fn confirmed(cluster: &ClusterCard, id: &str) -> bool {
+        confirms(cluster, stickler_suites::all().find(|check| check.id == id).expect(id))
+    }
+
+    #[test]
+    fn who_does_not_decide_confirms_nothing() {
+        let (ours, binaries) = (cluster("testbed", &[]), cluster("binaries", &[]));
+        let proxy = cluster("testbed", &[("proxy", Some("kube-proxy"))]);
+        let without = cluster("testbed", &[("proxy", None)]);
+        let id = "node-port/from-outside";
+        assert!(confirmed(&binaries, id) && confirmed(&proxy, id));
+        assert!(!confirmed(&ours, id) && !confirmed(&without, id));
+        assert!(!confirmed(&proxy, "dns/fqdn"));
+    }
+
+    #[test]
+    fn ingresses_are_an_ingress_controllers_and_no_clusters() {
+        let ingress = ("ingress", Some("/controller"));
+        let (binaries, apiserver) =
+            (cluster("binaries", &[]), cluster("testbed", &[("apiserver", Some("kube-apiserver"))]));
+        for its_own in [cluster("testbed", &[ingress]), cluster("kubeconfig", &[ingress])] {
+            assert!(confirmed(&its_own, "ingress/routes-host"));
+        }
+        for ours in [&binaries, &apiserver] {
+            assert!(!confirmed(ours, "ingress/routes-host"));
+            assert!(confirmed(ours, WITHOUT_CONTROLLER[0]));
+        }
+        assert!(!confirmed(&cluster("testbed", &[ingress]), WITHOUT_CONTROLLER[0]));
     }
 }

@@ -1,6 +1,7 @@
 //! The ingress controller of a run: our own, deployed when a check first needs one, with names that
 //! no other run has; or one that the cluster has, if it is that one that is to be judged.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
@@ -79,6 +80,13 @@ impl FromStr for ExistingController {
                       nginx=ingress-nginx/ingress-nginx-controller"
                 .to_owned()),
         }
+    }
+}
+
+impl fmt::Display for ExistingController {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { class, namespace, service } = self;
+        write!(f, "{class}={namespace}/{service}")
     }
 }
 
@@ -323,7 +331,9 @@ mod tests {
     #[test]
     fn an_existing_controller_is_named_whole_or_not_at_all() {
         let named = "nginx=ingress-nginx/ingress-nginx-controller".parse::<ExistingController>();
-        let ExistingController { class, namespace, service } = named.expect("a controller");
+        let named = named.expect("a controller");
+        assert_eq!(named.to_string(), "nginx=ingress-nginx/ingress-nginx-controller");
+        let ExistingController { class, namespace, service } = named;
         assert_eq!(
             [class.as_str(), &namespace, &service],
             ["nginx", "ingress-nginx", "ingress-nginx-controller"]

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
-use std::path::{Component as Part, Path};
+use std::path::{Component as Part, Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::external::{CommandError, CommandLine};
+use crate::external::{CommandError, CommandLine, User, Values};
 
 /// A part of the cluster that can be swapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,12 +26,22 @@ pub enum Component {
     Proxy,
     /// Cluster DNS: the program in the pods of the Deployment `kube-dns`.
     Dns,
+    /// An ingress controller, on the last node, as one in a pod with the node's network would be. The
+    /// testbed itself has none: runs deploy ours.
+    Ingress,
 }
 
 impl Component {
     /// Every component, in the order they start.
-    pub const ALL: &'static [Self] =
-        &[Self::ApiServer, Self::Controllers, Self::Scheduler, Self::Kubelet, Self::Proxy, Self::Dns];
+    pub const ALL: &'static [Self] = &[
+        Self::ApiServer,
+        Self::Controllers,
+        Self::Scheduler,
+        Self::Kubelet,
+        Self::Proxy,
+        Self::Dns,
+        Self::Ingress,
+    ];
 
     /// Its name on command lines and in reports.
     pub fn name(self) -> &'static str {
@@ -42,6 +52,7 @@ impl Component {
             Self::Kubelet => "kubelet",
             Self::Proxy => "proxy",
             Self::Dns => "dns",
+            Self::Ingress => "ingress",
         }
     }
 
@@ -90,6 +101,17 @@ pub enum ComponentError {
     Placeholder { component: Component, placeholder: &'static str },
     #[error("component `{component}` starts no programs beside its own: it runs in pods")]
     Beside { component: Component },
+    #[error("component `{component}` has no `{field}`: it runs in pods")]
+    InPods { component: Component, field: &'static str },
+    #[error("component `{component}`: there is no folder `{path}` to be its root")]
+    Root { component: Component, path: String },
+    #[error("component `{0}` serves no Ingresses, so no class names it with `controller`")]
+    Controller(Component),
+    #[error(
+        "the testbed has no ingress controller; to judge none, skip the checks that deploy one with \
+         `--without-feature ingress`"
+    )]
+    NoIngress,
     #[error("line {line}: {message}")]
     Toml { line: usize, message: String },
 }
@@ -106,6 +128,15 @@ pub struct Replacement {
     pub images: Option<CommandLine>,
     /// Files in its `{dir}`: relative path and contents, whose placeholders are filled in too.
     pub files: BTreeMap<String, String>,
+    /// The folder that is `/` for it and what is beside it: the file system of an image. What they write
+    /// there is in memory, and the folder stays as it is.
+    pub root: Option<PathBuf>,
+    /// Who they are, if not root.
+    pub user: Option<User>,
+    /// More variables of their environment; placeholders are filled in here too.
+    pub environment: BTreeMap<String, String>,
+    /// Of an ingress controller: the `spec.controller` it looks for in IngressClasses.
+    pub controller: Option<String>,
 }
 
 /// Which components are not the testbed's own.
@@ -121,9 +152,7 @@ impl Components {
     /// # Errors
     /// If something else was said about the component, or the command line cannot be used.
     pub fn swap(&mut self, component: Component, command: &str) -> Result<(), ComponentError> {
-        let wish =
-            Wish { command: command.to_owned(), beside: Vec::new(), images: None, files: BTreeMap::new() };
-        self.wish(component, wish)
+        self.wish(component, Wish { command: command.to_owned(), ..Wish::default() })
     }
 
     /// Leaves a component out.
@@ -137,13 +166,17 @@ impl Components {
         if component == Component::Kubelet {
             return Err(ComponentError::NoKubelet);
         }
+        if component == Component::Ingress {
+            return Err(ComponentError::NoIngress);
+        }
         self.is_new(component)?;
         self.left_out.insert(component);
         Ok(())
     }
 
     /// Adds what a file in TOML says: a table per component, with `command`, and if need be with
-    /// `beside`, a list of commands, `images`, a command, and a table `files`.
+    /// `beside`, a list of commands, `images`, a command, `root`, a folder, `user`, two numbers, `controller`, a name, and
+    /// the tables `files` and `environment`.
     ///
     /// # Errors
     /// What is wrong with it, and in which line as far as that is known.
@@ -178,13 +211,16 @@ impl Components {
         self.swapped.iter().map(|(component, replacement)| (*component, replacement))
     }
 
-    /// Who is asked needs no identity to ask with, and a pod learns from its environment where it is.
-    fn meaningless(component: Component) -> &'static [&'static str] {
-        match component {
+    /// Who is asked needs no identity to ask with, a pod learns from its environment where it is, and only
+    /// an ingress controller has a class.
+    fn meaningless(component: Component) -> Vec<&'static str> {
+        let here: &[&str] = match component {
             Component::ApiServer => &["kubeconfig"],
             Component::Dns => &["kubeconfig", "node", "node_ip", "pod_cidr"],
             Component::Kubelet | Component::Controllers | Component::Scheduler | Component::Proxy => &[],
-        }
+            Component::Ingress => return Vec::new(),
+        };
+        here.iter().chain(OF_INGRESS).copied().collect()
     }
 
     fn is_new(&self, component: Component) -> Result<(), ComponentError> {
@@ -204,9 +240,34 @@ impl Components {
             (Component::Kubelet, Some(_)) | (_, None) => {}
             (other, Some(_)) => return Err(ComponentError::Images(other)),
         }
+        if component == Component::Dns {
+            let given = [
+                ("root", wish.root.is_some()),
+                ("user", wish.user.is_some()),
+                ("environment", !wish.environment.is_empty()),
+            ];
+            if let Some((field, _)) = given.into_iter().find(|(_, given)| *given) {
+                return Err(ComponentError::InPods { component, field });
+            }
+        }
+        if component != Component::Ingress && wish.controller.is_some() {
+            return Err(ComponentError::Controller(component));
+        }
+        let root = wish.root.as_ref().map(|path| match std::path::absolute(path) {
+            Ok(root) if root.is_dir() => Ok(root),
+            _ => Err(ComponentError::Root { component, path: path.display().to_string() }),
+        });
+        let root = root.transpose()?;
+        let refused = |source| ComponentError::Command { component, source };
         let parse = |text: &String| {
-            CommandLine::parse(text).map_err(|source| ComponentError::Command { component, source })
+            let parsed = match &root {
+                Some(root) => CommandLine::parse_below(text, root),
+                None => CommandLine::parse(text),
+            };
+            parsed.map_err(refused)
         };
+        let values: Vec<String> = wish.environment.values().cloned().collect();
+        Values::check(&values).map_err(refused)?;
         let misplaced = |path: &&String| {
             let mut parts = Path::new(path).components();
             path.is_empty() || !parts.all(|part| matches!(part, Part::Normal(_)))
@@ -219,11 +280,16 @@ impl Components {
             beside: wish.beside.iter().map(parse).collect::<Result<_, _>>()?,
             images: wish.images.as_ref().map(parse).transpose()?,
             files: wish.files,
+            environment: wish.environment,
+            user: wish.user,
+            controller: wish.controller,
+            root,
         };
         let commands = std::iter::once(&replacement.command).chain(&replacement.beside);
         let commands = commands.chain(&replacement.images);
         let meaningless = Self::meaningless(component);
-        if let Some(placeholder) = commands.filter_map(|command| command.mentions(meaningless)).next() {
+        let mut mentioned = commands.filter_map(|command| command.mentions(&meaningless));
+        if let Some(placeholder) = mentioned.next().or_else(|| Values::mentioned(&values, &meaningless)) {
             return Err(ComponentError::Placeholder { component, placeholder });
         }
         self.swapped.insert(component, replacement);
@@ -232,7 +298,7 @@ impl Components {
 }
 
 /// A table of a file.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wish {
     command: String,
@@ -241,7 +307,15 @@ struct Wish {
     images: Option<String>,
     #[serde(default)]
     files: BTreeMap<String, String>,
+    root: Option<PathBuf>,
+    user: Option<User>,
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+    controller: Option<String>,
 }
+
+/// What an ingress controller is told beside what everybody is.
+const OF_INGRESS: &[&str] = &["namespace", "pod", "service", "class", "controller"];
 
 /// The line a mistake is in, from 1.
 fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
@@ -252,7 +326,6 @@ fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::external::Values;
 
     fn read(text: &str) -> Result<Components, String> {
         let mut components = Components::default();
@@ -291,7 +364,7 @@ mod tests {
         assert_eq!(
             why("[kube-proxy]\ncommand = 'sh'"),
             "there is no component `kube-proxy` that can be swapped; there are: apiserver, controllers, scheduler, \
-             kubelet, proxy, dns"
+             kubelet, proxy, dns, ingress"
         );
         assert_eq!(
             why("[proxy]\n\ncommand = sh"),
@@ -311,6 +384,60 @@ mod tests {
             why("[dns]\ncommand = 'sh'\nbeside = ['sh']"),
             "component `dns` starts no programs beside its own: it runs in pods"
         );
+    }
+
+    #[test]
+    fn an_image_is_a_folder_and_its_program_a_path_in_there() {
+        let image = tempfile::tempdir().expect("a folder can be made");
+        std::fs::write(image.path().join("controller"), "").expect("it can be written");
+        let root = image.path().display();
+        let components = read(&format!(
+            "[ingress]\nroot = '{root}'\ncommand = '/controller --class={{class}}'\ncontroller = 'example.com/it'\n\
+             environment = {{ POD_NAME = '{{pod}}' }}"
+        ));
+        let ingress =
+            components.expect("a set").replacement(Component::Ingress).expect("a controller").clone();
+        assert_eq!(ingress.command.program(), Path::new("/controller"));
+        assert_eq!(ingress.root.as_deref(), Some(image.path()));
+        assert_eq!((ingress.controller.as_deref(), ingress.environment.len()), (Some("example.com/it"), 1));
+        let why = |text: &str| read(text).expect_err("a mistake");
+        assert_eq!(
+            why(&format!("[ingress]\nroot = '{root}'\ncommand = 'controller'")),
+            "component `ingress`: `controller` is no path: a program of an image is named by where it is there, as \
+             `/bin/sh`"
+        );
+        assert_eq!(
+            why(&format!("[proxy]\nroot = '{root}'\ncommand = '/bin/sh'")),
+            format!("component `proxy`: there is no program at `{root}/bin/sh`")
+        );
+        assert_eq!(
+            why("[proxy]\nroot = '/no/such/folder'\ncommand = '/bin/sh'"),
+            "component `proxy`: there is no folder `/no/such/folder` to be its root"
+        );
+        assert_eq!(
+            why("[dns]\ncommand = 'sh'\nenvironment = { A = 'b' }"),
+            "component `dns` has no `environment`: it runs in pods"
+        );
+    }
+
+    #[test]
+    fn only_an_ingress_controller_has_a_class() {
+        let why = |text: &str| read(text).expect_err("a mistake");
+        assert_eq!(
+            why("[proxy]\ncommand = 'sh {class}'"),
+            "component `proxy`: `{class}` stands for nothing there"
+        );
+        assert_eq!(
+            why("[proxy]\ncommand = 'sh'\nenvironment = { POD_NAME = '{pod}' }"),
+            "component `proxy`: `{pod}` stands for nothing there"
+        );
+        assert_eq!(
+            why("[proxy]\ncommand = 'sh'\ncontroller = 'example.com/it'"),
+            "component `proxy` serves no Ingresses, so no class names it with `controller`"
+        );
+        assert!(why("[ingress]\ncommand = 'sh'\nenvironment = { A = '{nothing}' }").contains("`{nothing}`"));
+        let left_out = Components::default().leave_out(Component::Ingress);
+        assert_eq!(left_out, Err(ComponentError::NoIngress));
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! - `/proc` shows the enclosure's processes, and its network's sysctls can be written;
 //! - `/etc/hosts` and `/etc/resolv.conf` are the lab machine's;
 //! - where containers are to run, `/sys` has control groups of the enclosure's own;
-//! - everything else is as it is outside, and can only be read.
+//! - everything else is as it is outside, and can only be read; or `/` is the file system of an image, of
+//!   which what is written is in memory.
 //!
 //! So a program leaves nothing behind, and all of it is gone with the enclosure: when that is dropped,
 //! and also when this process is killed. [`External`] is one program in it that is to run until it is
@@ -40,6 +41,7 @@ pub use self::output::Output;
 use crate::cgroup::NodeCgroups;
 use crate::kubelet::container::{c_strings, nothing};
 use crate::kubelet::init::candidates;
+pub use crate::kubelet::spawn::User;
 use crate::kubelet::spawn::{self, Child, Children, Exit};
 use crate::kubelet::{Log, StartFailure};
 use crate::namespace::NetNamespace;
@@ -51,6 +53,8 @@ pub const DIRECTORY: &str = "/run/stickler";
 const OPEN_BOUND: Duration = Duration::from_secs(10);
 /// How long a program may take to say its version.
 const VERSION_BOUND: Duration = Duration::from_secs(10);
+/// How long killed processes may take to be gone.
+const END_BOUND: Duration = Duration::from_secs(5);
 /// How many of its last lines a message about a program has.
 const LAST_LINES: usize = 8;
 
@@ -59,6 +63,12 @@ const LAST_LINES: usize = 8;
 pub struct EnclosureSpec {
     /// The network it is in.
     pub network: NetNamespace,
+    /// The folder that is to be `/` inside: the file system of an image. Without one, `/` is this machine's.
+    pub root: Option<PathBuf>,
+    /// Who its programs are, if not root. The files it is given are that user's too.
+    pub user: Option<User>,
+    /// Variables its programs get beside, or instead of, those they always have.
+    pub environment: Vec<(String, String)>,
     /// The name of the machine.
     pub hostname: String,
     /// Folders of this machine that are empty inside, and can be written. `/run` always is one.
@@ -82,6 +92,22 @@ pub struct Enclosure {
     children: Children,
     first: Child,
     cgroups: Option<NodeCgroups>,
+    user: Option<User>,
+    /// What programs always find in their environment, and what they are given.
+    environment: Vec<(String, String)>,
+}
+
+impl EnclosureSpec {
+    /// The variables of its programs. An image says itself where its temporary files are.
+    fn environment(&self) -> Vec<(String, String)> {
+        let mut always = vec![("PATH", search_path())];
+        if self.root.is_none() {
+            always.extend([("HOME", DIRECTORY.to_owned()), ("TMPDIR", format!("{DIRECTORY}/tmp"))]);
+        }
+        let is_given = |name: &str| self.environment.iter().any(|(given, _)| given == name);
+        let always = always.into_iter().filter(|(name, _)| !is_given(name));
+        always.map(|(name, value)| (name.to_owned(), value)).chain(self.environment.iter().cloned()).collect()
+    }
 }
 
 impl Enclosure {
@@ -92,10 +118,10 @@ impl Enclosure {
     pub async fn open(spec: EnclosureSpec) -> Result<Self, StartFailure> {
         let cannot = |error: io::Error| StartFailure::new(format!("cannot make an enclosure: {error}"));
         let children = Children::default();
-        let cgroups = spec.cgroups.clone();
+        let (cgroups, environment, user) = (spec.cgroups.clone(), spec.environment(), spec.user);
         let (first, failure) = Self::launch(&children, spec).await.map_err(cannot)?;
         if failure.is_empty() {
-            return Ok(Self { children, first, cgroups });
+            return Ok(Self { children, first, cgroups, user, environment });
         }
         Err(serde_json::from_slice(&failure)
             .unwrap_or_else(|_| StartFailure::new("the first process of an enclosure failed to say why")))
@@ -105,6 +131,8 @@ impl Enclosure {
     async fn launch(children: &Children, spec: EnclosureSpec) -> io::Result<(Child, Vec<u8>)> {
         let plan = inside::Plan {
             hostname: spec.hostname,
+            root: spec.root,
+            user: spec.user,
             store: spawn::store()?.inside().to_owned(),
             private: spec.private,
             files: spec.files,
@@ -137,7 +165,8 @@ impl Enclosure {
         Ok((first, said))
     }
 
-    /// Starts a program. Its environment is a `PATH`, with `HOME` and `TMPDIR` in [`DIRECTORY`].
+    /// Starts a program. Its environment is a `PATH`, with `HOME` and `TMPDIR` in [`DIRECTORY`] unless its
+    /// root is an image's, and what was asked for.
     ///
     /// # Errors
     /// If it is not found, or the system does not start it.
@@ -179,10 +208,16 @@ impl Enclosure {
         let path = search_path();
         let name = words.first().map_or("", String::as_str);
         let candidates = candidates(name, &path);
-        let environment =
-            [format!("PATH={path}"), format!("HOME={DIRECTORY}"), format!("TMPDIR={DIRECTORY}/tmp")];
+        let environment: Vec<String> =
+            self.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let (stdout, to_stdout) = spawn::pipe()?;
         let (stderr, to_stderr) = spawn::pipe()?;
+        if let Some(User { id, group }) = self.user {
+            // Some open what they write to by its name, `/dev/stdout`.
+            for end in [&to_stdout, &to_stderr] {
+                std::os::unix::fs::fchown(end, Some(id), Some(group))?;
+            }
+        }
         let join = spawn::Join {
             target: self.first.clone(),
             candidates: candidates
@@ -195,6 +230,7 @@ impl Enclosure {
             stdio: [input.map_or_else(nothing, Ok)?, to_stdout, to_stderr],
             terminal: false,
             cgroups: self.cgroups.as_ref().map(NodeCgroups::files).transpose()?,
+            user: self.user,
         };
         let child = self.children.join(join).await?;
         for stream in [stdout, stderr] {
@@ -231,7 +267,8 @@ impl Enclosure {
         Ok((exit, last_lines(&log)))
     }
 
-    /// What a program says its version is: the first line it writes when it is given `--version`.
+    /// What a program says its version is: the first line with a digit that it writes when it is given
+    /// `--version`; without such a line, the first.
     /// Nothing if it does not say within ten seconds, or fails.
     pub async fn version(&self, program: &Path) -> Option<String> {
         let log = Arc::new(Log::new(2));
@@ -243,7 +280,7 @@ impl Enclosure {
             exit
         });
         match answered.await {
-            Ok(Exit::Code(0)) => lines_of(&log).into_iter().find(|line| !line.is_empty()),
+            Ok(Exit::Code(0)) => version_in(&lines_of(&log)),
             Ok(_) => None,
             Err(_) => {
                 // Nobody is left to be told if it is gone already.
@@ -252,6 +289,14 @@ impl Enclosure {
             }
         }
     }
+}
+
+/// Some draw a line first, or say their name.
+fn version_in(lines: &[String]) -> Option<String> {
+    let mut said = lines.iter().filter(|line| !line.is_empty()).peekable();
+    let first = said.peek().copied();
+    let line = said.find(|line| line.contains(|letter: char| letter.is_ascii_digit())).or(first)?;
+    Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// The end of a program that nobody stopped.
@@ -324,6 +369,7 @@ pub struct External {
     words: Vec<String>,
     output: Output,
     losses: Losses,
+    ends_all: bool,
     running: Mutex<Option<Running>>,
 }
 
@@ -347,19 +393,32 @@ impl External {
         losses: Losses,
     ) -> Result<Self, StartFailure> {
         let running = Mutex::new(None);
-        let external = Self { enclosure, title, words, output, losses, running };
+        let external = Self { enclosure, title, words, output, losses, ends_all: false, running };
         external.resume().await?;
         Ok(external)
     }
 
-    /// Kills it, and returns when it is gone; what it started goes on, as on any machine. Stopping it
-    /// twice is the same as stopping it once.
+    /// From now on whatever is in its enclosure ends when it is stopped, as in a container: what it started
+    /// would have the ports that it needs when it is started again.
+    #[must_use]
+    pub fn ending_all(mut self) -> Self {
+        self.ends_all = true;
+        self
+    }
+
+    /// Kills it, and returns when it is gone; what it started goes on, as on any machine, unless it was
+    /// started [as a container](Self::ending_all). Stopping it twice is the same as stopping it once.
     pub async fn stop(&self) {
-        if let Some(Running { child, supervisor, .. }) = self.running.lock().await.take() {
+        if let Some(Running { child, log, supervisor }) = self.running.lock().await.take() {
             supervisor.abort();
             // Whoever is gone already needs no signal.
             let _ = child.signal(libc::SIGKILL);
             child.wait().await;
+            if self.ends_all {
+                let _ = self.enclosure.first.signal(inside::END_ALL);
+                // Who is killed closes what it wrote to. Who had closed that before was a daemon.
+                let _ = timeout(END_BOUND, log.closed()).await;
+            }
         }
     }
 
@@ -423,4 +482,20 @@ fn last_lines(log: &Log) -> Vec<String> {
     let mut lines = lines_of(log);
     lines.retain(|line| !line.is_empty());
     lines.split_off(lines.len().saturating_sub(LAST_LINES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_has_a_digit() {
+        let said =
+            |lines: &[&str]| version_in(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
+        let lines = ["----", "NGINX Ingress controller", "  Release:       v1.15.0", "  Build: 7"];
+        assert_eq!(said(&lines).as_deref(), Some("Release: v1.15.0"));
+        assert_eq!(said(&["", "Kubernetes v1.36.2"]).as_deref(), Some("Kubernetes v1.36.2"));
+        assert_eq!(said(&["devel", "unknown"]).as_deref(), Some("devel"));
+        assert_eq!(said(&[""]), None);
+    }
 }

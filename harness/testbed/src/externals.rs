@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::cgroup::{Cgroups, NodeCgroups};
 use crate::components::{Component, Replacement};
 use crate::external::{DIRECTORY, Enclosure, EnclosureSpec, External, Loss, Losses, Output, Values};
+use crate::ingress;
 use crate::kubelet::Exit;
 use crate::pki::{Credentials, Pki};
 use crate::testbed::{CLUSTER_DNS, kubeconfig};
@@ -136,10 +137,18 @@ impl Externals {
             .with("node", &node.name)
             .with("node_ip", node.ip.to_string())
             .with("pod_cidr", node.pod_cidr.to_string());
+        let values = match component {
+            Component::Ingress => ingress::told(values, replacement),
+            _ => values,
+        };
+        let environment = replacement.environment.iter();
         let own = replacement.files.iter().map(|(path, text)| (path.clone(), values.fill(text)));
         let files = given.files.into_iter().chain(own);
         let spec = EnclosureSpec {
             network: node.namespace.clone(),
+            root: replacement.root.clone(),
+            user: replacement.user,
+            environment: environment.map(|(name, value)| (name.clone(), values.fill(value))).collect(),
             hostname: node.name.clone(),
             private: beneath.iter().flat_map(|_| NODE_FOLDERS.iter().map(PathBuf::from)).collect(),
             files: files.map(|(path, text)| (Path::new(DIRECTORY).join(path), text)).collect(),
@@ -165,7 +174,10 @@ impl Externals {
             self.unless_lost(imported).await.with_context(|| format!("the images of {}", node.name))?;
         }
         let log = format!("{component}-{}", node.name);
-        let program = self.run(&enclosure, title, replacement.command.words(&values), &log).await?;
+        let mut program = self.run(&enclosure, title, replacement.command.words(&values), &log).await?;
+        if component == Component::Ingress && beside.is_empty() {
+            program = program.ending_all();
+        }
         Ok((Unit { program, _beside: beside }, version))
     }
 
@@ -197,6 +209,9 @@ impl Externals {
     ) -> anyhow::Result<()> {
         let spec = EnclosureSpec {
             network: node.namespace.clone(),
+            root: None,
+            user: None,
+            environment: Vec::new(),
             hostname: node.name.clone(),
             private: Vec::new(),
             files: Vec::new(),
@@ -321,6 +336,7 @@ impl Given {
             Component::Controllers => ("system:kube-controller-manager", &[]),
             Component::Scheduler => ("system:kube-scheduler", &[]),
             Component::Proxy => ("system:kube-proxy", &["system:node-proxier"]),
+            Component::Ingress => (ingress::USER, &[]),
             // Whom others ask, who has a service account's, and who has one for each node.
             Component::ApiServer | Component::Dns | Component::Kubelet => {
                 ("kubernetes-admin", &["system:masters"])

@@ -15,6 +15,7 @@ pub mod enter;
 pub mod examination;
 pub mod external;
 mod externals;
+pub mod ingress;
 mod kernel;
 pub mod kubelet;
 mod load_balancer;

@@ -35,6 +35,7 @@ use crate::controllers::{Controllers, ControllersConfig, NodePatience};
 use crate::enter::host_listener;
 use crate::external::{External, Loss};
 use crate::externals::{ExternalCard, Externals, Given, values};
+use crate::ingress;
 use crate::kernel::HostPort;
 use crate::kubelet::{ForeignImage, Kubelet, KubeletConfig, PodNetwork};
 use crate::load_balancer::LoadBalancer;
@@ -356,6 +357,20 @@ impl Testbed {
             clock.next("cluster DNS answers");
             let ready = dns_ready(&administrator);
             externals.meanwhile(Component::Kubelet, NODES_READY, ready).await?;
+        }
+        if let (Some(replacement), Some(node)) =
+            (components.replacement(Component::Ingress), topology.nodes().last())
+        {
+            clock.next("ingress controller");
+            let image = spec.images.as_ref().filter(|_| !components.is_own(Component::Kubelet));
+            let image = image.map(|images| images.name.as_str());
+            for object in ingress::objects(replacement, &node.name, image)? {
+                create(&administrator, &object).await?;
+            }
+            let given = Given::identity(Component::Ingress, advertise, &pki)?;
+            externals.start(Component::Ingress, node, replacement, given).await?;
+            let listens = ingress::listens(&administrator);
+            externals.meanwhile(Component::Ingress, EXTERNALS_SERVE, listens).await?;
         }
         clock.done();
 

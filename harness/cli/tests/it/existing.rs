@@ -475,8 +475,12 @@ fn its_own_ingress_controller_is_judged() -> Result<(), Impossible> {
         ];
         Running::start(existing.command("admin", &arguments)).end_within(WHOLE_RUN)
     };
-    let ended = judged("stickler=ingress-nginx/ingress-nginx-controller");
+    let its_own = "stickler=ingress-nginx/ingress-nginx-controller";
+    let ended = judged(its_own);
     assert_eq!(ended.code(), Some(0), "{ended:#?}");
+    let components = existing.report().cluster.expect("a cluster").components;
+    let [card] = components.as_slice() else { panic!("{components:?}") };
+    assert_eq!((card.component.as_str(), card.command.as_deref()), ("ingress", Some(its_own)));
     let journal = std::fs::read_to_string(existing.folder.path().join("report/journal.jsonl"));
     assert!(!journal.expect("a journal").contains("-ingress-controller"), "one of ours was deployed");
     for (ingress, told) in [

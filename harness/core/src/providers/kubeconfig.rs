@@ -15,7 +15,7 @@ use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use stickler_model::Promises;
 use stickler_pods::versions::{self, Served};
-use stickler_reports::{ClusterCard, Timing};
+use stickler_reports::{ClusterCard, ComponentCard, Timing};
 
 use super::ranges;
 use crate::bounds::Bounds;
@@ -166,11 +166,16 @@ impl KubeconfigProvider {
             capabilities: capabilities.iter().map(ToString::to_string).collect(),
             ready_ms: ready / 1000,
             timings: steps.timings,
-            components: Vec::new(),
+            components: self.ingress.iter().map(judged).collect(),
         };
         let (image, programs, ingress) = (self.image.clone(), self.programs.clone(), self.ingress.clone());
         Ok(KubeconfigCluster { client, card, capabilities, promises, image, programs, outside, ingress })
     }
+}
+
+/// The controller that is judged, which is not ours; nobody asks it for its version.
+fn judged(ingress: &ExistingController) -> ComponentCard {
+    ComponentCard { component: "ingress".to_owned(), command: Some(ingress.to_string()), version: None }
 }
 
 /// A cluster without EndpointSlices is not one whose services can be checked.

@@ -12,12 +12,13 @@ use stickler_pods::versions;
 use stickler_reports::{ClusterCard, ComponentCard, Timing};
 use stickler_testbed::bugs::{self, Bugs};
 use stickler_testbed::components::{Component, Components};
-use stickler_testbed::{ExternalCard, Images, Testbed, TestbedSpec};
+use stickler_testbed::{ExternalCard, Images, Testbed, TestbedSpec, ingress};
 
 use crate::bounds::Bounds;
 use crate::cluster::{
     AgentStream, Capability, Cluster, Disruption, Loss, Machine, Outside, Provider, Terminal,
 };
+use crate::controller::ExistingController;
 use crate::engine::Engine;
 
 /// How many nodes the notes' lab has; their names and addresses are the same here.
@@ -50,7 +51,7 @@ impl TestbedProvider {
     }
 
     /// With a command of somebody else's in the place of a component: `apiserver`, `controllers`,
-    /// `scheduler`, `proxy` (one on each node) or `dns`. `stickler run --help` says what may stand in
+    /// `scheduler`, `proxy` (one on each node), `dns` or `ingress`. `stickler run --help` says what may stand in
     /// braces in it, such as `{kubeconfig}` and `{node}`, and where it runs.
     ///
     /// # Errors
@@ -147,6 +148,7 @@ pub(super) struct TestbedCluster {
     card: ClusterCard,
     capabilities: Vec<Capability>,
     promises: Promises,
+    ingress: Option<ExistingController>,
 }
 
 impl TestbedCluster {
@@ -206,7 +208,12 @@ impl TestbedCluster {
         let real_pods = !spec.components.is_own(Component::Kubelet);
         let image = spec.images.as_ref().filter(|_| real_pods);
         let image = image.map_or_else(|| "stickler-pods".to_owned(), |images| images.name.clone());
-        Ok(Self { testbed, client, image, real_pods, card, capabilities, promises })
+        let ingress = spec.components.replacement(Component::Ingress).map(|_| ExistingController {
+            class: ingress::CLASS.to_owned(),
+            namespace: ingress::NAMESPACE.to_owned(),
+            service: ingress::SERVICE.to_owned(),
+        });
+        Ok(Self { testbed, client, image, real_pods, card, capabilities, promises, ingress })
     }
 }
 
@@ -249,6 +256,10 @@ impl Cluster for TestbedCluster {
 
     fn image(&self) -> &str {
         &self.image
+    }
+
+    fn ingress_controller(&self) -> Option<&ExistingController> {
+        self.ingress.as_ref()
     }
 
     fn outside(&self) -> Option<&dyn Outside> {

@@ -23,6 +23,8 @@ pub enum CommandError {
     NotInPath(String, String),
     #[error("there is no program at `{0}`")]
     NoProgram(String),
+    #[error("`{0}` is no path: a program of an image is named by where it is there, as `/bin/sh`")]
+    NoPath(String),
     #[error("`{{{word}}}` in `{text}` stands for nothing; there are: {known}")]
     Unknown { word: String, text: String, known: String },
 }
@@ -51,6 +53,24 @@ impl CommandLine {
         Ok(line)
     }
 
+    /// The same for a program of an image whose files are in the folder `root`: it is named by its path
+    /// there.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_below(text: &str, root: &Path) -> Result<Self, CommandError> {
+        let line = Self::split(text)?;
+        let program = line.program();
+        let below =
+            program.strip_prefix("/").map_err(|_| CommandError::NoPath(program.display().to_string()));
+        let path = root.join(below?);
+        // A link there leads to something in the image, and not to what has that name here.
+        match path.symlink_metadata() {
+            Ok(file) if !file.is_dir() => Ok(line),
+            _ => Err(CommandError::NoProgram(path.display().to_string())),
+        }
+    }
+
     /// The same, without a look at this machine.
     pub(crate) fn split(text: &str) -> Result<Self, CommandError> {
         let words = shlex::split(text).ok_or_else(|| CommandError::Unterminated(text.trim().to_owned()))?;
@@ -68,8 +88,7 @@ impl CommandLine {
 
     /// The first placeholder in it that is one of these.
     pub(crate) fn mentions<'a>(&self, names: &[&'a str]) -> Option<&'a str> {
-        let is_in = |name: &&&str| self.words.iter().any(|word| word.contains(&format!("{{{name}}}")));
-        names.iter().find(is_in).copied()
+        Values::mentioned(&self.words, names)
     }
 
     /// Its words with the values in their places.
@@ -130,7 +149,18 @@ impl Values {
         ("service_cidr", "the range cluster IPs come from"),
         ("dns_ip", "the cluster IP of cluster DNS"),
         ("dir", "a folder of its own, in memory, which has the files it was given"),
+        ("namespace", "the namespace of an ingress controller"),
+        ("pod", "the name of the pod there that stands for it"),
+        ("service", "the name of the Service in front of it"),
+        ("class", "the IngressClass it is to serve"),
+        ("controller", "what `spec.controller` of that class says"),
     ];
+
+    /// The first of these placeholders that is in any of the texts.
+    pub(crate) fn mentioned<'a>(texts: &[String], names: &[&'a str]) -> Option<&'a str> {
+        let is_in = |name: &&&str| texts.iter().any(|text| text.contains(&format!("{{{name}}}")));
+        names.iter().find(is_in).copied()
+    }
 
     /// Puts a value in the place of `{name}`.
     ///
@@ -159,7 +189,7 @@ impl Values {
     }
 
     /// In a command line a name in braces that stands for nothing is a mistake.
-    fn check(words: &[String]) -> Result<(), CommandError> {
+    pub(crate) fn check(words: &[String]) -> Result<(), CommandError> {
         for text in words {
             let mut rest = text.as_str();
             while let Some((_, word, after)) = next(rest) {

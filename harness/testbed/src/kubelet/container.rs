@@ -197,6 +197,7 @@ impl Runtime {
             stdio: [nothing()?, nothing()?, nothing()?],
             terminal: spec.terminal,
             cgroups: None,
+            user: None,
         };
         let (mut stdin, mut stdout, mut stderr, mut terminal) = (None, None, None, None);
         if spec.terminal {

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 
@@ -255,6 +256,15 @@ pub(crate) struct Join {
     pub(crate) terminal: bool,
     /// Its place among control groups, if its target has one of its own.
     pub(crate) cgroups: Option<CgroupFiles>,
+    /// Who it is to be, if not the one its target was started as.
+    pub(crate) user: Option<User>,
+}
+
+/// Numbers of a user and of the only group it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub id: u32,
+    pub group: u32,
 }
 
 enum Request {
@@ -412,6 +422,7 @@ struct Briefing<'a> {
     root_groups: &'a [RawFd],
     groups: &'a [RawFd],
     own_cgroups: bool,
+    user: Option<User>,
     stack: *mut c_void,
     grandchild: c_int,
     errno: c_int,
@@ -435,6 +446,7 @@ fn start(plan: &Start) -> io::Result<Child> {
         root_groups: &root_groups,
         groups: &groups,
         own_cgroups: plan.cgroups.is_some(),
+        user: None,
         stack: std::ptr::null_mut(),
         grandchild: 0,
         errno: 0,
@@ -460,6 +472,7 @@ fn join(plan: &Join) -> io::Result<Child> {
         root_groups: &[],
         groups: &groups,
         own_cgroups: plan.cgroups.is_some(),
+        user: plan.user,
         stack: stack.top(),
         grandchild: 0,
         errno: 0,
@@ -567,7 +580,31 @@ extern "C" fn in_joined(briefing: *mut c_void) -> c_int {
         {
             return failed(briefing);
         }
+        if let Some(user) = briefing.user
+            && !be(user)
+        {
+            return failed(briefing);
+        }
         execute(briefing)
+    }
+}
+
+/// Makes the calling process another user's.
+///
+/// # Safety
+/// Only in a child made by `clone`: the wrappers of libc would tell the threads of the parent.
+#[expect(unsafe_code, reason = "between clone and exec there are only system calls")]
+unsafe fn be(user: User) -> bool {
+    // SAFETY: system calls without memory; an empty list of groups has none.
+    unsafe {
+        let changed = libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<c_void>()) == 0
+            && libc::syscall(libc::SYS_setgid, user.group) == 0
+            && libc::syscall(libc::SYS_setuid, user.id) == 0;
+        // Both are forgotten with a change of user, and the first is a matter of the memory, which still is
+        // the parent's.
+        libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0);
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        changed
     }
 }
 

@@ -6,8 +6,24 @@ use std::process::ExitCode;
 
 /// Their names.
 pub(crate) const APPLETS: &[&str] = &[
-    "cat", "echo", "env", "exists", "exit", "graceful", "hostname", "ls", "noise", "pid", "rm", "sleep",
-    "stubborn", "terminal", "touch",
+    "cat",
+    "echo",
+    "env",
+    "exists",
+    "exit",
+    "fork",
+    "graceful",
+    "hostname",
+    "id",
+    "ls",
+    "noise",
+    "pid",
+    "rm",
+    "sleep",
+    "stubborn",
+    "terminal",
+    "terminate",
+    "touch",
 ];
 
 pub(crate) fn dispatch() -> Option<ExitCode> {
@@ -22,7 +38,9 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
         "env" => std::env::vars().for_each(|(name, value)| println!("{name}={value}")),
         "exists" => return Some(ExitCode::from(u8::from(!Path::new(first).exists()))),
         "exit" => return Some(ExitCode::from(first.parse::<u8>().unwrap_or(99))),
+        "fork" => fork(),
         "graceful" => return Some(graceful()),
+        "id" => identify(),
         "hostname" => copy("/proc/sys/kernel/hostname"),
         "ls" => list(first),
         "noise" => {
@@ -34,6 +52,7 @@ pub(crate) fn dispatch() -> Option<ExitCode> {
         "sleep" => sleep(),
         "stubborn" => stubborn(),
         "terminal" => terminal(),
+        "terminate" => return Some(done(terminate(first))),
         "touch" => return Some(done(std::fs::write(first, ""))),
         _ => return None,
     }
@@ -48,6 +67,34 @@ fn done(result: std::io::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Asks a process to end.
+#[expect(unsafe_code, reason = "signals have no wrapper in std")]
+fn terminate(pid: &str) -> std::io::Result<()> {
+    let pid = pid.parse().map_err(std::io::Error::other)?;
+    // SAFETY: no memory is involved.
+    match unsafe { libc::kill(pid, libc::SIGTERM) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Whose it is, and what it may do.
+fn identify() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let told = ["Uid:", "Gid:", "Groups:", "CapEff:"];
+    let lines = status.lines().filter(|line| told.iter().any(|name| line.starts_with(name)));
+    lines.for_each(|line| println!("{}", line.trim_end()));
+}
+
+/// Goes on in another process too, that is called `sleep`.
+fn fork() {
+    use std::os::unix::process::CommandExt as _;
+    let name = Path::new(&std::env::args().next().unwrap_or_default()).with_file_name("sleep");
+    let started = std::process::Command::new("/proc/self/exe").arg0(name).process_group(0).spawn();
+    println!("{:?}", started.map(|child| child.id()));
+    sleep();
 }
 
 /// Does not listen to SIGTERM.

@@ -14,9 +14,11 @@ use tokio::time::timeout;
 
 use crate::applets::APPLETS;
 use crate::external::{
-    a_program_that_is_stopped_is_not_lost_and_starts_again, an_enclosure_is_a_machine_of_its_own,
-    an_enclosure_writes_nothing_outside, nothing_survives_an_enclosure,
+    a_program_is_the_user_it_is_to_be, a_program_that_is_stopped_is_not_lost_and_starts_again,
+    an_enclosure_is_a_machine_of_its_own, an_enclosure_writes_nothing_outside,
+    an_image_is_the_root_and_stays_as_it_is, nothing_survives_an_enclosure,
     the_end_of_a_program_is_told_with_its_last_words,
+    what_a_program_started_ends_with_it_where_that_was_asked_for,
 };
 
 /// Set for the run inside a user namespace.
@@ -51,6 +53,9 @@ trials!(
     starting_is_fast,
     an_enclosure_is_a_machine_of_its_own,
     an_enclosure_writes_nothing_outside,
+    an_image_is_the_root_and_stays_as_it_is,
+    a_program_is_the_user_it_is_to_be,
+    what_a_program_started_ends_with_it_where_that_was_asked_for,
     the_end_of_a_program_is_told_with_its_last_words,
     a_program_that_is_stopped_is_not_lost_and_starts_again,
     nothing_survives_an_enclosure,

@@ -1,17 +1,20 @@
 //! External programs in enclosures: what they see, and how they end.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use stickler_testbed::external::{DIRECTORY, Enclosure, EnclosureSpec, External, Loss, Losses, Output};
+use anyhow::{Context as _, ensure};
+use stickler_testbed::external::{DIRECTORY, Enclosure, EnclosureSpec, External, Loss, Losses, Output, User};
 use stickler_testbed::kubelet::Exit;
 use stickler_testbed::namespace::NetNamespace;
+use stickler_testbed::shared_objects;
 use tempfile::TempDir;
 use tokio::time::timeout;
+
+use crate::applets::APPLETS;
 
 type Outcome = anyhow::Result<()>;
 
@@ -19,14 +22,50 @@ type Outcome = anyhow::Result<()>;
 pub(crate) struct Bench {
     enclosure: Arc<Enclosure>,
     programs: TempDir,
+    /// Are the programs in the root of the enclosure, as in an image?
+    image: bool,
     losses: Losses,
     known: usize,
 }
 
 impl Bench {
     pub(crate) async fn new() -> anyhow::Result<Self> {
+        Self::open(TempDir::with_prefix("stickler-programs-")?, None, None, &[]).await
+    }
+
+    /// The same, with a folder as the root that has the programs in `/bin`, and this environment.
+    async fn of_image(
+        image: TempDir,
+        user: Option<User>,
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let root = image.path().to_owned();
+        let bin = root.join("bin");
+        std::fs::create_dir_all(&bin)?;
+        std::fs::copy(std::env::current_exe()?, bin.join("program"))?;
+        for library in shared_objects() {
+            let inside = root.join(library.strip_prefix("/")?);
+            std::fs::create_dir_all(inside.parent().context("a library is in a folder")?)?;
+            std::fs::copy(library, inside)?;
+        }
+        for applet in APPLETS {
+            symlink("program", bin.join(applet))?;
+        }
+        Self::open(image, Some(root), user, environment).await
+    }
+
+    async fn open(
+        programs: TempDir,
+        root: Option<PathBuf>,
+        user: Option<User>,
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let image = root.is_some();
         let spec = EnclosureSpec {
             network: NetNamespace::new()?,
+            root,
+            user,
+            environment: environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             hostname: "kube1.vm".to_owned(),
             private: vec!["/srv".into()],
             files: vec![(Path::new(DIRECTORY).join("conf/a"), "contents\n".to_owned())],
@@ -36,15 +75,19 @@ impl Bench {
         };
         Ok(Self {
             enclosure: Arc::new(Enclosure::open(spec).await?),
-            programs: TempDir::with_prefix("stickler-programs-")?,
+            programs,
+            image,
             losses: Losses::none(),
             known: 0,
         })
     }
 
     fn words(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Vec<String>> {
-        let path = self.programs.path().join(name);
-        if !path.exists() {
+        let path = match self.image {
+            true => Path::new("/bin").join(name),
+            false => self.programs.path().join(name),
+        };
+        if !self.image && !path.exists() {
             symlink(std::env::current_exe()?, &path)?;
         }
         let words = std::iter::once(path.display().to_string());
@@ -107,6 +150,81 @@ pub(crate) async fn an_enclosure_writes_nothing_outside() -> Outcome {
         assert!(bench.said("touch", &[inside]).await?.is_empty(), "{inside} can be written");
     }
     assert!(!Path::new("/srv/x").exists() && !Path::new("/run/stickler").exists());
+    Ok(())
+}
+
+pub(crate) async fn an_image_is_the_root_and_stays_as_it_is() -> Outcome {
+    let image = TempDir::with_prefix("stickler-image-")?;
+    std::fs::create_dir(image.path().join("etc"))?;
+    std::fs::write(image.path().join("etc/release"), "the image's\n")?;
+    let mut bench = Bench::of_image(image, None, &[("PATH", "/bin"), ("POD_NAME", "controller")]).await?;
+    assert_eq!(bench.said("cat", &["/etc/release"]).await?, ["the image's"]);
+    // What a machine has is there all the same, and nothing else of this one.
+    assert_eq!(bench.said("hostname", &[]).await?, ["kube1.vm"]);
+    assert_eq!(bench.said("cat", &["/etc/resolv.conf"]).await?, ["nameserver 192.0.2.1"]);
+    assert_eq!(bench.said("cat", &["/etc/hosts"]).await?[1], "192.0.2.7 kube1.vm");
+    assert_eq!(bench.said("cat", &[&format!("{DIRECTORY}/conf/a")]).await?, ["contents"]);
+    assert!(bench.said("cat", &["/dev/null"]).await?.is_empty());
+    let listed = bench.said("ls", &["/"]).await?.concat();
+    let root: BTreeSet<String> = listed.split_whitespace().map(str::to_owned).collect();
+    let wanted = ["bin", "dev", "etc", "proc", "run", "srv", "sys", "tmp"].map(str::to_owned);
+    assert!(root.is_superset(&wanted.into()) && !root.contains("home"), "{root:?}");
+    let environment: BTreeSet<String> = bench.said("env", &[]).await?.into_iter().collect();
+    assert_eq!(environment, ["PATH=/bin", "POD_NAME=controller"].map(str::to_owned).into());
+    // It can be written, and what is written is seen, and is not in the image.
+    for path in ["/etc/release", "/etc/written", "/tmp/written"] {
+        assert!(bench.said("touch", &[path]).await?.is_empty(), "{path} can be written");
+    }
+    assert!(bench.said("cat", &["/etc/release"]).await?.is_empty());
+    let image = bench.programs.path();
+    assert_eq!(std::fs::read_to_string(image.join("etc/release"))?, "the image's\n");
+    for path in ["etc/written", "etc/hosts", "tmp", "run", "proc"] {
+        assert!(!image.join(path).exists(), "{path} is in the image");
+    }
+    Ok(())
+}
+
+/// A user namespace with one user has no other: there is nobody to be.
+pub(crate) async fn a_program_is_the_user_it_is_to_be() -> Outcome {
+    let image = TempDir::with_prefix("stickler-image-")?;
+    let user = Some(User { id: 101, group: 82 });
+    let bench = Bench::of_image(image, user, &[]).await;
+    if std::fs::read_to_string("/proc/self/uid_map")?.split_whitespace().last() == Some("1") {
+        ensure!(bench.is_err(), "somebody is who there is not");
+        return Ok(());
+    }
+    let mut bench = bench?;
+    let id = ["Uid:\t101\t101\t101\t101", "Gid:\t82\t82\t82\t82", "Groups:", "CapEff:\t0000000000000000"];
+    assert_eq!(bench.said("id", &[]).await?, id);
+    // What it was given is its own, and so is what its output is called.
+    assert_eq!(bench.said("cat", &[&format!("{DIRECTORY}/conf/a")]).await?, ["contents"]);
+    assert!(bench.said("touch", &["/tmp/x"]).await?.is_empty());
+    assert!(bench.said("touch", &["/dev/stdout"]).await?.is_empty());
+    assert!(bench.said("touch", &["/etc/x"]).await?.concat().contains("Permission denied"));
+    let port = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+    assert_eq!(bench.said("cat", &[port]).await?, ["0"]);
+    // It still ends with this process, and this process is still one that can be looked at.
+    assert_eq!(std::fs::metadata("/proc/self/status")?.uid(), 0);
+    Ok(())
+}
+
+pub(crate) async fn what_a_program_started_ends_with_it_where_that_was_asked_for() -> Outcome {
+    let mut bench = Bench::new().await?;
+    let child = bench.programs.path().join("sleep");
+    let program = bench.start("fork", &[]).await?;
+    shown(&child, 1).await?;
+    program.stop().await;
+    shown(&child, 1).await?;
+    drop(program);
+    let program = bench.start("fork", &[]).await?.ending_all();
+    shown(&child, 2).await?;
+    // Nobody inside can ask for it.
+    assert!(bench.said("terminate", &["1"]).await?.is_empty());
+    shown(&child, 2).await?;
+    program.stop().await;
+    shown(&child, 0).await?;
+    program.resume().await?;
+    shown(&child, 1).await?;
     Ok(())
 }
 
