@@ -125,10 +125,21 @@ fn main() -> ExitCode {
     }
 }
 
-/// What happened and why. Readers of YAML draw a picture below their first line, which says it all.
+/// What happened and why. Readers of YAML draw a picture below their first line, which says it all; many
+/// libraries name the cause of an error in its own words already.
 fn one_line(error: &anyhow::Error) -> String {
-    let causes = error.chain().map(|cause| cause.to_string().lines().next().unwrap_or_default().to_owned());
-    causes.collect::<Vec<_>>().join(": ")
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        let cause = cause.lines().next().unwrap_or_default();
+        if line.ends_with(cause) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(cause);
+    }
+    line
 }
 
 /// Reads the command line. What stands before a command's word would be for no command at all, so

@@ -93,8 +93,8 @@ pub enum ComponentError {
     NoImages,
     #[error("component `{0}` makes no containers, and needs no images")]
     Images(Component),
-    #[error("component `{component}`: {source}")]
-    Command { component: Component, source: CommandError },
+    #[error("component `{component}`: {problem}")]
+    Command { component: Component, problem: CommandError },
     #[error("component `{component}`: `{path}` is no path of a file below `{{dir}}`")]
     File { component: Component, path: String },
     #[error("component `{component}`: `{{{placeholder}}}` stands for nothing there")]
@@ -258,7 +258,7 @@ impl Components {
             _ => Err(ComponentError::Root { component, path: path.display().to_string() }),
         });
         let root = root.transpose()?;
-        let refused = |source| ComponentError::Command { component, source };
+        let refused = |problem| ComponentError::Command { component, problem };
         let parse = |text: &String| {
             let parsed = match &root {
                 Some(root) => CommandLine::parse_below(text, root),

@@ -41,6 +41,9 @@ fn is_refused(folder: &Path, command: Command, words: &[&str]) {
     for word in words {
         assert!(first.contains(word), "{what}: `{word}` is missing in {}", ended.stderr);
     }
+    // An error that has its cause in its own words must not name it as its cause as well.
+    let parts: Vec<&str> = first.split(": ").collect();
+    assert!(parts.windows(2).all(|two| two[0] != two[1]), "{what} says a thing twice: {}", ended.stderr);
     // clap adds its usage; our own messages are one line.
     assert!(ended.stderr.lines().count() == 1 || ended.stderr.contains("--help"), "{what}: {}", ended.stderr);
     assert_eq!(names(folder), files, "{what} left files");
