@@ -12,7 +12,8 @@ const ROWS: usize = 200;
 const CELL: usize = 1_000;
 
 /// A line for each check that failed, unless as it is known to, and for each reason for which something
-/// could not be told, as [workflow commands](https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands).
+/// could not be told, as [workflow
+/// commands](https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands).
 pub fn annotations(report: &Report) -> String {
     let mut text = String::new();
     for trouble in troubles(report) {

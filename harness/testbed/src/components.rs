@@ -175,8 +175,8 @@ impl Components {
     }
 
     /// Adds what a file in TOML says: a table per component, with `command`, and if need be with
-    /// `beside`, a list of commands, `images`, a command, `root`, a folder, `user`, two numbers, `controller`, a name, and
-    /// the tables `files` and `environment`.
+    /// `beside`, a list of commands, `images`, a command, `root`, a folder, `user`, two numbers,
+    /// `controller`, a name, and the tables `files` and `environment`.
     ///
     /// # Errors
     /// What is wrong with it, and in which line as far as that is known.

@@ -51,8 +51,8 @@ impl TestbedProvider {
     }
 
     /// With a command of somebody else's in the place of a component: `apiserver`, `controllers`,
-    /// `scheduler`, `proxy` (one on each node), `dns` or `ingress`. `stickler run --help` says what may stand in
-    /// braces in it, such as `{kubeconfig}` and `{node}`, and where it runs.
+    /// `scheduler`, `proxy` (one on each node), `dns` or `ingress`. `stickler run --help` says what may
+    /// stand in braces in it, such as `{kubeconfig}` and `{node}`, and where it runs.
     ///
     /// # Errors
     /// If there is no such component, it was replaced before, or the command line cannot be used.
